@@ -1,0 +1,1 @@
+//! Benchmarks of the vault live in `benches/`.

@@ -1,0 +1,1 @@
+//! Black-box tests of the vault live in `tests/`.
