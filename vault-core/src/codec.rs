@@ -18,10 +18,7 @@ const VERSION: u8 = 1;
 pub struct CodecError;
 
 fn options() -> impl Options {
-    bincode::DefaultOptions::new()
-        .with_limit(PAYLOAD_MAX)
-        .with_fixint_encoding()
-        .reject_trailing_bytes()
+    bincode::DefaultOptions::new().with_limit(PAYLOAD_MAX).with_fixint_encoding().reject_trailing_bytes()
 }
 
 /// Encodes a payload; the bytes may hold keys, so they wipe themselves.
@@ -31,13 +28,9 @@ fn options() -> impl Options {
 pub fn encode<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, CodecError> {
     let size = options().serialized_size(value).map_err(|_| CodecError)?;
     // Reserved in full, for a buffer that grows leaves copies of secrets behind.
-    let mut out = Zeroizing::new(Vec::with_capacity(
-        usize::try_from(size).map_err(|_| CodecError)? + 1,
-    ));
+    let mut out = Zeroizing::new(Vec::with_capacity(usize::try_from(size).map_err(|_| CodecError)? + 1));
     out.push(VERSION);
-    options()
-        .serialize_into(&mut *out, value)
-        .map_err(|_| CodecError)?;
+    options().serialize_into(&mut *out, value).map_err(|_| CodecError)?;
     Ok(out)
 }
 
@@ -61,10 +54,7 @@ mod tests {
     fn golden_bytes() {
         let value = (7u32, "ab".to_owned(), Some(true));
         let bytes = encode(&value).unwrap();
-        assert_eq!(
-            hex::encode(&*bytes),
-            "01070000000200000000000000616201".to_owned() + "01"
-        );
+        assert_eq!(hex::encode(&*bytes), "01070000000200000000000000616201".to_owned() + "01");
         assert_eq!(decode::<(u32, String, Option<bool>)>(&bytes), Ok(value));
     }
 

@@ -29,11 +29,7 @@ impl SubjectId {
     /// Checks and takes a caller's id.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let fits = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(IdError::Subject)
-        }
+        if fits { Ok(Self(text.to_owned())) } else { Err(IdError::Subject) }
     }
 
     /// The id as the caller wrote it.
@@ -172,10 +168,7 @@ mod tests {
         for bad in ["", "a\nb", "\u{7f}", "a\u{85}b", &"x".repeat(257)] {
             assert_eq!(SubjectId::parse(bad), Err(IdError::Subject));
         }
-        assert_eq!(
-            format!("{:?}", SubjectId::parse("jane@example.org").unwrap()),
-            "SubjectId(..)"
-        );
+        assert_eq!(format!("{:?}", SubjectId::parse("jane@example.org").unwrap()), "SubjectId(..)");
     }
 
     #[test]

@@ -11,9 +11,7 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The system clock's time; the epoch itself if the clock stands before 1970.
     pub fn now() -> Self {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 

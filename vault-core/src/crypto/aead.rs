@@ -1,0 +1,66 @@
+//! AES-256-GCM and HKDF-SHA256 in the two shapes the formats need.
+
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::Unauthentic;
+
+/// Length of a GCM tag, in bytes.
+pub(super) const TAG_LEN: usize = 16;
+
+/// Appends `plaintext` (already padded) to `out`, encrypted, and its tag. A (key, nonce) pair is used once.
+pub(super) fn encrypt(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(plaintext);
+    let tag = Aes256Gcm::new(key.into())
+        .encrypt_inout_detached(&Nonce::from(*nonce), aad, (&mut out[start..]).into())
+        .expect("a plaintext here is far below GCM's limit of 64 GiB");
+    out.extend_from_slice(&tag);
+}
+
+/// Decrypts what [`encrypt`] appended.
+pub(super) fn decrypt(
+    key: &[u8; 32],
+    nonce: &[u8; 12],
+    aad: &[u8],
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
+    let split = sealed.len().checked_sub(TAG_LEN).ok_or(Unauthentic)?;
+    let (ciphertext, tag) = sealed.split_at(split);
+    let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| Unauthentic)?;
+    let mut plaintext = Zeroizing::new(ciphertext.to_vec());
+    Aes256Gcm::new(key.into())
+        .decrypt_inout_detached(&Nonce::from(*nonce), aad, plaintext.as_mut_slice().into(), &Tag::from(tag))
+        .map_err(|_| Unauthentic)?;
+    Ok(plaintext)
+}
+
+/// HKDF-Expand (RFC 5869 §2.3) of a uniformly random 256-bit key.
+pub(super) fn expand<const N: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+    let mut okm = Zeroizing::new([0u8; N]);
+    Hkdf::<Sha256>::from_prk(prk)
+        .expect("32 bytes are a PRK for SHA-256")
+        .expand_multi_info(info, &mut *okm)
+        .expect("at most 96 bytes are asked for, of 8160 possible");
+    okm
+}
+
+/// Takes the padding off (0x80, then zeros), in place.
+pub(super) fn unpad(mut padded: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
+    let end = padded.iter().rposition(|&b| b != 0).filter(|&i| padded[i] == 0x80).ok_or(Unauthentic)?;
+    padded.truncate(end);
+    Ok(padded)
+}
+
+/// `plaintext` with 0x80 and zeros up to `len` bytes.
+pub(super) fn pad(plaintext: &[u8], len: usize) -> Zeroizing<Vec<u8>> {
+    debug_assert!(len > plaintext.len(), "the padding takes at least one byte");
+    let mut padded = Zeroizing::new(Vec::with_capacity(len));
+    padded.extend_from_slice(plaintext);
+    padded.push(0x80);
+    padded.resize(len, 0);
+    padded
+}
