@@ -1,0 +1,189 @@
+//! The engine without a disk: rows in a map, for tests and trials, with a history and faults on request.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Batch, Health, HealthState, Row, Store, StoreError};
+
+/// A store in memory. Nothing survives the process.
+///
+/// For the tests of whoever stands on a store, it can keep [every version](MemoryStore::every_version) of every row,
+/// [fail](MemoryStore::fail_next_commit) as a real engine may, and be [copied](MemoryStore::fork) like a disk. Closing
+/// it does nothing, so that a test may start again on the same rows.
+#[derive(Default)]
+pub struct MemoryStore {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    history: Option<Vec<Row>>,
+    fault: Option<Fault>,
+}
+
+/// How a commit is made to fail, for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// [`StoreError::Conflict`]; nothing is written.
+    Conflict,
+    /// [`StoreError::Full`]; nothing is written.
+    Full,
+    /// [`StoreError::Unavailable`]; nothing is written.
+    Unavailable,
+    /// [`StoreError::InDoubt`], though the batch was written.
+    InDoubtLanded,
+    /// [`StoreError::InDoubt`], and the batch was not written. A history notes its rows all the same: they may have
+    /// reached a log.
+    InDoubtLost,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+
+    /// An empty store that remembers every version of every row, as an attacker with all old disk images would.
+    pub fn keeping() -> MemoryStore {
+        let inner = Inner {
+            history: Some(Vec::new()),
+            ..Inner::default()
+        };
+        MemoryStore {
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Every version of every row ever written, oldest first. Empty unless made by [`MemoryStore::keeping`].
+    pub fn every_version(&self) -> Vec<Row> {
+        self.inner().history.clone().unwrap_or_default()
+    }
+
+    /// Makes the next commit fail. Later ones succeed again.
+    pub fn fail_next_commit(&self, fault: Fault) {
+        self.inner().fault = Some(fault);
+    }
+
+    /// A store with a copy of the present rows: a disk image. If this one keeps a history, the copy starts its own with
+    /// the rows it has.
+    pub fn fork(&self) -> MemoryStore {
+        let inner = self.inner();
+        let present = || {
+            inner
+                .rows
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        let history = inner.history.as_ref().map(|_| present());
+        MemoryStore {
+            inner: Mutex::new(Inner {
+                rows: inner.rows.clone(),
+                history,
+                fault: None,
+            }),
+        }
+    }
+
+    /// How many rows there are now.
+    pub fn rows(&self) -> usize {
+        self.inner().rows.len()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // No change below can panic half way, so the rows are whole even if a test died with the lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for MemoryStore {
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.inner().rows.get(key).cloned())
+    }
+
+    async fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(Vec::new());
+        }
+        let range = (
+            Bound::Included(start),
+            end.map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        let inner = self.inner();
+        let rows = inner.rows.range::<[u8], _>(range).take(limit);
+        Ok(rows
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        batch.check()?;
+        let mut inner = self.inner();
+        let fault = inner.fault.take();
+        if let Some(refusal) = fault.and_then(Fault::refusal) {
+            return Err(refusal);
+        }
+        for (key, expect) in &batch.expect {
+            if !expect.holds(inner.rows.get(key).map(Vec::as_slice)) {
+                return Err(StoreError::Conflict);
+            }
+        }
+        inner.note(&batch);
+        if fault != Some(Fault::InDoubtLost) {
+            inner.apply(batch);
+        }
+        match fault {
+            None => Ok(()),
+            Some(_) => Err(StoreError::InDoubt("a test made this commit fail".into())),
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            engine: "memory",
+            state: HealthState::Ok,
+            disk_bytes: None,
+        }
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn note(&mut self, batch: &Batch) {
+        if let Some(history) = &mut self.history {
+            history.extend(batch.put.iter().cloned());
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        self.rows.extend(batch.put);
+        for key in &batch.delete {
+            self.rows.remove(key);
+        }
+    }
+}
+
+impl Fault {
+    /// The error of a fault that strikes before anything is written.
+    fn refusal(self) -> Option<StoreError> {
+        match self {
+            Fault::Conflict => Some(StoreError::Conflict),
+            Fault::Full => Some(StoreError::Full),
+            Fault::Unavailable => Some(StoreError::Unavailable(
+                "a test made this commit fail".into(),
+            )),
+            Fault::InDoubtLanded | Fault::InDoubtLost => None,
+        }
+    }
+}
