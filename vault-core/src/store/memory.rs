@@ -187,3 +187,91 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::conformance::{conformance, puts};
+    use super::*;
+
+    fn row(key: &[u8], value: &[u8]) -> Row {
+        (key.to_vec(), value.to_vec())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn conforms() {
+        conformance(async || MemoryStore::new()).await;
+        conformance(async || MemoryStore::keeping()).await;
+    }
+
+    #[tokio::test]
+    async fn keeps_every_version_when_asked() {
+        for (store, expected) in [
+            (
+                MemoryStore::keeping(),
+                vec![row(b"a", b"1"), row(b"a", b"2"), row(b"b", b"3")],
+            ),
+            (MemoryStore::new(), vec![]),
+        ] {
+            store.commit(puts([(b"a", b"1")])).await.unwrap();
+            store
+                .commit(puts([(b"a", b"2"), (b"b", b"3")]))
+                .await
+                .unwrap();
+            store
+                .commit(Batch {
+                    delete: vec![b"a".to_vec(), b"b".to_vec()],
+                    ..Batch::default()
+                })
+                .await
+                .unwrap();
+            assert_eq!(store.rows(), 0);
+            assert_eq!(store.every_version(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fork_goes_its_own_way() {
+        let store = MemoryStore::keeping();
+        store.commit(puts([(b"a", b"1")])).await.unwrap();
+        store.commit(puts([(b"a", b"2")])).await.unwrap();
+        let image = store.fork();
+        store.commit(puts([(b"a", b"3")])).await.unwrap();
+        image.commit(puts([(b"b", b"4")])).await.unwrap();
+        assert_eq!(store.scan(b"", None, 9).await.unwrap(), [row(b"a", b"3")]);
+        assert_eq!(
+            image.scan(b"", None, 9).await.unwrap(),
+            [row(b"a", b"2"), row(b"b", b"4")]
+        );
+        assert_eq!(image.every_version(), [row(b"a", b"2"), row(b"b", b"4")]);
+    }
+
+    #[tokio::test]
+    async fn fails_once_as_asked() {
+        let why = || "a test made this commit fail".to_owned();
+        for (fault, error, lands) in [
+            (Fault::Conflict, StoreError::Conflict, false),
+            (Fault::Full, StoreError::Full, false),
+            (Fault::Unavailable, StoreError::Unavailable(why()), false),
+            (Fault::InDoubtLanded, StoreError::InDoubt(why()), true),
+            (Fault::InDoubtLost, StoreError::InDoubt(why()), false),
+        ] {
+            let store = MemoryStore::keeping();
+            store.fail_next_commit(fault);
+            assert_eq!(
+                store.commit(puts([(b"a", b"1")])).await,
+                Err(error),
+                "{fault:?}"
+            );
+            assert_eq!(store.get(b"a").await.unwrap().is_some(), lands, "{fault:?}");
+            let in_log = matches!(fault, Fault::InDoubtLanded | Fault::InDoubtLost);
+            assert_eq!(
+                store.every_version().len(),
+                usize::from(in_log),
+                "{fault:?}"
+            );
+            store.commit(puts([(b"a", b"2")])).await.unwrap();
+        }
+    }
+}

@@ -3,11 +3,18 @@
 //! The vault never relies on an engine to erase, to hide, or to notice damage: it seals what it stores and checks what
 //! it reads. What it does rely on is said by [`Store`], and `conformance` holds every engine to it.
 
+#[cfg(test)]
+mod conformance;
+mod group;
 mod memory;
+mod panics;
+mod room;
+mod sled;
 
 use std::fmt;
 
-pub use memory::{Fault, MemoryStore};
+pub use self::memory::{Fault, MemoryStore};
+pub use self::sled::{SledOptions, SledStore};
 
 /// The largest value of a row, in bytes. Larger ones are refused with [`StoreError::TooLarge`].
 ///
@@ -141,6 +148,11 @@ impl Batch {
             return Err(StoreError::TooLarge);
         }
         Ok(())
+    }
+
+    /// How much of a group's room this takes.
+    fn operations(&self) -> usize {
+        self.expect.len() + self.put.len() + self.delete.len()
     }
 
     fn names_keys_once(&self) -> bool {
