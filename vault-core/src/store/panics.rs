@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::{LazyLock, Once};
+use std::sync::{LazyLock, Once, OnceLock};
 
 use tokio::sync::watch;
 
@@ -19,10 +19,12 @@ thread_local! {
 }
 
 static HOOK: Once = Once::new();
+static ENGINE_THREADS: OnceLock<&[&str]> = OnceLock::new();
 static DEAD: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
 
 /// Runs `work`; a panic in it ends there and prints nothing.
 pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    install_hook();
     let outer = CONTAINED.replace(true);
     // What `work` touched is an engine: after a panic its owner uses it no more for writing.
     let done = panic::catch_unwind(AssertUnwindSafe(work));
@@ -30,19 +32,32 @@ pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     done.map_err(|_| Panicked)
 }
 
-/// Takes over the process's panic hook, once: every panic that is not an engine's goes on to the hook there was.
-/// `engine_threads` are the beginnings of the names an engine gives its threads.
+/// Has the panics of an engine's own threads told too. `engine_threads` are the beginnings of their names.
 pub(super) fn watch(engine_threads: &'static [&'static str]) {
+    ENGINE_THREADS.get_or_init(|| engine_threads);
+    install_hook();
+}
+
+/// Takes over the process's panic hook, once: every panic that is not an engine's goes on to the hook there was.
+fn install_hook() {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if of_engine_thread(engine_threads) {
+            if ENGINE_THREADS
+                .get()
+                .is_some_and(|names| of_engine_thread(names))
+            {
                 report(info);
             } else if !CONTAINED.get() {
                 before(info);
             }
         }));
     });
+}
+
+/// Whether a thread of an engine's own has died in this process. Engines share such threads between stores.
+pub(super) fn engine_died() -> bool {
+    *DEAD.borrow()
 }
 
 /// Returns once a thread of an engine's own has died in this process: what waits for the engine may wait for ever.
@@ -64,4 +79,42 @@ fn report(info: &PanicHookInfo<'_>) {
         "a thread of the storage engine died: the store takes no more writes"
     );
     DEAD.send_replace(true);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_where_it_is_contained() {
+        let after = contained(|| {
+            assert!(contained(|| panic!("inner")).is_err());
+            CONTAINED.get()
+        });
+        assert!(
+            after.unwrap(),
+            "an inner containment does not end the outer"
+        );
+        assert!(contained(|| -> u8 { panic!("outer") }).is_err());
+        assert!(!CONTAINED.get());
+        assert_eq!(contained(|| 7).unwrap(), 7);
+    }
+
+    #[test]
+    fn engine_threads_are_known_by_name() {
+        let as_thread = |name: &str| {
+            let thread = std::thread::Builder::new().name(name.into());
+            thread
+                .spawn(|| of_engine_thread(&["io-", "flusher"]))
+                .unwrap()
+                .join()
+                .unwrap()
+        };
+        assert!(as_thread("io-12"));
+        assert!(as_thread("flusher"));
+        assert!(!as_thread("main"));
+        assert!(!as_thread("an io-12"));
+    }
 }

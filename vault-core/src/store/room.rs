@@ -13,6 +13,9 @@ use super::StoreError;
 /// Free bytes below which not even a batch that removes is let through.
 const FLOOR: u64 = 24 * 1024 * 1024;
 
+/// The name of the reserve file.
+const RESERVE: &str = "reserve";
+
 /// How many free bytes a directory's disk has.
 pub(super) type Probe = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
@@ -36,11 +39,13 @@ pub(super) enum Admits {
 impl Room {
     /// Watches the disk of `dir`: writes are refused below `min_free` bytes, and a file of `reserve_bytes` is kept.
     pub(super) fn new(dir: &Path, min_free: u64, reserve_bytes: u64, probe: Probe) -> Room {
+        let reserved =
+            fs::metadata(dir.join(RESERVE)).is_ok_and(|file| file.len() == reserve_bytes);
         Room {
             dir: dir.to_owned(),
             min_free,
             reserve_bytes,
-            reserved: AtomicBool::new(false),
+            reserved: AtomicBool::new(reserved),
             probe,
         }
     }
@@ -87,10 +92,8 @@ impl Room {
         if self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if fs::metadata(self.path()).map(|file| file.len()).ok() != Some(self.reserve_bytes) {
-            self.write_reserve()
-                .inspect_err(|_| _ = fs::remove_file(self.path()))?;
-        }
+        self.write_reserve()
+            .inspect_err(|_| _ = fs::remove_file(self.path()))?;
         self.reserved.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -115,7 +118,7 @@ impl Room {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("reserve")
+        self.dir.join(RESERVE)
     }
 }
 

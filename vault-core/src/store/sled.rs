@@ -30,6 +30,9 @@ const FLUSH_EVERY_MS: u64 = 500;
 /// How long closing may take before the engine is left to itself.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same, when a thread of the engine's has died: closing may wait for it in vain.
+const STOP_LIMIT_DEAD: Duration = Duration::from_secs(3);
+
 /// A store in a directory of its own, which it locks.
 ///
 /// A commit is durable once it returns. Dropping the store closes it, blocking; [`Store::close`] does not block.
@@ -83,9 +86,7 @@ impl SledStore {
         let lock = lock(dir)?;
         remove_unfinished_snapshots(dir)
             .map_err(unavailable("an unfinished snapshot cannot be removed"))?;
-        let db = open_engine(dir, options.cache_bytes)?;
-        let file = sync_all(dir, &db)?;
-
+        // Before the engine opens: on a full disk, giving up the reserve is what lets it.
         let room = Arc::new(Room::new(
             dir,
             options.min_free_bytes,
@@ -93,6 +94,8 @@ impl SledStore {
             probe,
         ));
         room.admits();
+        let db = open_engine(dir, options.cache_bytes)?;
+        let file = sync_all(dir, &db)?;
         let engine = Writer {
             db: db.clone(),
             file,
@@ -236,7 +239,12 @@ fn stop(inner: Arc<Inner>) -> Result<(), StoreError> {
         .name("vault-close".into())
         .spawn(work)
         .map_err(unavailable("no thread can be started"))?;
-    stopped.recv_timeout(STOP_LIMIT).map_err(|_| {
+    let limit = if panics::engine_died() {
+        STOP_LIMIT_DEAD
+    } else {
+        STOP_LIMIT
+    };
+    stopped.recv_timeout(limit).map_err(|_| {
         StoreError::Unavailable(
             "it does not close; what was acknowledged is stored: end the process".into(),
         )

@@ -1,7 +1,7 @@
 //! Tests of the engine on disk: the suite, and what only a disk can do to it.
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
@@ -36,17 +36,8 @@ async fn filled(rows: u32) -> TempDir {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path()).unwrap();
     for n in 0..rows {
-        let (key, value) = (n.to_be_bytes(), value(n));
-        if n % 64 == 0 {
-            store.commit(puts([(&key, &value)])).await.unwrap();
-            continue;
-        }
-        let put = vec![(key.to_vec(), value)];
         store
-            .commit(Batch {
-                put,
-                ..Batch::default()
-            })
+            .commit(puts([(&n.to_be_bytes(), &value(n))]))
             .await
             .unwrap();
     }
@@ -226,9 +217,12 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
 #[tokio::test]
 async fn a_store_on_a_full_disk_opens_and_reads() {
     let dir = filled(10).await;
-    fs::remove_file(dir.path().join("reserve")).unwrap();
+    assert!(dir.path().join("reserve").exists());
     let store = SledStore::open_on(dir.path(), options(), Box::new(|_| Ok(30 * MIB))).unwrap();
-    assert!(!dir.path().join("reserve").exists());
+    assert!(
+        !dir.path().join("reserve").exists(),
+        "it was given up for the engine to open"
+    );
     assert_eq!(store.health().state, HealthState::Full);
     assert_eq!(store.scan(b"", None, 99).await.unwrap().len(), 10);
 }
@@ -242,44 +236,53 @@ fn the_disk_tells_its_room() {
 
 #[tokio::test]
 async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
-    let whole = filled(400).await;
-    assert_eq!(child(whole.path()), "opened", "the control");
-    let length = written_length(whole.path());
+    // One store is all log; the other was opened again, and so has a snapshot too.
+    let (log, reopened) = (filled(400).await, filled(400).await);
+    assert_eq!(child(reopened.path()), "opened");
     let mut outcomes = Vec::new();
-    for step in 0..12 {
-        let place = length * step / 12 + 17 * step;
-        let flipped = copy(whole.path());
-        let path = flipped.path().join("db");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[place as usize] ^= 1 << (step % 8);
-        fs::write(&path, bytes).unwrap();
-        outcomes.push(child(flipped.path()));
+    for whole in [&log, &reopened] {
+        assert_eq!(
+            child(copy(whole.path()).path()),
+            "opened",
+            "the control: a whole copy"
+        );
+        let length = written_length(whole.path());
+        for step in 0..8 {
+            let place = length * step / 8 + 17 * step;
+            let flipped = copy(whole.path());
+            flip(&flipped.path().join("db"), place);
+            outcomes.push(child(flipped.path()));
 
-        let truncated = copy(whole.path());
-        let file = File::options()
-            .write(true)
-            .open(truncated.path().join("db"))
-            .unwrap();
-        file.set_len(place).unwrap();
-        outcomes.push(child(truncated.path()));
+            let truncated = copy(whole.path());
+            let file = File::options()
+                .write(true)
+                .open(truncated.path().join("db"))
+                .unwrap();
+            file.set_len(place).unwrap();
+            outcomes.push(child(truncated.path()));
+        }
     }
-    for name in ["conf", "snapshot"] {
-        let damaged = copy(whole.path());
-        let path = match name {
-            "snapshot" => snapshot(damaged.path()),
-            _ => damaged.path().join(name),
-        };
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(&path, bytes).unwrap();
+    for path in [reopened.path().join("conf"), snapshot(reopened.path())] {
+        let damaged = copy(reopened.path());
+        flip(&damaged.path().join(path.file_name().unwrap()), 20);
         outcomes.push(child(damaged.path()));
     }
     for outcome in &outcomes {
         let told = outcome == "opened" || outcome.starts_with("the store is ");
         assert!(told, "{outcome}");
     }
-    println!("{outcomes:#?}");
+    assert!(
+        outcomes
+            .iter()
+            .any(|outcome| outcome.starts_with("the store is damaged")),
+        "some damage is noticed"
+    );
+}
+
+fn flip(path: &Path, place: u64) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[place as usize] ^= 1 << (place % 8);
+    fs::write(path, bytes).unwrap();
 }
 
 /// Up to where the engine's file holds anything.
@@ -302,20 +305,73 @@ fn snapshot(dir: &Path) -> PathBuf {
         .unwrap()
 }
 
-/// Opens, reads, writes and closes a store in a process of its own, for damage may kill threads the engine shares between
-/// stores. Says how it went; fails if that process panics, hangs, or says anything of a panic.
+#[tokio::test]
+async fn a_dead_thread_of_the_engine_ends_writing() {
+    let dir = filled(10).await;
+    let process = start(
+        "store::sled::tests::as_a_process_that_loses_a_thread",
+        dir.path(),
+    );
+    assert_eq!(outcome(process), "as it should be");
+    assert_eq!(
+        child(dir.path()),
+        "opened",
+        "the next process finds everything in order"
+    );
+}
+
+/// Does nothing unless run by the test above.
+#[tokio::test]
+async fn as_a_process_that_loses_a_thread() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else {
+        return;
+    };
+    let store = open(Path::new(&dir)).unwrap();
+    store.commit(puts([(b"a", b"1")])).await.unwrap();
+    let dies = |name: &str| {
+        thread::Builder::new()
+            .name(name.into())
+            .spawn(|| panic!("quoting a row"))
+            .unwrap()
+    };
+    assert!(dies(&format!("{}7", THREADS[0])).join().is_err());
+    let refused = StoreError::Poisoned("a thread of the storage engine died".into());
+    assert_eq!(store.commit(puts([(b"a", b"2")])).await, Err(refused));
+    assert_eq!(store.health().state, HealthState::Poisoned);
+    assert_eq!(
+        store.get(b"a").await,
+        Ok(Some(b"1".to_vec())),
+        "it still reads"
+    );
+    assert_eq!(
+        store.close().await,
+        Ok(()),
+        "nothing waits for a thread that did not hold anything"
+    );
+    println!("outcome: as it should be");
+}
+
+/// Opens, reads, writes and closes a store in a process of its own, for damage may kill threads the engine shares
+/// between stores. Says how it went.
 fn child(dir: &Path) -> String {
-    let mut process = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "store::sled::tests::as_a_process_of_its_own",
-            "--nocapture",
-        ])
-        .env(CHILD_DIR, dir)
+    outcome(start("store::sled::tests::as_a_process_of_its_own", dir))
+}
+
+/// Starts one test of this file as a process of its own.
+fn start(test: &str, dir: &Path) -> Child {
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD_DIR, dir);
+    process
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// What the process says; fails if it panics, hangs, or lets out a word of a panic.
+fn outcome(mut process: Child) -> String {
     let start = Instant::now();
     while process.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(100) {
@@ -332,7 +388,7 @@ fn child(dir: &Path) -> String {
     assert!(output.status.success(), "{said}{complained}");
     assert!(!complained.contains("panicked"), "{complained}");
     let outcome = said.lines().find_map(|line| line.split_once("outcome: "));
-    outcome.unwrap().1.to_owned()
+    outcome.expect("the process says its outcome").1.to_owned()
 }
 
 /// Does nothing unless [`child`] runs it.
