@@ -21,14 +21,8 @@ pub(super) async fn conformance<S: Store>(make: impl AsyncFn() -> S) {
 
 /// A batch that puts `rows`.
 pub(super) fn puts<const N: usize>(rows: [(&[u8], &[u8]); N]) -> Batch {
-    let put = rows
-        .iter()
-        .map(|(key, value)| (key.to_vec(), value.to_vec()))
-        .collect();
-    Batch {
-        put,
-        ..Batch::default()
-    }
+    let put = rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    Batch { put, ..Batch::default() }
 }
 
 fn expecting(mut batch: Batch, key: &[u8], expect: Expect) -> Batch {
@@ -45,24 +39,14 @@ async fn reads_what_was_committed(store: &impl Store) {
     assert_eq!(all(store).await, []);
     store.commit(Batch::default()).await.unwrap();
 
-    store
-        .commit(puts([(b"a", b"1"), (b"b", b"2"), (b"c", b"")]))
-        .await
-        .unwrap();
+    store.commit(puts([(b"a", b"1"), (b"b", b"2"), (b"c", b"")])).await.unwrap();
     assert_eq!(store.get(b"a").await, Ok(Some(b"1".to_vec())));
-    assert_eq!(
-        store.get(b"c").await,
-        Ok(Some(Vec::new())),
-        "an empty value is a value"
-    );
+    assert_eq!(store.get(b"c").await, Ok(Some(Vec::new())), "an empty value is a value");
 
     let mut batch = puts([(b"a", b"3")]);
     batch.delete = vec![b"b".to_vec(), b"never there".to_vec()];
     store.commit(batch).await.unwrap();
-    assert_eq!(
-        all(store).await,
-        [(b"a".to_vec(), b"3".to_vec()), (b"c".to_vec(), Vec::new())]
-    );
+    assert_eq!(all(store).await, [(b"a".to_vec(), b"3".to_vec()), (b"c".to_vec(), Vec::new())]);
     assert_eq!(store.health().state, HealthState::Ok);
 }
 
@@ -84,20 +68,11 @@ async fn conflict_leaves_nothing(store: &impl Store) {
 
     batch.expect.remove(1);
     store.commit(batch).await.unwrap();
-    assert_eq!(
-        all(store).await,
-        [
-            (b"b".to_vec(), b"2".to_vec()),
-            (b"c".to_vec(), b"3".to_vec())
-        ]
-    );
+    assert_eq!(all(store).await, [(b"b".to_vec(), b"2".to_vec()), (b"c".to_vec(), b"3".to_vec())]);
 }
 
 async fn expectations_compare_whole_rows(store: &impl Store) {
-    store
-        .commit(puts([(b"owner", b"me"), (b"empty", b"")]))
-        .await
-        .unwrap();
+    store.commit(puts([(b"owner", b"me"), (b"empty", b"")])).await.unwrap();
     let cases: [(&[u8], Expect, bool); 9] = [
         (b"owner", Expect::Value(b"me".to_vec()), true),
         (b"owner", Expect::Value(b"m".to_vec()), false),
@@ -111,19 +86,11 @@ async fn expectations_compare_whole_rows(store: &impl Store) {
     ];
     for (number, (key, expect, holds)) in cases.into_iter().enumerate() {
         let result = store.commit(expecting(Batch::default(), key, expect)).await;
-        let expected = if holds {
-            Ok(())
-        } else {
-            Err(StoreError::Conflict)
-        };
+        let expected = if holds { Ok(()) } else { Err(StoreError::Conflict) };
         assert_eq!(result, expected, "case {number}");
     }
     // A batch's expectations are of the rows before it, not of what it writes.
-    let batch = expecting(
-        puts([(b"owner", b"you")]),
-        b"owner",
-        Expect::Value(b"you".to_vec()),
-    );
+    let batch = expecting(puts([(b"owner", b"you")]), b"owner", Expect::Value(b"you".to_vec()));
     assert_eq!(store.commit(batch).await, Err(StoreError::Conflict));
 }
 
@@ -134,25 +101,10 @@ async fn scans_within_bounds(store: &impl Store) {
     for key in some.iter().rev() {
         store.commit(puts([(key, key)])).await.unwrap();
     }
-    let put = others
-        .iter()
-        .rev()
-        .map(|key| (key.clone(), key.clone()))
-        .collect();
-    store
-        .commit(Batch {
-            put,
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
+    let put = others.iter().rev().map(|key| (key.clone(), key.clone())).collect();
+    store.commit(Batch { put, ..Batch::default() }).await.unwrap();
 
-    type Case = (
-        &'static [u8],
-        Option<&'static [u8]>,
-        usize,
-        std::ops::Range<usize>,
-    );
+    type Case = (&'static [u8], Option<&'static [u8]>, usize, std::ops::Range<usize>);
     let cases: [Case; 11] = [
         (b"", None, usize::MAX, 0..300),
         (b"", None, 7, 0..7),
@@ -169,44 +121,17 @@ async fn scans_within_bounds(store: &impl Store) {
     for (number, (start, end, limit, expected)) in cases.into_iter().enumerate() {
         let rows = store.scan(start, end, limit).await.unwrap();
         let found: Vec<&Vec<u8>> = rows.iter().map(|(key, _)| key).collect();
-        assert_eq!(
-            found,
-            keys[expected].iter().collect::<Vec<_>>(),
-            "case {number}"
-        );
-        assert!(
-            rows.iter().all(|(key, value)| key == value),
-            "case {number}: values belong to their keys"
-        );
+        assert_eq!(found, keys[expected].iter().collect::<Vec<_>>(), "case {number}");
+        assert!(rows.iter().all(|(key, value)| key == value), "case {number}: values belong to their keys");
     }
 
-    store
-        .commit(Batch {
-            delete: keys[1..299].to_vec(),
-            reclaim: true,
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
-    let rest = all(store)
-        .await
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect::<Vec<_>>();
+    store.commit(Batch { delete: keys[1..299].to_vec(), reclaim: true, ..Batch::default() }).await.unwrap();
+    let rest = all(store).await.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     assert_eq!(rest, [keys[0].clone(), keys[299].clone()]);
 }
 
 async fn takes_any_key(store: &impl Store) {
-    let keys: [&[u8]; 8] = [
-        b"",
-        b"\0",
-        b"\0\0",
-        b"\0\xff",
-        b"a",
-        b"a\0",
-        "\u{1F511}".as_bytes(),
-        &[0xff; 200],
-    ];
+    let keys: [&[u8]; 8] = [b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", "\u{1F511}".as_bytes(), &[0xff; 200]];
     for key in keys {
         store.commit(puts([(key, key)])).await.unwrap();
     }
@@ -215,13 +140,7 @@ async fn takes_any_key(store: &impl Store) {
     }
     let found: Vec<Vec<u8>> = all(store).await.into_iter().map(|(key, _)| key).collect();
     assert_eq!(found, keys, "in order");
-    store
-        .commit(Batch {
-            delete: vec![Vec::new()],
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
+    store.commit(Batch { delete: vec![Vec::new()], ..Batch::default() }).await.unwrap();
     assert_eq!(store.get(b"").await, Ok(None));
     assert_eq!(all(store).await.len(), keys.len() - 1);
 }
@@ -232,27 +151,14 @@ async fn bounds_values(store: &impl Store) {
     assert_eq!(store.get(b"a").await, Ok(Some(largest.clone())));
 
     let larger = vec![8; VALUE_MAX + 1];
-    assert_eq!(
-        store.commit(puts([(b"b", b"1"), (b"a", &larger)])).await,
-        Err(StoreError::TooLarge)
-    );
-    assert_eq!(
-        all(store).await,
-        [(b"a".to_vec(), largest)],
-        "nothing was written"
-    );
+    assert_eq!(store.commit(puts([(b"b", b"1"), (b"a", &larger)])).await, Err(StoreError::TooLarge));
+    assert_eq!(all(store).await, [(b"a".to_vec(), largest)], "nothing was written");
 }
 
 async fn keeps_large_rows_side_by_side(store: &impl Store) {
     let value = |n: u8| vec![n; VALUE_MAX];
     let put = (0..60).map(|n| (vec![n], value(n))).collect();
-    store
-        .commit(Batch {
-            put,
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
+    store.commit(Batch { put, ..Batch::default() }).await.unwrap();
     for n in 0..60 {
         assert_eq!(store.get(&[n]).await, Ok(Some(value(n))), "row {n}");
     }
@@ -265,15 +171,8 @@ async fn serves_many_writers(store: Arc<impl Store>) {
         writers.push(tokio::spawn(async move {
             for round in 0..20_u8 {
                 let key = [writer, round];
-                store
-                    .commit(puts([(&key, &[round]), (&[writer], &[round])]))
-                    .await
-                    .unwrap();
-                assert_eq!(
-                    store.get(&key).await,
-                    Ok(Some(vec![round])),
-                    "an acknowledged write is there"
-                );
+                store.commit(puts([(&key, &[round]), (&[writer], &[round])])).await.unwrap();
+                assert_eq!(store.get(&key).await, Ok(Some(vec![round])), "an acknowledged write is there");
             }
         }));
     }
@@ -282,11 +181,7 @@ async fn serves_many_writers(store: Arc<impl Store>) {
     }
     assert_eq!(all(&*store).await.len(), 32 * 21);
     for writer in 0..32 {
-        assert_eq!(
-            store.get(&[writer]).await,
-            Ok(Some(vec![19])),
-            "the last write wins"
-        );
+        assert_eq!(store.get(&[writer]).await, Ok(Some(vec![19])), "the last write wins");
     }
 }
 
@@ -300,10 +195,7 @@ async fn lets_one_of_many_win(store: Arc<impl Store>) {
             while won < 5 {
                 let count = store.get(b"count").await.unwrap().unwrap();
                 let batch = puts([(b"count", &[count[0] + 1])]);
-                match store
-                    .commit(expecting(batch, b"count", Expect::Value(count)))
-                    .await
-                {
+                match store.commit(expecting(batch, b"count", Expect::Value(count))).await {
                     Ok(()) => won += 1,
                     Err(error) => assert_eq!(error, StoreError::Conflict),
                 }
@@ -313,11 +205,7 @@ async fn lets_one_of_many_win(store: Arc<impl Store>) {
     for writer in writers {
         writer.await.unwrap();
     }
-    assert_eq!(
-        store.get(b"count").await,
-        Ok(Some(vec![80])),
-        "no increment was lost"
-    );
+    assert_eq!(store.get(b"count").await, Ok(Some(vec![80])), "no increment was lost");
 }
 
 async fn closes_twice(store: &impl Store) {

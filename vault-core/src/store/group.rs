@@ -59,20 +59,9 @@ impl Committer {
     pub(super) fn start(engine: impl Engine, room: Arc<Room>) -> std::io::Result<Committer> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let poison = Arc::new(Poison::default());
-        let work = Work {
-            engine,
-            room,
-            poison: Arc::clone(&poison),
-            waiting,
-        };
-        let thread = thread::Builder::new()
-            .name("vault-commit".into())
-            .spawn(move || work.run())?;
-        Ok(Committer {
-            queue,
-            thread: Mutex::new(Some(thread)),
-            poison,
-        })
+        let work = Work { engine, room, poison: Arc::clone(&poison), waiting };
+        let thread = thread::Builder::new().name("vault-commit".into()).spawn(move || work.run())?;
+        Ok(Committer { queue, thread: Mutex::new(Some(thread)), poison })
     }
 
     /// Hands `batch` in and waits until it is durable or refused. A caller that stops waiting does not take it back.
@@ -81,10 +70,7 @@ impl Committer {
         self.check_alive()?;
         let (answer, answered) = oneshot::channel();
         let closed = |_| StoreError::Unavailable("it was closed".into());
-        self.queue
-            .send(Message::Commit(Job { batch, answer }))
-            .await
-            .map_err(closed)?;
+        self.queue.send(Message::Commit(Job { batch, answer })).await.map_err(closed)?;
         tokio::select! {
             biased;
             result = answered => result.unwrap_or_else(|_| Err(self.poison.doubt("the commit thread ended"))),
@@ -117,9 +103,7 @@ impl Committer {
 
 impl Poison {
     fn check(&self) -> Result<(), StoreError> {
-        self.0
-            .get()
-            .map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
+        self.0.get().map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
     }
 
     /// Poisons, and gives the reason; the first one stays.
@@ -175,10 +159,7 @@ impl<E: Engine> Work<E> {
         let mut group = Group::default();
         let admits = self.room.admits();
         for Job { batch, answer } in jobs {
-            let admitted = self
-                .poison
-                .check()
-                .and_then(|()| admits.check(batch.reclaim));
+            let admitted = self.poison.check().and_then(|()| admits.check(batch.reclaim));
             match admitted.and_then(|()| group.check(&batch, &self.engine)) {
                 Ok(()) => group.add(batch, answer),
                 Err(refusal) => tell(answer, Err(refusal)),
@@ -195,13 +176,9 @@ impl<E: Engine> Work<E> {
             return Ok(());
         }
         let written = panics::contained(|| self.engine.write(changes));
-        let written =
-            written.unwrap_or_else(|panics::Panicked| Err("the storage engine broke down".into()));
+        let written = written.unwrap_or_else(|panics::Panicked| Err("the storage engine broke down".into()));
         written.map_err(|why| {
-            tracing::error!(
-                why,
-                "a write to the store failed: it takes no more writes until a restart"
-            );
+            tracing::error!(why, "a write to the store failed: it takes no more writes until a restart");
             self.poison.doubt(&why)
         })
     }
@@ -231,10 +208,8 @@ impl Group {
 
     /// Later batches win, row by row.
     fn add(&mut self, batch: Batch, answer: Answer) {
-        self.changes
-            .extend(batch.put.into_iter().map(|(key, value)| (key, Some(value))));
-        self.changes
-            .extend(batch.delete.into_iter().map(|key| (key, None)));
+        self.changes.extend(batch.put.into_iter().map(|(key, value)| (key, Some(value))));
+        self.changes.extend(batch.delete.into_iter().map(|key| (key, None)));
         self.answers.push(answer);
     }
 }

@@ -43,10 +43,7 @@ fn install_hook() {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if ENGINE_THREADS
-                .get()
-                .is_some_and(|names| of_engine_thread(names))
-            {
+            if ENGINE_THREADS.get().is_some_and(|names| of_engine_thread(names)) {
                 report(info);
             } else if !CONTAINED.get() {
                 before(info);
@@ -67,17 +64,12 @@ pub(super) async fn engine_thread_died() {
 }
 
 fn of_engine_thread(names: &[&str]) -> bool {
-    std::thread::current()
-        .name()
-        .is_some_and(|name| names.iter().any(|start| name.starts_with(start)))
+    std::thread::current().name().is_some_and(|name| names.iter().any(|start| name.starts_with(start)))
 }
 
 fn report(info: &PanicHookInfo<'_>) {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    tracing::error!(
-        place,
-        "a thread of the storage engine died: the store takes no more writes"
-    );
+    tracing::error!(place, "a thread of the storage engine died: the store takes no more writes");
     DEAD.send_replace(true);
 }
 
@@ -93,10 +85,7 @@ mod tests {
             assert!(contained(|| panic!("inner")).is_err());
             CONTAINED.get()
         });
-        assert!(
-            after.unwrap(),
-            "an inner containment does not end the outer"
-        );
+        assert!(after.unwrap(), "an inner containment does not end the outer");
         assert!(contained(|| -> u8 { panic!("outer") }).is_err());
         assert!(!CONTAINED.get());
         assert_eq!(contained(|| 7).unwrap(), 7);
@@ -106,11 +95,7 @@ mod tests {
     fn engine_threads_are_known_by_name() {
         let as_thread = |name: &str| {
             let thread = std::thread::Builder::new().name(name.into());
-            thread
-                .spawn(|| of_engine_thread(&["io-", "flusher"]))
-                .unwrap()
-                .join()
-                .unwrap()
+            thread.spawn(|| of_engine_thread(&["io-", "flusher"])).unwrap().join().unwrap()
         };
         assert!(as_thread("io-12"));
         assert!(as_thread("flusher"));

@@ -39,15 +39,8 @@ pub(super) enum Admits {
 impl Room {
     /// Watches the disk of `dir`: writes are refused below `min_free` bytes, and a file of `reserve_bytes` is kept.
     pub(super) fn new(dir: &Path, min_free: u64, reserve_bytes: u64, probe: Probe) -> Room {
-        let reserved =
-            fs::metadata(dir.join(RESERVE)).is_ok_and(|file| file.len() == reserve_bytes);
-        Room {
-            dir: dir.to_owned(),
-            min_free,
-            reserve_bytes,
-            reserved: AtomicBool::new(reserved),
-            probe,
-        }
+        let reserved = fs::metadata(dir.join(RESERVE)).is_ok_and(|file| file.len() == reserve_bytes);
+        Room { dir: dir.to_owned(), min_free, reserve_bytes, reserved: AtomicBool::new(reserved), probe }
     }
 
     /// What may be written now. Makes the reserve when there is room for it, and gives it up when there is not.
@@ -61,11 +54,7 @@ impl Room {
         if self.give_up_reserve() {
             free = self.free().unwrap_or(free);
         }
-        if free < FLOOR.min(self.min_free) {
-            Admits::None
-        } else {
-            Admits::Reclaiming
-        }
+        if free < FLOOR.min(self.min_free) { Admits::None } else { Admits::Reclaiming }
     }
 
     /// Whether ordinary batches would be refused now.
@@ -79,11 +68,7 @@ impl Room {
     }
 
     fn is_enough(&self, free: u64) -> bool {
-        let missing = if self.reserved.load(Ordering::Relaxed) {
-            0
-        } else {
-            self.reserve_bytes
-        };
+        let missing = if self.reserved.load(Ordering::Relaxed) { 0 } else { self.reserve_bytes };
         free >= self.min_free.saturating_add(missing)
     }
 
@@ -92,8 +77,7 @@ impl Room {
         if self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.write_reserve()
-            .inspect_err(|_| _ = fs::remove_file(self.path()))?;
+        self.write_reserve().inspect_err(|_| _ = fs::remove_file(self.path()))?;
         self.reserved.store(true, Ordering::Relaxed);
         Ok(())
     }

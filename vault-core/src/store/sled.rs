@@ -63,11 +63,7 @@ struct Inner {
 
 impl Default for SledOptions {
     fn default() -> SledOptions {
-        SledOptions {
-            cache_bytes: 128 << 20,
-            reserve_bytes: 64 << 20,
-            min_free_bytes: 128 << 20,
-        }
+        SledOptions { cache_bytes: 128 << 20, reserve_bytes: 64 << 20, min_free_bytes: 128 << 20 }
     }
 }
 
@@ -84,34 +80,16 @@ impl SledStore {
     fn open_on(dir: &Path, options: SledOptions, probe: Probe) -> Result<SledStore, StoreError> {
         make_dir(dir).map_err(unavailable("its directory cannot be made"))?;
         let lock = lock(dir)?;
-        remove_unfinished_snapshots(dir)
-            .map_err(unavailable("an unfinished snapshot cannot be removed"))?;
+        remove_unfinished_snapshots(dir).map_err(unavailable("an unfinished snapshot cannot be removed"))?;
         // Before the engine opens: on a full disk, giving up the reserve is what lets it.
-        let room = Arc::new(Room::new(
-            dir,
-            options.min_free_bytes,
-            options.reserve_bytes,
-            probe,
-        ));
+        let room = Arc::new(Room::new(dir, options.min_free_bytes, options.reserve_bytes, probe));
         room.admits();
         let db = open_engine(dir, options.cache_bytes)?;
         let file = sync_all(dir, &db)?;
-        let engine = Writer {
-            db: db.clone(),
-            file,
-        };
-        let committer = Committer::start(engine, Arc::clone(&room))
-            .map_err(unavailable("no thread can be started"))?;
+        let engine = Writer { db: db.clone(), file };
+        let committer = Committer::start(engine, Arc::clone(&room)).map_err(unavailable("no thread can be started"))?;
         let (db, lock) = (RwLock::new(Some(db)), Mutex::new(Some(lock)));
-        Ok(SledStore {
-            inner: Arc::new(Inner {
-                dir: dir.to_owned(),
-                db,
-                committer,
-                room,
-                lock,
-            }),
-        })
+        Ok(SledStore { inner: Arc::new(Inner { dir: dir.to_owned(), db, committer, room, lock }) })
     }
 }
 
@@ -121,12 +99,7 @@ impl Store for SledStore {
         self.inner.read(|db| read_row(db, key))
     }
 
-    async fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError> {
+    async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
         }
@@ -135,11 +108,7 @@ impl Store for SledStore {
                 Some(end) => db.range(start..end),
                 None => db.range(start..),
             };
-            contained(|| {
-                rows.take(limit)
-                    .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())))
-                    .collect()
-            })
+            contained(|| rows.take(limit).map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect())
         })
     }
 
@@ -154,14 +123,8 @@ impl Store for SledStore {
             () if self.inner.room.is_full() => HealthState::Full,
             () => HealthState::Ok,
         };
-        let disk_bytes = fs::metadata(self.inner.dir.join("db"))
-            .ok()
-            .map(|file| file.len());
-        Health {
-            engine: "sled",
-            state,
-            disk_bytes,
-        }
+        let disk_bytes = fs::metadata(self.inner.dir.join("db")).ok().map(|file| file.len());
+        Health { engine: "sled", state, disk_bytes }
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -180,15 +143,9 @@ impl Drop for SledStore {
 }
 
 impl Inner {
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&sled::Db) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn read<T>(&self, read: impl FnOnce(&sled::Db) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        read(
-            db.as_ref()
-                .ok_or_else(|| StoreError::Unavailable("it was closed".into()))?,
-        )
+        read(db.as_ref().ok_or_else(|| StoreError::Unavailable("it was closed".into()))?)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<File>> {
@@ -198,15 +155,9 @@ impl Inner {
     /// Ends the commit thread, then the engine, and lets the lock go last.
     fn stop(&self) {
         self.committer.stop();
-        let db = self
-            .db
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
         if db.is_some() && panics::contained(|| drop(db)).is_err() {
-            tracing::error!(
-                "the storage engine broke down while it closed; what was acknowledged is stored"
-            );
+            tracing::error!("the storage engine broke down while it closed; what was acknowledged is stored");
         }
         self.await_engine_gone();
         *self.lock() = None;
@@ -235,19 +186,10 @@ fn stop(inner: Arc<Inner>) -> Result<(), StoreError> {
         // Nobody listens any more after the limit.
         let _ = done.send(());
     };
-    thread::Builder::new()
-        .name("vault-close".into())
-        .spawn(work)
-        .map_err(unavailable("no thread can be started"))?;
-    let limit = if panics::engine_died() {
-        STOP_LIMIT_DEAD
-    } else {
-        STOP_LIMIT
-    };
+    thread::Builder::new().name("vault-close".into()).spawn(work).map_err(unavailable("no thread can be started"))?;
+    let limit = if panics::engine_died() { STOP_LIMIT_DEAD } else { STOP_LIMIT };
     stopped.recv_timeout(limit).map_err(|_| {
-        StoreError::Unavailable(
-            "it does not close; what was acknowledged is stored: end the process".into(),
-        )
+        StoreError::Unavailable("it does not close; what was acknowledged is stored: end the process".into())
     })
 }
 
@@ -271,13 +213,9 @@ impl Engine for Writer {
                 None => batch.remove(key),
             }
         }
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| error_text(&error))?;
+        self.db.apply_batch(batch).map_err(|error| error_text(&error))?;
         self.db.flush().map_err(|error| error_text(&error))?;
-        self.file
-            .sync_data()
-            .map_err(|error| format!("the disk did not take it: {}", error.kind()))
+        self.file.sync_data().map_err(|error| format!("the disk did not take it: {}", error.kind()))
     }
 }
 
@@ -287,12 +225,9 @@ fn read_row(db: &sled::Db, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
 
 /// Runs what reads from sled; its panics and errors become ours.
 fn contained<T>(read: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-    let done = panics::contained(read)
-        .map_err(|panics::Panicked| StoreError::Corrupt("a read broke down".into()))?;
+    let done = panics::contained(read).map_err(|panics::Panicked| StoreError::Corrupt("a read broke down".into()))?;
     done.map_err(|error| match &error {
-        sled::Error::Io(io) if io.kind() != io::ErrorKind::UnexpectedEof => {
-            StoreError::Unavailable(error_text(&error))
-        }
+        sled::Error::Io(io) if io.kind() != io::ErrorKind::UnexpectedEof => StoreError::Unavailable(error_text(&error)),
         _ => StoreError::Corrupt(error_text(&error)),
     })
 }
@@ -303,9 +238,7 @@ fn error_text(error: &sled::Error) -> String {
         sled::Error::Io(error) => format!("the disk answered: {}", error.kind()),
         sled::Error::Corruption { .. } => "a checksum does not match".into(),
         sled::Error::Unsupported(_) => "its files are of another version or setting".into(),
-        sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => {
-            "its pages do not fit together".into()
-        }
+        sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => "its pages do not fit together".into(),
     }
 }
 
@@ -357,10 +290,7 @@ fn open_engine(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     match panics::contained(|| config.open()) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
-            Err(StoreError::Locked(format!(
-                "the engine's file in {} is locked",
-                dir.display()
-            )))
+            Err(StoreError::Locked(format!("the engine's file in {} is locked", dir.display())))
         }
         Ok(Err(error)) => contained(|| Err(error)),
         Err(panics::Panicked) => Err(StoreError::Corrupt("its files cannot be read back".into())),

@@ -54,22 +54,9 @@ struct Bench {
 fn bench() -> Bench {
     let (next, script) = std_mpsc::channel();
     let (writes, written) = std_mpsc::channel();
-    let room = Arc::new(Room::new(
-        Path::new("nowhere"),
-        0,
-        0,
-        Box::new(|_| Err(std::io::ErrorKind::Other.into())),
-    ));
-    let engine = Scripted {
-        rows: HashMap::new(),
-        script,
-        written: writes,
-    };
-    Bench {
-        committer: Arc::new(Committer::start(engine, room).unwrap()),
-        next,
-        written,
-    }
+    let room = Arc::new(Room::new(Path::new("nowhere"), 0, 0, Box::new(|_| Err(std::io::ErrorKind::Other.into()))));
+    let engine = Scripted { rows: HashMap::new(), script, written: writes };
+    Bench { committer: Arc::new(Committer::start(engine, room).unwrap()), next, written }
 }
 
 impl Bench {
@@ -101,25 +88,13 @@ async fn one_group_is_one_write_and_a_conflict_fails_alone() {
     let bench = bench();
     let held = bench.hold().await;
     let first = bench.begin(puts([(b"a", b"1"), (b"b", b"1")])).await;
-    let sees_first = Batch {
-        expect: vec![(b"a".to_vec(), value(b"1"))],
-        ..puts([(b"a", b"2")])
-    };
+    let sees_first = Batch { expect: vec![(b"a".to_vec(), value(b"1"))], ..puts([(b"a", b"2")]) };
     let sees_first = bench.begin(sees_first).await;
-    let too_late = Batch {
-        expect: vec![(b"a".to_vec(), value(b"1"))],
-        ..puts([(b"c", b"3")])
-    };
+    let too_late = Batch { expect: vec![(b"a".to_vec(), value(b"1"))], ..puts([(b"c", b"3")]) };
     let too_late = bench.begin(too_late).await;
-    let removes = Batch {
-        delete: vec![b"b".to_vec()],
-        ..Batch::default()
-    };
+    let removes = Batch { delete: vec![b"b".to_vec()], ..Batch::default() };
     let removes = bench.begin(removes).await;
-    let sees_removal = Batch {
-        expect: vec![(b"b".to_vec(), Expect::Absent)],
-        ..puts([(b"d", b"4")])
-    };
+    let sees_removal = Batch { expect: vec![(b"b".to_vec(), Expect::Absent)], ..puts([(b"d", b"4")]) };
     let sees_removal = bench.begin(sees_removal).await;
 
     bench.next.send(Next::Write).unwrap();
@@ -131,36 +106,22 @@ async fn one_group_is_one_write_and_a_conflict_fails_alone() {
     assert_eq!(removes.await.unwrap(), Ok(()));
     assert_eq!(sees_removal.await.unwrap(), Ok(()));
     assert_eq!(bench.written.recv().unwrap(), [b"held".to_vec()]);
-    assert_eq!(
-        bench.written.recv().unwrap(),
-        [b"a".to_vec(), b"b".to_vec(), b"d".to_vec()]
-    );
+    assert_eq!(bench.written.recv().unwrap(), [b"a".to_vec(), b"b".to_vec(), b"d".to_vec()]);
 
     // The later of two writes of a row is the one that stays.
-    let batch = Batch {
-        expect: vec![
-            (b"a".to_vec(), value(b"2")),
-            (b"b".to_vec(), Expect::Absent),
-        ],
-        ..Batch::default()
-    };
+    let batch =
+        Batch { expect: vec![(b"a".to_vec(), value(b"2")), (b"b".to_vec(), Expect::Absent)], ..Batch::default() };
     assert_eq!(bench.committer.commit(batch).await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_failed_write_leaves_its_group_in_doubt_and_ends_all_writing() {
-    for (fault, why) in [
-        (Next::Fail, "the disk is gone"),
-        (Next::Panic, "the storage engine broke down"),
-    ] {
+    for (fault, why) in [(Next::Fail, "the disk is gone"), (Next::Panic, "the storage engine broke down")] {
         let bench = bench();
         let held = bench.hold().await;
         let one = bench.begin(puts([(b"a", b"1")])).await;
         let other = bench.begin(puts([(b"b", b"1")])).await;
-        let conflict = Batch {
-            expect: vec![(b"a".to_vec(), Expect::Absent)],
-            ..Batch::default()
-        };
+        let conflict = Batch { expect: vec![(b"a".to_vec(), Expect::Absent)], ..Batch::default() };
         let conflict = bench.begin(conflict).await;
         bench.next.send(Next::Write).unwrap();
         bench.next.send(fault).unwrap();
@@ -173,11 +134,7 @@ async fn a_failed_write_leaves_its_group_in_doubt_and_ends_all_writing() {
         bench.next.send(Next::Write).unwrap();
         let later = bench.committer.commit(puts([(b"c", b"1")])).await;
         assert_eq!(later, Err(StoreError::Poisoned(why.into())));
-        assert_eq!(
-            bench.written.try_iter().count(),
-            1,
-            "nothing was written after the failure"
-        );
+        assert_eq!(bench.written.try_iter().count(), 1, "nothing was written after the failure");
     }
 }
 

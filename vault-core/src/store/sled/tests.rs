@@ -15,11 +15,7 @@ const CHILD_DIR: &str = "VAULT_TEST_STORE_DIR";
 const MIB: u64 = 1 << 20;
 
 fn options() -> SledOptions {
-    SledOptions {
-        cache_bytes: 16 * MIB,
-        reserve_bytes: MIB,
-        min_free_bytes: 64 * MIB,
-    }
+    SledOptions { cache_bytes: 16 * MIB, reserve_bytes: MIB, min_free_bytes: 64 * MIB }
 }
 
 fn open(dir: &Path) -> Result<SledStore, StoreError> {
@@ -36,10 +32,7 @@ async fn filled(rows: u32) -> TempDir {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path()).unwrap();
     for n in 0..rows {
-        store
-            .commit(puts([(&n.to_be_bytes(), &value(n))]))
-            .await
-            .unwrap();
+        store.commit(puts([(&n.to_be_bytes(), &value(n))])).await.unwrap();
     }
     store.close().await.unwrap();
     dir
@@ -67,11 +60,7 @@ async fn conforms() {
     .await;
     for number in 0..made.into_inner() {
         let blobs = fs::read_dir(dirs.path().join(number.to_string()).join("blobs")).unwrap();
-        assert_eq!(
-            blobs.count(),
-            0,
-            "no page became a file that is never synced"
-        );
+        assert_eq!(blobs.count(), 0, "no page became a file that is never synced");
     }
 }
 
@@ -81,16 +70,9 @@ async fn keeps_everything_over_a_reopening() {
     for round in 0..3_u8 {
         let store = open(dir.path()).unwrap();
         for n in 0..500_u32 {
-            assert_eq!(
-                store.get(&n.to_be_bytes()).await,
-                Ok(Some(value(n))),
-                "round {round}"
-            );
+            assert_eq!(store.get(&n.to_be_bytes()).await, Ok(Some(value(n))), "round {round}");
         }
-        assert_eq!(
-            store.scan(b"", None, usize::MAX).await.unwrap().len(),
-            500 + usize::from(round)
-        );
+        assert_eq!(store.scan(b"", None, usize::MAX).await.unwrap().len(), 500 + usize::from(round));
         store.commit(puts([(&[b'r', round], b"")])).await.unwrap();
         // Closed by being dropped, in turn with `close`.
         if round == 1 {
@@ -126,10 +108,7 @@ async fn a_second_opening_is_refused() {
     assert!(matches!(open(dir.path()), Err(StoreError::Locked(_))));
     assert!(snapshot.exists());
     let outcome = child(dir.path());
-    assert!(
-        outcome.starts_with("the store is already open"),
-        "{outcome}"
-    );
+    assert!(outcome.starts_with("the store is already open"), "{outcome}");
     store.commit(puts([(b"a", b"1")])).await.unwrap();
     drop(store);
     assert_eq!(child(dir.path()), "opened");
@@ -164,53 +143,28 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
     let store = SledStore::open_on(dir.path(), options(), Box::new(probe)).unwrap();
     let reserve = dir.path().join("reserve");
     assert_eq!(fs::metadata(&reserve).unwrap().len(), MIB);
-    store
-        .commit(puts([(b"a", b"1"), (b"b", b"1")]))
-        .await
-        .unwrap();
-    let reclaim = |key: &[u8]| Batch {
-        delete: vec![key.to_vec()],
-        reclaim: true,
-        ..Batch::default()
-    };
+    store.commit(puts([(b"a", b"1"), (b"b", b"1")])).await.unwrap();
+    let reclaim = |key: &[u8]| Batch { delete: vec![key.to_vec()], reclaim: true, ..Batch::default() };
 
     free.store(63 * MIB, Ordering::Relaxed);
     assert_eq!(store.health().state, HealthState::Full);
-    assert_eq!(
-        store.commit(puts([(b"a", b"2")])).await,
-        Err(StoreError::Full)
-    );
-    assert_eq!(
-        store.get(b"a").await,
-        Ok(Some(b"1".to_vec())),
-        "nothing was written"
-    );
+    assert_eq!(store.commit(puts([(b"a", b"2")])).await, Err(StoreError::Full));
+    assert_eq!(store.get(b"a").await, Ok(Some(b"1".to_vec())), "nothing was written");
     store.commit(reclaim(b"a")).await.unwrap();
     assert_eq!(store.get(b"a").await, Ok(None));
     assert!(!reserve.exists(), "the reserve was given up for it");
 
     free.store(MIB, Ordering::Relaxed);
-    assert_eq!(
-        store.commit(reclaim(b"b")).await,
-        Err(StoreError::Full),
-        "not to the last byte"
-    );
+    assert_eq!(store.commit(reclaim(b"b")).await, Err(StoreError::Full), "not to the last byte");
 
     // Enough to write, but not enough to make the reserve again.
     free.store(64 * MIB + MIB / 2, Ordering::Relaxed);
-    assert_eq!(
-        store.commit(puts([(b"a", b"3")])).await,
-        Err(StoreError::Full)
-    );
+    assert_eq!(store.commit(puts([(b"a", b"3")])).await, Err(StoreError::Full));
 
     free.store(65 * MIB, Ordering::Relaxed);
     assert_eq!(store.health().state, HealthState::Ok);
     store.commit(puts([(b"a", b"4")])).await.unwrap();
-    assert_eq!(
-        fs::metadata(&reserve).unwrap().len(),
-        MIB,
-        "the reserve is made again"
-    );
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), MIB, "the reserve is made again");
     assert_eq!(store.get(b"b").await, Ok(Some(b"1".to_vec())));
 }
 
@@ -219,10 +173,7 @@ async fn a_store_on_a_full_disk_opens_and_reads() {
     let dir = filled(10).await;
     assert!(dir.path().join("reserve").exists());
     let store = SledStore::open_on(dir.path(), options(), Box::new(|_| Ok(30 * MIB))).unwrap();
-    assert!(
-        !dir.path().join("reserve").exists(),
-        "it was given up for the engine to open"
-    );
+    assert!(!dir.path().join("reserve").exists(), "it was given up for the engine to open");
     assert_eq!(store.health().state, HealthState::Full);
     assert_eq!(store.scan(b"", None, 99).await.unwrap().len(), 10);
 }
@@ -241,11 +192,7 @@ async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
     assert_eq!(child(reopened.path()), "opened");
     let mut outcomes = Vec::new();
     for whole in [&log, &reopened] {
-        assert_eq!(
-            child(copy(whole.path()).path()),
-            "opened",
-            "the control: a whole copy"
-        );
+        assert_eq!(child(copy(whole.path()).path()), "opened", "the control: a whole copy");
         let length = written_length(whole.path());
         for step in 0..8 {
             let place = length * step / 8 + 17 * step;
@@ -254,10 +201,7 @@ async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
             outcomes.push(child(flipped.path()));
 
             let truncated = copy(whole.path());
-            let file = File::options()
-                .write(true)
-                .open(truncated.path().join("db"))
-                .unwrap();
+            let file = File::options().write(true).open(truncated.path().join("db")).unwrap();
             file.set_len(place).unwrap();
             outcomes.push(child(truncated.path()));
         }
@@ -271,12 +215,7 @@ async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
         let told = outcome == "opened" || outcome.starts_with("the store is ");
         assert!(told, "{outcome}");
     }
-    assert!(
-        outcomes
-            .iter()
-            .any(|outcome| outcome.starts_with("the store is damaged")),
-        "some damage is noticed"
-    );
+    assert!(outcomes.iter().any(|outcome| outcome.starts_with("the store is damaged")), "some damage is noticed");
 }
 
 fn flip(path: &Path, place: u64) {
@@ -292,32 +231,16 @@ fn written_length(dir: &Path) -> u64 {
 }
 
 fn snapshot(dir: &Path) -> PathBuf {
-    let mut files = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    files
-        .find(|path| {
-            path.file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("snap.")
-        })
-        .unwrap()
+    let mut files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with("snap.")).unwrap()
 }
 
 #[tokio::test]
 async fn a_dead_thread_of_the_engine_ends_writing() {
     let dir = filled(10).await;
-    let process = start(
-        "store::sled::tests::as_a_process_that_loses_a_thread",
-        dir.path(),
-    );
+    let process = start("store::sled::tests::as_a_process_that_loses_a_thread", dir.path());
     assert_eq!(outcome(process), "as it should be");
-    assert_eq!(
-        child(dir.path()),
-        "opened",
-        "the next process finds everything in order"
-    );
+    assert_eq!(child(dir.path()), "opened", "the next process finds everything in order");
 }
 
 /// Does nothing unless run by the test above.
@@ -328,26 +251,13 @@ async fn as_a_process_that_loses_a_thread() {
     };
     let store = open(Path::new(&dir)).unwrap();
     store.commit(puts([(b"a", b"1")])).await.unwrap();
-    let dies = |name: &str| {
-        thread::Builder::new()
-            .name(name.into())
-            .spawn(|| panic!("quoting a row"))
-            .unwrap()
-    };
+    let dies = |name: &str| thread::Builder::new().name(name.into()).spawn(|| panic!("quoting a row")).unwrap();
     assert!(dies(&format!("{}7", THREADS[0])).join().is_err());
     let refused = StoreError::Poisoned("a thread of the storage engine died".into());
     assert_eq!(store.commit(puts([(b"a", b"2")])).await, Err(refused));
     assert_eq!(store.health().state, HealthState::Poisoned);
-    assert_eq!(
-        store.get(b"a").await,
-        Ok(Some(b"1".to_vec())),
-        "it still reads"
-    );
-    assert_eq!(
-        store.close().await,
-        Ok(()),
-        "nothing waits for a thread that did not hold anything"
-    );
+    assert_eq!(store.get(b"a").await, Ok(Some(b"1".to_vec())), "it still reads");
+    assert_eq!(store.close().await, Ok(()), "nothing waits for a thread that did not hold anything");
     println!("outcome: as it should be");
 }
 
@@ -360,14 +270,8 @@ fn child(dir: &Path) -> String {
 /// Starts one test of this file as a process of its own.
 fn start(test: &str, dir: &Path) -> Child {
     let mut process = Command::new(std::env::current_exe().unwrap());
-    process
-        .args(["--exact", test, "--nocapture"])
-        .env(CHILD_DIR, dir);
-    process
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    process.args(["--exact", test, "--nocapture"]).env(CHILD_DIR, dir);
+    process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// What the process says; fails if it panics, hangs, or lets out a word of a panic.
@@ -381,10 +285,7 @@ fn outcome(mut process: Child) -> String {
         thread::sleep(Duration::from_millis(5));
     }
     let output = process.wait_with_output().unwrap();
-    let (said, complained) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{complained}");
     assert!(!complained.contains("panicked"), "{complained}");
     let outcome = said.lines().find_map(|line| line.split_once("outcome: "));
@@ -406,9 +307,7 @@ async fn as_a_process_of_its_own() {
 async fn use_store(dir: &Path) -> Result<(), StoreError> {
     let store = open(dir)?;
     let read = store.scan(b"", None, usize::MAX).await;
-    let written = store
-        .commit(puts([(b"a", b"1"), (&7_u32.to_be_bytes(), b"2")]))
-        .await;
+    let written = store.commit(puts([(b"a", b"1"), (&7_u32.to_be_bytes(), b"2")])).await;
     let closed = store.close().await;
     read.map(drop).and(written).and(closed)
 }
