@@ -157,7 +157,7 @@ impl<E: Engine> Work<E> {
 
     fn commit(&mut self, jobs: Vec<Job>) {
         let mut group = Group::default();
-        let admits = self.room.admits();
+        let admits = self.room.admits(jobs.iter().any(|job| job.batch.reclaim));
         for Job { batch, answer } in jobs {
             let admitted = self.poison.check().and_then(|()| admits.check(batch.reclaim));
             match admitted.and_then(|()| group.check(&batch, &self.engine)) {

@@ -43,15 +43,16 @@ impl Room {
         Room { dir: dir.to_owned(), min_free, reserve_bytes, reserved: AtomicBool::new(reserved), probe }
     }
 
-    /// What may be written now. Makes the reserve when there is room for it, and gives it up when there is not.
-    pub(super) fn admits(&self) -> Admits {
+    /// What may be written now. Makes the reserve when there is room for it; when there is not, gives it up if something
+    /// is there that may use it (`reclaiming`).
+    pub(super) fn admits(&self, reclaiming: bool) -> Admits {
         let Some(mut free) = self.free() else {
             return Admits::All;
         };
         if self.is_enough(free) && self.reserve().is_ok() {
             return Admits::All;
         }
-        if self.give_up_reserve() {
+        if reclaiming && self.give_up_reserve() {
             free = self.free().unwrap_or(free);
         }
         if free < FLOOR.min(self.min_free) { Admits::None } else { Admits::Reclaiming }

@@ -83,7 +83,7 @@ impl SledStore {
         remove_unfinished_snapshots(dir).map_err(unavailable("an unfinished snapshot cannot be removed"))?;
         // Before the engine opens: on a full disk, giving up the reserve is what lets it.
         let room = Arc::new(Room::new(dir, options.min_free_bytes, options.reserve_bytes, probe));
-        room.admits();
+        room.admits(true);
         let db = open_engine(dir, options.cache_bytes)?;
         let file = sync_all(dir, &db)?;
         let engine = Writer { db: db.clone(), file };

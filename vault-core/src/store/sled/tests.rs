@@ -150,6 +150,7 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
     assert_eq!(store.health().state, HealthState::Full);
     assert_eq!(store.commit(puts([(b"a", b"2")])).await, Err(StoreError::Full));
     assert_eq!(store.get(b"a").await, Ok(Some(b"1".to_vec())), "nothing was written");
+    assert!(reserve.exists(), "the reserve is not for this");
     store.commit(reclaim(b"a")).await.unwrap();
     assert_eq!(store.get(b"a").await, Ok(None));
     assert!(!reserve.exists(), "the reserve was given up for it");
