@@ -55,7 +55,9 @@ pub enum SlotError {
         slot: String,
     },
     /// A new slot was to be made where there is a file.
-    #[error("there already is a file at {slot}, and a root slot is never overwritten by a new one: choose another path")]
+    #[error(
+        "there already is a file at {slot}, and a root slot is never overwritten by a new one: choose another path"
+    )]
     Exists {
         /// The slot.
         slot: String,

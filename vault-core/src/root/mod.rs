@@ -20,6 +20,8 @@ mod stanza;
 mod file_tests;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod protocol_tests;
 
 pub use error::{RootError, SlotError};
 pub use file::FileSlot;
