@@ -121,11 +121,7 @@ impl Failure {
 fn hint_for(status: u16, code: &str) -> Option<&'static str> {
     match (status, code) {
         (403, "wrong_unlock_key") => Some("check the passphrase and try again"),
-        (403, _) => Some("reading with --view full needs a --purpose that allows it"),
         (423, _) => Some("unlock the vault first: vault-cli unlock"),
-        (410, _) => {
-            Some("to store this person again as a new subject: subject put … --enrol-again")
-        }
         _ => None,
     }
 }

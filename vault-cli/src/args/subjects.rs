@@ -126,7 +126,6 @@ pub(crate) struct LookupArgs {
     /// A field that is declared for lookups, such as phone or email
     pub(crate) field: String,
     /// The value to look for; - reads it from standard input
-    #[arg(allow_hyphen_values = true)]
     pub(crate) value: String,
     /// Region of a national phone number, two letters
     #[arg(long, value_name = "R")]

@@ -1,6 +1,7 @@
 //! `demo`: the whole story on a temporary vault, one line a step, ending with the attempt to bring a shredded customer back.
 
 mod customers;
+mod interrupt;
 mod search;
 mod server;
 mod story;
@@ -17,7 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Ui;
 use customers::Customers;
 use search::copy_dir;
-use server::Server;
+use server::{Launcher, Server};
 use story::Story;
 
 /// A small vault of real-looking customers that comes with the program.
@@ -27,7 +28,7 @@ const OLDER: &str = "older than its slot";
 
 /// Everything the steps share.
 struct Demo<'a> {
-    program: PathBuf,
+    launcher: Launcher,
     /// The vault itself.
     data: PathBuf,
     /// Where the thief keeps copies; always temporary.
@@ -47,14 +48,15 @@ pub(crate) fn run(args: &DemoArgs, ui: &Ui) -> Result<Exit, Failure> {
         None => SAMPLE.to_owned(),
     };
     let customers = Customers::parse(input)?;
-    let program = server::find_program()?;
+    let launcher = Launcher::new()?;
     let scratch = tempfile::tempdir()?;
+    interrupt::clean_up_after(launcher.running(), scratch.path().to_owned())?;
     let data = match &args.keep {
         Some(dir) => new_or_empty(dir)?,
         None => scratch.path().join("vault"),
     };
     let mut demo = Demo {
-        program,
+        launcher,
         data,
         scratch,
         customers,
@@ -95,7 +97,7 @@ impl Demo<'_> {
 
     /// Store, read, find, mask, rotate.
     fn ordinary_days(&mut self) -> Result<(), Failure> {
-        let server = Server::start(&self.program, &self.data)?;
+        let server = self.launcher.start(&self.data)?;
         let client = server.client(self.ui)?;
         self.story
             .step(true, &format!("a new vault serves at {}", server.url()))?;
@@ -199,7 +201,7 @@ impl Demo<'_> {
     }
 
     fn customer_is_shredded(&mut self) -> Result<(), Failure> {
-        let server = Server::start(&self.program, &self.data)?;
+        let server = self.launcher.start(&self.data)?;
         let client = server.client(self.ui)?;
         self.story.step(true, "started again")?;
         self.all_there(&client, None)?;
@@ -225,7 +227,7 @@ impl Demo<'_> {
     fn control(&mut self) -> Result<(), Failure> {
         let copy = self.scratch.path().join("control");
         copy_dir(&self.stolen(), &copy)?;
-        let server = Server::start(&self.program, &copy)?;
+        let server = self.launcher.start(&copy)?;
         let victim = self.customers.victim();
         let there = victim.differences(&server.client(self.ui)?)?.is_empty();
         let text = format!(
@@ -244,7 +246,7 @@ impl Demo<'_> {
             fs::copy(self.data.join(name), copy.join(name))?;
         }
         let victim = self.customers.victim().subject();
-        match Server::start(&self.program, &copy) {
+        match self.launcher.start(&copy) {
             Ok(server) => {
                 let text = format!("attack: the old store served again at {}", server.url());
                 self.story.step(false, &text)

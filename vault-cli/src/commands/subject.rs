@@ -102,7 +102,15 @@ fn put(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
     }
     let path = with_query(fields_path(&args.id)?, &query);
     let body = Zeroizing::new(format!("{{\"fields\":{}}}", fields.as_str()));
-    let answer = context.client()?.patch_text(&path, &body)?;
+    let answer = context
+        .client()?
+        .patch_text(&path, &body)
+        .map_err(|failure| match failure.exit {
+            Exit::Shredded => {
+                failure.hint("to store this person again, as a new subject: --enrol-again")
+            }
+            _ => failure,
+        })?;
     context.ui.note(if answer.status == 201 {
         "created"
     } else {
@@ -220,7 +228,15 @@ fn show(args: &ShowArgs, context: &Context) -> Result<Exit, Failure> {
         query.push(("form", form_name(form).to_owned()));
     }
     let path = with_query(fields_path(&args.id)?, &query);
-    let answer = context.client()?.get_for(&path, args.purpose.as_deref())?;
+    let answer = context
+        .client()?
+        .get_for(&path, args.purpose.as_deref())
+        .map_err(|failure| match failure.status {
+            Some(403) => {
+                failure.hint("what is shown depends on --view and on the --purpose it is read for")
+            }
+            _ => failure,
+        })?;
     if context.ui.wants_json() {
         context.ui.line(answer.text()?)?;
         return Ok(Exit::Done);

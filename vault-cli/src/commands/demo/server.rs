@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,19 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Everything a server printed, both streams.
 type Log = Arc<Mutex<Vec<u8>>>;
 
+/// The process id of the server that runs now, for whoever must end it from another thread.
+pub(super) type Running = Arc<Mutex<Option<Pid>>>;
+
+/// Starts servers, one at a time.
+pub(super) struct Launcher {
+    program: PathBuf,
+    running: Running,
+}
+
 /// A running `vault-server dev`; killed when dropped.
 pub(super) struct Server {
     child: Child,
+    running: Running,
     url: String,
     data: PathBuf,
     log: Log,
@@ -58,7 +68,7 @@ impl From<Refusal> for Failure {
 }
 
 /// The server's program: beside this one, else on PATH.
-pub(super) fn find_program() -> Result<PathBuf, Failure> {
+fn find_program() -> Result<PathBuf, Failure> {
     let beside = env::current_exe()
         .ok()
         .and_then(|own| own.parent().map(|dir| dir.join(PROGRAM)));
@@ -75,10 +85,27 @@ pub(super) fn find_program() -> Result<PathBuf, Failure> {
         })
 }
 
-impl Server {
+impl Launcher {
+    /// Finds the server's program.
+    pub(super) fn new() -> Result<Self, Failure> {
+        Ok(Self::of(find_program()?))
+    }
+
+    fn of(program: PathBuf) -> Self {
+        Self {
+            program,
+            running: Running::default(),
+        }
+    }
+
+    /// A view of what runs now.
+    pub(super) fn running(&self) -> Running {
+        Arc::clone(&self.running)
+    }
+
     /// Starts the server on a data directory and waits until it is ready to serve.
-    pub(super) fn start(program: &Path, data: &Path) -> Result<Self, Refusal> {
-        let mut command = Command::new(program);
+    pub(super) fn start(&self, data: &Path) -> Result<Server, Refusal> {
+        let mut command = Command::new(&self.program);
         command
             .args(["dev", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -93,8 +120,9 @@ impl Server {
         }
         let mut child = command.spawn().map_err(|error| Refusal {
             status: None,
-            log: format!("{} cannot be run: {error}", program.display()),
+            log: format!("{} cannot be run: {error}", self.program.display()),
         })?;
+        *lock(&self.running) = Some(Pid::from_child(&child));
         let log = Log::default();
         let (announce, announced) = mpsc::channel();
         let stdout = child.stdout.take().map(|stream| {
@@ -112,8 +140,9 @@ impl Server {
             let log = Arc::clone(&log);
             thread::spawn(move || follow(stream, &log, |_| ()))
         });
-        let mut server = Self {
+        let mut server = Server {
             child,
+            running: self.running(),
             url: String::new(),
             data: data.to_owned(),
             log,
@@ -134,7 +163,9 @@ impl Server {
             }
         }
     }
+}
 
+impl Server {
     fn wait_ready(
         &mut self,
         announced: &mpsc::Receiver<String>,
@@ -185,8 +216,7 @@ impl Server {
 
     /// Everything it printed so far.
     pub(super) fn log(&self) -> String {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&log).into_owned()
+        String::from_utf8_lossy(&lock(&self.log)).into_owned()
     }
 
     /// Asks it to stop (SIGTERM), waits, and returns what it printed. An exit status other than 0 is a failure.
@@ -217,6 +247,7 @@ impl Server {
         // Both fail only when it is gone already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        *lock(&self.running) = None;
     }
 }
 
@@ -226,6 +257,11 @@ impl Drop for Server {
     }
 }
 
+/// What a thread that panicked left behind is still whole: a list of bytes, or a number.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn follow(stream: impl Read, log: &Log, mut seen: impl FnMut(&str)) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
@@ -233,9 +269,7 @@ fn follow(stream: impl Read, log: &Log, mut seen: impl FnMut(&str)) {
         .read_until(b'\n', &mut line)
         .is_ok_and(|read| read > 0)
     {
-        log.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(&line);
+        lock(log).extend_from_slice(&line);
         seen(&String::from_utf8_lossy(&line));
         line.clear();
     }
@@ -262,7 +296,7 @@ mod tests {
             dir.path(),
             "echo starting; echo 'the store is older than its slot' >&2; exit 3",
         );
-        let refusal = Server::start(&program, dir.path()).err().unwrap();
+        let refusal = Launcher::of(program).start(dir.path()).err().unwrap();
         assert_eq!(refusal.status.unwrap().code(), Some(3));
         assert!(refusal.log.contains("older than its slot"));
     }
@@ -282,7 +316,7 @@ mod tests {
                 "trap 'echo bye; exit 0' TERM\necho 'listening on {url}'\nwhile :; do sleep 0.05; done"
             ),
         );
-        let Ok(server) = Server::start(&program, dir.path()) else {
+        let Ok(server) = Launcher::of(program).start(dir.path()) else {
             panic!("it announced itself and is ready")
         };
         assert_eq!(server.url(), url);
