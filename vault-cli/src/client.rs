@@ -1,6 +1,7 @@
 //! The HTTP client: one request, one answer, and every refusal turned into a failure with an exit code.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -227,13 +228,16 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
-        let hint = match error {
-            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
-                "if a private authority signed the server's certificate, give it with --ca FILE"
-            }
-            _ => {
-                "is the server running? start one with: vault-server dev, or name another with --url"
-            }
+        // A certificate that does not check out arrives as invalid data.
+        let certificate = match error {
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+            ureq::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
+            _ => false,
+        };
+        let hint = if certificate {
+            "if a private authority signed the server's certificate, give it with --ca FILE"
+        } else {
+            "is the server running? start one with: vault-server dev, or name another with --url"
         };
         Failure::new(
             Exit::Unreachable,
