@@ -12,27 +12,20 @@ pub(crate) fn checked_base(url: &str) -> Result<String, Failure> {
         if base.len() > "https://".len() && base.starts_with("https://") {
             return Ok(base.to_owned());
         }
-        return Err(
-            Failure::usage(format!("{} is not a URL of a vault", printable(url)))
-                .hint("it looks like https://vault.example:8250"),
-        );
+        return Err(Failure::usage(format!("{} is not a URL of a vault", printable(url)))
+            .hint("it looks like https://vault.example:8250"));
     };
     let authority = plain.split('/').next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(ipv6) => ipv6.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
-    let loopback = host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if loopback {
         return Ok(base.to_owned());
     }
-    Err(
-        Failure::usage("http:// would send the API token in the clear over the network")
-            .hint("use https://, or a tunnel that ends on 127.0.0.1"),
-    )
+    Err(Failure::usage("http:// would send the API token in the clear over the network")
+        .hint("use https://, or a tunnel that ends on 127.0.0.1"))
 }
 
 /// Percent-encodes one path segment or query value: everything but RFC 3986 unreserved characters.
@@ -76,12 +69,7 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
-        for good in [
-            "http://127.0.0.1:8250",
-            "http://[::1]:8250/",
-            "http://localhost",
-            "https://vault.example/",
-        ] {
+        for good in ["http://127.0.0.1:8250", "http://[::1]:8250/", "http://localhost", "https://vault.example/"] {
             assert!(checked_base(good).is_ok(), "{good}");
         }
         for bad in [

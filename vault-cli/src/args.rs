@@ -10,8 +10,8 @@ use clap_complete::Shell;
 
 pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, UnlockArgs};
 pub(crate) use subjects::{
-    EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs,
-    SubjectCommand, ViewChoice,
+    EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
+    ViewChoice,
 };
 
 use crate::output::{Format, Ui};
@@ -65,13 +65,7 @@ pub(crate) struct Globals {
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) profile: Option<String>,
     /// How data is written
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT"
-    )]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Format,
     /// Only data, warnings and errors
     #[arg(long, short, global = true)]
@@ -86,12 +80,7 @@ pub(crate) struct Globals {
 
 impl Globals {
     pub(crate) fn ui(&self) -> Ui {
-        Ui {
-            format: self.output,
-            quiet: self.quiet,
-            progress: !self.no_progress,
-            yes: self.yes,
-        }
+        Ui { format: self.output, quiet: self.quiet, progress: !self.no_progress, yes: self.yes }
     }
 }
 
@@ -177,18 +166,12 @@ mod tests {
 
     #[test]
     fn ids_and_subcommands_of_erase_are_told_apart() {
-        let Command::Erase(listing) = parse(&["erase", "list"]).unwrap() else {
-            panic!("not erase")
-        };
+        let Command::Erase(listing) = parse(&["erase", "list"]).unwrap() else { panic!("not erase") };
         assert!(matches!(listing.command, Some(EraseCommand::List)));
-        let Command::Erase(ids) = parse(&["erase", "--", "list", "show"]).unwrap() else {
-            panic!("not erase")
-        };
+        let Command::Erase(ids) = parse(&["erase", "--", "list", "show"]).unwrap() else { panic!("not erase") };
         assert!(ids.command.is_none());
         assert_eq!(ids.ids, ["list", "show"]);
-        let Command::Erase(many) = parse(&["erase", "a", "b", "--dry-run"]).unwrap() else {
-            panic!("not erase")
-        };
+        let Command::Erase(many) = parse(&["erase", "a", "b", "--dry-run"]).unwrap() else { panic!("not erase") };
         assert_eq!(many.ids, ["a", "b"]);
         assert!(many.dry_run);
     }
@@ -230,24 +213,14 @@ mod tests {
         assert!(texts.len() > 20, "{}", texts.len());
         for text in &texts {
             let low = text.to_lowercase();
-            for banned in [
-                "master",
-                "delete",
-                "manager",
-                "util",
-                "blind index",
-                "todo",
-                "get_",
-            ] {
+            for banned in ["master", "delete", "manager", "util", "blind index", "todo", "get_"] {
                 assert!(!low.contains(banned), "{banned} in {text}");
             }
             for (at, _) in low.match_indices("token") {
                 let before = &low[..at];
-                let ours = [
-                    "api ", "api\n", "admin.", "live.", "shop.", "--", "udv_", "",
-                ]
-                .iter()
-                .any(|prefix| !prefix.is_empty() && before.ends_with(prefix));
+                let ours = ["api ", "api\n", "admin.", "live.", "shop.", "--", "udv_", ""]
+                    .iter()
+                    .any(|prefix| !prefix.is_empty() && before.ends_with(prefix));
                 let named = low[at..].starts_with("token_file");
                 assert!(ours || named, "bare token in {text}");
             }

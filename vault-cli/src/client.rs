@@ -91,11 +91,7 @@ impl Client {
             .user_agent(concat!("vault-cli/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls.build())
             .build();
-        Ok(Self {
-            agent: config.new_agent(),
-            base,
-            token,
-        })
+        Ok(Self { agent: config.new_agent(), base, token })
     }
 
     /// Where the vault is.
@@ -135,13 +131,7 @@ impl Client {
     }
 
     /// Sends a request, again after a pause when the server had no time for it.
-    fn request(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&[u8]>,
-        purpose: Option<&str>,
-    ) -> Result<Answer, Failure> {
+    fn request(&self, method: &str, path: &str, body: Option<&[u8]>, purpose: Option<&str>) -> Result<Answer, Failure> {
         let mut pause = Duration::from_millis(200);
         for _ in 1..PATIENCE {
             let response = self.send(method, path, body, purpose)?;
@@ -155,8 +145,7 @@ impl Client {
             }
         }
         let response = self.send(method, path, body, purpose)?;
-        self.judge(response)
-            .map_err(|refusal| self.explain(refusal))
+        self.judge(response).map_err(|refusal| self.explain(refusal))
     }
 
     fn send(
@@ -166,9 +155,7 @@ impl Client {
         body: Option<&[u8]>,
         purpose: Option<&str>,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
             let mut value = header::HeaderValue::from_str(&bearer)
@@ -184,9 +171,7 @@ impl Client {
                 request = request.header(header::CONTENT_TYPE, "application/json");
                 self.agent.run(request.body(body).map_err(bad_request)?)
             }
-            None if method == "POST" => {
-                self.agent.run(request.body(&b""[..]).map_err(bad_request)?)
-            }
+            None if method == "POST" => self.agent.run(request.body(&b""[..]).map_err(bad_request)?),
             None => self.agent.run(request.body(()).map_err(bad_request)?),
         };
         sent.map_err(|error| self.unreachable(&error))
@@ -219,10 +204,8 @@ impl Client {
     fn explain(&self, refusal: Refusal) -> Failure {
         match refusal {
             Refusal::Broken(failure) => failure,
-            Refusal::Problem(401, problem) if self.token.is_none() => {
-                Failure::refused(401, &problem)
-                    .hint("no API token was sent: give --token-file FILE or set UDV_TOKEN_FILE")
-            }
+            Refusal::Problem(401, problem) if self.token.is_none() => Failure::refused(401, &problem)
+                .hint("no API token was sent: give --token-file FILE or set UDV_TOKEN_FILE"),
             Refusal::Problem(status, problem) => Failure::refused(status, &problem),
         }
     }
@@ -241,11 +224,7 @@ impl Client {
         };
         Failure::new(
             Exit::Unreachable,
-            format!(
-                "cannot reach the vault at {}: {}",
-                self.base,
-                printable(&error.to_string())
-            ),
+            format!("cannot reach the vault at {}: {}", self.base, printable(&error.to_string())),
         )
         .hint(hint)
     }
@@ -270,13 +249,7 @@ impl Refusal {
 
 fn retry_after(response: &Response<Body>) -> Option<Duration> {
     let value = response.headers().get(header::RETRY_AFTER)?;
-    value
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
+    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn encoded(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -286,14 +259,11 @@ fn encoded(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 fn bad_request(_: ureq::http::Error) -> Failure {
-    Failure::usage(
-        "the request cannot be sent: the URL or the purpose has characters not allowed there",
-    )
+    Failure::usage("the request cannot be sent: the URL or the purpose has characters not allowed there")
 }
 
 fn read_ca(path: &Path) -> Result<RootCerts, Failure> {
-    let pem = fs::read(path)
-        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    let pem = fs::read(path).map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
     let certificates: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -301,10 +271,7 @@ fn read_ca(path: &Path) -> Result<RootCerts, Failure> {
         })
         .collect();
     if certificates.is_empty() {
-        return Err(Failure::failed(format!(
-            "{} holds no PEM certificate",
-            path.display()
-        )));
+        return Err(Failure::failed(format!("{} holds no PEM certificate", path.display())));
     }
     Ok(RootCerts::Specific(Arc::new(certificates)))
 }
@@ -322,32 +289,17 @@ mod tests {
     #[test]
     fn a_request_carries_the_token_the_purpose_and_the_body_as_written() {
         let fake = FakeVault::answering(vec![(200, "{\"ok\":1.50}".into())]);
-        let answer = client(&fake)
-            .patch_text(
-                "/v1/subjects/a%2Fb/fields",
-                "{\"fields\":{\"lat\":-47.76309000}}",
-            )
-            .unwrap();
+        let answer =
+            client(&fake).patch_text("/v1/subjects/a%2Fb/fields", "{\"fields\":{\"lat\":-47.76309000}}").unwrap();
         assert_eq!(answer.text().unwrap(), "{\"ok\":1.50}");
         let seen = fake.requests();
-        assert!(
-            seen[0].starts_with("PATCH /v1/subjects/a%2Fb/fields HTTP/1.1"),
-            "{seen:?}"
-        );
-        assert!(
-            seen[0]
-                .to_lowercase()
-                .contains("authorization: bearer udv_test")
-        );
+        assert!(seen[0].starts_with("PATCH /v1/subjects/a%2Fb/fields HTTP/1.1"), "{seen:?}");
+        assert!(seen[0].to_lowercase().contains("authorization: bearer udv_test"));
         assert!(seen[0].ends_with("{\"fields\":{\"lat\":-47.76309000}}"));
 
         let fake = FakeVault::answering(vec![(200, "{}".into())]);
         client(&fake).get_for("/x", Some("delivery")).unwrap();
-        assert!(
-            fake.requests()[0]
-                .to_lowercase()
-                .contains("udv-purpose: delivery")
-        );
+        assert!(fake.requests()[0].to_lowercase().contains("udv-purpose: delivery"));
     }
 
     #[test]
@@ -379,16 +331,8 @@ mod tests {
         let failure = client(&fake).get("/v1/status").map(drop).unwrap_err();
         assert_eq!(failure.exit, Exit::Failed);
 
-        let to = Connection {
-            url: "http://127.0.0.1:1".into(),
-            token_file: None,
-            ca: None,
-        };
-        let failure = Client::anonymous(&to)
-            .unwrap()
-            .get("/v1/status")
-            .map(drop)
-            .unwrap_err();
+        let to = Connection { url: "http://127.0.0.1:1".into(), token_file: None, ca: None };
+        let failure = Client::anonymous(&to).unwrap().get("/v1/status").map(drop).unwrap_err();
         assert_eq!(failure.exit, Exit::Unreachable);
         assert!(failure.hint.is_some());
     }
@@ -396,11 +340,7 @@ mod tests {
     #[test]
     fn without_a_token_a_401_says_how_to_give_one() {
         let fake = FakeVault::answering(vec![(401, r#"{"detail":"who are you"}"#.into())]);
-        let failure = Client::anonymous(&fake.connection())
-            .unwrap()
-            .get("/v1/status")
-            .map(drop)
-            .unwrap_err();
+        let failure = Client::anonymous(&fake.connection()).unwrap().get("/v1/status").map(drop).unwrap_err();
         assert_eq!(failure.exit as u8, 4);
         assert!(failure.hint.unwrap().contains("--token-file"));
     }

@@ -36,10 +36,7 @@ impl Context {
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let context = Context {
-        ui: cli.globals.ui(),
-        globals: cli.globals.clone(),
-    };
+    let context = Context { ui: cli.globals.ui(), globals: cli.globals.clone() };
     match &cli.command {
         Command::Demo(args) => demo::run(args, &context.ui),
         Command::Status => status::run(&context),

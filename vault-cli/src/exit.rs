@@ -55,9 +55,7 @@ pub(crate) struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = [&self.detail, &self.title, &self.code]
-            .into_iter()
-            .find(|text| !text.is_empty());
+        let said = [&self.detail, &self.title, &self.code].into_iter().find(|text| !text.is_empty());
         out.write_str(&printable(said.map_or("refused", String::as_str)))?;
         for (name, value) in [("field", &self.field), ("rule", &self.rule)] {
             if let Some(value) = value {
@@ -80,12 +78,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-            hint: None,
-            status: None,
-        }
+        Self { exit, message: message.into(), hint: None, status: None }
     }
 
     /// The command line itself is wrong; nothing was asked of the server.

@@ -30,20 +30,14 @@ impl FakeVault {
                      Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
                     body.len()
                 );
-                stream
-                    .write_all(answer.as_bytes())
-                    .expect("a client that reads");
+                stream.write_all(answer.as_bytes()).expect("a client that reads");
             }
         });
         Self { url, seen }
     }
 
     pub(crate) fn connection(&self) -> Connection {
-        Connection {
-            url: self.url.clone(),
-            token_file: None,
-            ca: None,
-        }
+        Connection { url: self.url.clone(), token_file: None, ca: None }
     }
 
     /// Everything asked so far: head and body of each request.

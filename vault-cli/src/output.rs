@@ -57,8 +57,8 @@ impl Ui {
 
     /// A JSON document of our own.
     pub(crate) fn json(&self, document: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(document)
-            .map_err(|_| Failure::failed("the answer could not be written as JSON"))?;
+        let text =
+            serde_json::to_string(document).map_err(|_| Failure::failed("the answer could not be written as JSON"))?;
         self.line(&text)
     }
 
@@ -70,11 +70,7 @@ impl Ui {
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(header.to_vec());
         for row in rows {
-            table.add_row(
-                row.iter()
-                    .map(|cell| printable_lines(cell))
-                    .collect::<Vec<_>>(),
-            );
+            table.add_row(row.iter().map(|cell| printable_lines(cell)).collect::<Vec<_>>());
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
@@ -140,24 +136,13 @@ mod tests {
     use super::*;
 
     fn scripted() -> Ui {
-        Ui {
-            format: Format::Table,
-            quiet: true,
-            progress: false,
-            yes: false,
-        }
+        Ui { format: Format::Table, quiet: true, progress: false, yes: false }
     }
 
     #[test]
     fn control_and_override_characters_are_shown_not_obeyed() {
-        assert_eq!(
-            printable("a\u{1b}[31mb\nc\u{202e}"),
-            "a\\u{1b}[31mb\\u{a}c\\u{202e}"
-        );
-        assert_eq!(
-            printable_lines("28th Street\nأبو ظبي\r"),
-            "28th Street\nأبو ظبي\\u{d}"
-        );
+        assert_eq!(printable("a\u{1b}[31mb\nc\u{202e}"), "a\\u{1b}[31mb\\u{a}c\\u{202e}");
+        assert_eq!(printable_lines("28th Street\nأبو ظبي\r"), "28th Street\nأبو ظبي\\u{d}");
     }
 
     #[test]
@@ -169,10 +154,7 @@ mod tests {
         let refused = scripted().confirm("Shred 3 subjects?").unwrap_err();
         assert_eq!(refused.exit as u8, 2);
         assert!(refused.hint.as_deref().is_some_and(|h| h.contains("--yes")));
-        let agreed = Ui {
-            yes: true,
-            ..scripted()
-        };
+        let agreed = Ui { yes: true, ..scripted() };
         assert!(agreed.confirm("Shred 3 subjects?").is_ok());
     }
 }

@@ -51,9 +51,8 @@ struct Surroundings {
 /// Resolves flags, profile and environment.
 pub(crate) fn resolve(globals: &Globals) -> Result<Connection, Failure> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let config_dir = set("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".config")));
+    let config_dir =
+        set("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|home| Path::new(&home).join(".config")));
     resolve_in(
         globals,
         Surroundings {
@@ -71,19 +70,14 @@ fn resolve_in(globals: &Globals, around: Surroundings) -> Result<Connection, Fai
         None => BTreeMap::new(),
     };
     let named = match &globals.profile {
-        Some(name) => profiles
-            .get(name)
-            .cloned()
-            .ok_or_else(|| unknown_profile(name, around.config.as_deref()))?,
+        Some(name) => profiles.get(name).cloned().ok_or_else(|| unknown_profile(name, around.config.as_deref()))?,
         None => Profile::default(),
     };
     let fallback = match &globals.profile {
         Some(_) => Profile::default(),
         None => profiles.get(DEFAULT_PROFILE).cloned().unwrap_or_default(),
     };
-    let local = around
-        .default_token_exists
-        .then(|| PathBuf::from(DEFAULT_TOKEN_FILE));
+    let local = around.default_token_exists.then(|| PathBuf::from(DEFAULT_TOKEN_FILE));
     Ok(Connection {
         url: globals
             .url
@@ -104,12 +98,9 @@ fn resolve_in(globals: &Globals, around: Surroundings) -> Result<Connection, Fai
 }
 
 fn unknown_profile(name: &str, config: Option<&Path>) -> Failure {
-    let place = config.map_or("the configuration directory".to_owned(), |path| {
-        path.display().to_string()
-    });
-    Failure::usage(format!("there is no profile {name} in {place}")).hint(format!(
-        "add [profiles.{name}] with url, token_file and, for a private authority, ca"
-    ))
+    let place = config.map_or("the configuration directory".to_owned(), |path| path.display().to_string());
+    Failure::usage(format!("there is no profile {name} in {place}"))
+        .hint(format!("add [profiles.{name}] with url, token_file and, for a private authority, ca"))
 }
 
 /// Reads the profiles; paths in the file are relative to the file. No file means no profiles.
@@ -118,19 +109,11 @@ fn read_profiles(path: &Path) -> Result<BTreeMap<String, Profile>, Failure> {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => {
-            return Err(Failure::failed(format!(
-                "cannot read {}: {error}",
-                path.display()
-            )));
+            return Err(Failure::failed(format!("cannot read {}: {error}", path.display())));
         }
     };
-    let mut file: ConfigFile = toml::from_str(&text).map_err(|error| {
-        Failure::usage(format!(
-            "{}: {}",
-            path.display(),
-            error.to_string().trim_end()
-        ))
-    })?;
+    let mut file: ConfigFile = toml::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{}: {}", path.display(), error.to_string().trim_end())))?;
     let dir = path.parent().unwrap_or(Path::new(""));
     for profile in file.profiles.values_mut() {
         for place in [&mut profile.token_file, &mut profile.ca] {
@@ -169,19 +152,11 @@ ca = "/etc/udv/ca.pem"
 
     #[test]
     fn nothing_given_means_the_local_development_vault() {
-        let found = resolve_in(
-            &Globals::default(),
-            Surroundings {
-                default_token_exists: true,
-                ..Surroundings::default()
-            },
-        )
-        .unwrap();
+        let found =
+            resolve_in(&Globals::default(), Surroundings { default_token_exists: true, ..Surroundings::default() })
+                .unwrap();
         assert_eq!(found.url, DEFAULT_URL);
-        assert_eq!(
-            found.token_file.as_deref(),
-            Some(Path::new(DEFAULT_TOKEN_FILE))
-        );
+        assert_eq!(found.token_file.as_deref(), Some(Path::new(DEFAULT_TOKEN_FILE)));
         let bare = resolve_in(&Globals::default(), Surroundings::default()).unwrap();
         assert_eq!(bare.token_file, None);
     }
@@ -189,10 +164,7 @@ ca = "/etc/udv/ca.pem"
     #[test]
     fn a_named_profile_beats_the_environment_and_a_flag_beats_both() {
         let (dir, around) = with_config(CONFIG);
-        let mut globals = Globals {
-            profile: Some("live".into()),
-            ..Globals::default()
-        };
+        let mut globals = Globals { profile: Some("live".into()), ..Globals::default() };
         let found = resolve_in(&globals, around).unwrap();
         assert_eq!(found.url, "https://vault.example");
         assert_eq!(found.token_file, Some(dir.path().join("live.token")));
@@ -200,10 +172,7 @@ ca = "/etc/udv/ca.pem"
 
         let (_dir, around) = with_config(CONFIG);
         globals.url = Some("https://flag.example".into());
-        assert_eq!(
-            resolve_in(&globals, around).unwrap().url,
-            "https://flag.example"
-        );
+        assert_eq!(resolve_in(&globals, around).unwrap().url, "https://flag.example");
     }
 
     #[test]
@@ -212,10 +181,7 @@ ca = "/etc/udv/ca.pem"
         let found = resolve_in(&Globals::default(), around).unwrap();
         assert_eq!(found.url, "https://env.example");
         let (_dir, around) = with_config(CONFIG);
-        let unset = Surroundings {
-            url: None,
-            ..around
-        };
+        let unset = Surroundings { url: None, ..around };
         let found = resolve_in(&Globals::default(), unset).unwrap();
         assert_eq!(found.url, "https://default.example");
     }
@@ -228,10 +194,7 @@ ca = "/etc/udv/ca.pem"
         assert!(failure.message.contains("urll"), "{failure}");
 
         let (_dir, around) = with_config(CONFIG);
-        let globals = Globals {
-            profile: Some("nowhere".into()),
-            ..Globals::default()
-        };
+        let globals = Globals { profile: Some("nowhere".into()), ..Globals::default() };
         assert_eq!(resolve_in(&globals, around).unwrap_err().exit as u8, 2);
     }
 }

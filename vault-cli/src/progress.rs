@@ -6,12 +6,7 @@ use crate::output::Ui;
 
 /// A bar counting things, `verb` saying what happens to them: `shredding [====>    ] 40/100`.
 pub(crate) fn counting(ui: &Ui, verb: &str, total: u64) -> ProgressBar {
-    styled(
-        ui,
-        verb,
-        Some(total),
-        "{prefix} [{bar:30}] {pos}/{len} {msg}",
-    )
+    styled(ui, verb, Some(total), "{prefix} [{bar:30}] {pos}/{len} {msg}")
 }
 
 /// A bar over bytes read; without a known length it only counts them.
@@ -43,19 +38,11 @@ mod tests {
 
     #[test]
     fn every_template_parses_and_quiet_draws_nothing() {
-        let loud = Ui {
-            format: Format::Table,
-            quiet: false,
-            progress: true,
-            yes: false,
-        };
+        let loud = Ui { format: Format::Table, quiet: false, progress: true, yes: false };
         assert_eq!(counting(&loud, "shredding", 7).length(), Some(7));
         assert_eq!(reading(&loud, "importing", None).length(), None);
         assert_eq!(reading(&loud, "importing", Some(9)).length(), Some(9));
-        let quiet = Ui {
-            quiet: true,
-            ..loud
-        };
+        let quiet = Ui { quiet: true, ..loud };
         assert!(counting(&quiet, "shredding", 7).is_hidden());
     }
 }

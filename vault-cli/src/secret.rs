@@ -19,17 +19,11 @@ const CREDENTIAL: &str = "udv-passphrase";
 pub(crate) fn read_token(path: &Path, ui: &Ui) -> Result<Zeroizing<String>, Failure> {
     let token = read_file(path)?;
     if fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
-        ui.warn(&format!(
-            "{} can be read by others; close it with: chmod 600 {0}",
-            path.display()
-        ));
+        ui.warn(&format!("{} can be read by others; close it with: chmod 600 {0}", path.display()));
     }
     let token = Zeroizing::new(token.trim().to_owned());
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Failure::failed(format!(
-            "{} holds no API token",
-            path.display()
-        )));
+        return Err(Failure::failed(format!("{} holds no API token", path.display())));
     }
     Ok(token)
 }
@@ -39,19 +33,14 @@ pub(crate) fn read_passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, 
     let text = match file {
         Some(path) if path == Path::new("-") => read_all(io::stdin().lock(), "standard input")?,
         Some(path) => read_file(path)?,
-        None => {
-            match credential() {
-                Some(path) => read_file(&path)?,
-                None if io::stdin().is_terminal() => {
-                    Zeroizing::new(rpassword::prompt_password("Passphrase: ")?)
-                }
-                None => {
-                    return Err(Failure::usage("there is no terminal to ask for the passphrase").hint(
-                    "give --passphrase-file FILE (- for standard input), or --configured-key",
-                ));
-                }
+        None => match credential() {
+            Some(path) => read_file(&path)?,
+            None if io::stdin().is_terminal() => Zeroizing::new(rpassword::prompt_password("Passphrase: ")?),
+            None => {
+                return Err(Failure::usage("there is no terminal to ask for the passphrase")
+                    .hint("give --passphrase-file FILE (- for standard input), or --configured-key"));
             }
-        }
+        },
     };
     let passphrase = without_line_end(&text);
     if passphrase.is_empty() {
@@ -83,8 +72,7 @@ fn credential() -> Option<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let file = File::open(path)
-        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    let file = File::open(path).map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
     read_all(file, &path.display().to_string())
 }
 
@@ -96,9 +84,7 @@ fn read_all(source: impl Read, name: &str) -> Result<Zeroizing<String>, Failure>
         .read_to_string(&mut text)
         .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;
     if text.len() as u64 > MAX_SECRET {
-        return Err(Failure::failed(format!(
-            "{name} is too long for a secret (over {MAX_SECRET} bytes)"
-        )));
+        return Err(Failure::failed(format!("{name} is too long for a secret (over {MAX_SECRET} bytes)")));
     }
     Ok(text)
 }

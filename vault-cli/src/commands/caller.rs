@@ -51,10 +51,7 @@ pub(crate) fn run(command: &CallerCommand, context: &Context) -> Result<Exit, Fa
         CallerCommand::Create(args) => create(args, &client, context),
         CallerCommand::List => list(&client, context),
         CallerCommand::Revoke { id } => {
-            context.ui.confirm(&format!(
-                "Revoke caller {}? Its API token stops working at once.",
-                printable(id)
-            ))?;
+            context.ui.confirm(&format!("Revoke caller {}? Its API token stops working at once.", printable(id)))?;
             client.delete(&format!("/v1/callers/{}", segment(id)))?;
             context.ui.note("revoked");
             Ok(Exit::Done)
@@ -74,9 +71,7 @@ fn create(args: &CreateCaller, client: &Client, context: &Context) -> Result<Exi
         Some(path) => Some((path.as_path(), secret::create_private(path)?)),
         None => None,
     };
-    let created = client
-        .post("/v1/callers", &body)
-        .and_then(|answer| answer.json::<Caller>());
+    let created = client.post("/v1/callers", &body).and_then(|answer| answer.json::<Caller>());
     let mut caller = match (created, &file) {
         (Ok(caller), _) => caller,
         (Err(failure), Some((path, _))) => {
@@ -86,14 +81,14 @@ fn create(args: &CreateCaller, client: &Client, context: &Context) -> Result<Exi
         }
         (Err(failure), None) => return Err(failure),
     };
-    let token =
-        caller.token.take().map(Zeroizing::new).ok_or_else(|| {
-            Failure::failed("the server created the caller but sent no API token")
-        })?;
+    let token = caller
+        .token
+        .take()
+        .map(Zeroizing::new)
+        .ok_or_else(|| Failure::failed("the server created the caller but sent no API token"))?;
     match file {
         Some((path, mut file)) => {
-            secret::write_private(&mut file, &token)
-                .map_err(|error| lost(&caller.id, path, &error))?;
+            secret::write_private(&mut file, &token).map_err(|error| lost(&caller.id, path, &error))?;
             show_written(&caller, path, context)
         }
         None => show(caller, token, context),
@@ -101,10 +96,8 @@ fn create(args: &CreateCaller, client: &Client, context: &Context) -> Result<Exi
 }
 
 fn lost(id: &str, path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("cannot write {}: {error}", path.display())).hint(format!(
-        "its API token is lost: vault-cli caller revoke {}, then create it again",
-        printable(id)
-    ))
+    Failure::failed(format!("cannot write {}: {error}", path.display()))
+        .hint(format!("its API token is lost: vault-cli caller revoke {}, then create it again", printable(id)))
 }
 
 fn show_written(caller: &Caller, path: &Path, context: &Context) -> Result<Exit, Failure> {
@@ -113,9 +106,7 @@ fn show_written(caller: &Caller, path: &Path, context: &Context) -> Result<Exit,
     } else {
         context.ui.line(&printable(&caller.id))?;
     }
-    context
-        .ui
-        .note(&format!("the API token is in {}", path.display()));
+    context.ui.note(&format!("the API token is in {}", path.display()));
     Ok(Exit::Done)
 }
 

@@ -24,10 +24,7 @@ pub(crate) fn man(dir: &Path, ui: &Ui) -> Result<Exit, Failure> {
     fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
         .map_err(|error| Failure::failed(format!("cannot write to {}: {error}", dir.display())))?;
-    ui.note(&format!(
-        "manual pages are in {}; start with: man -l {0}/vault-cli.1",
-        dir.display()
-    ));
+    ui.note(&format!("manual pages are in {}; start with: man -l {0}/vault-cli.1", dir.display()));
     Ok(Exit::Done)
 }
 
@@ -40,12 +37,7 @@ mod tests {
     #[test]
     fn every_command_has_a_manual_page() {
         let dir = tempfile::tempdir().unwrap();
-        let ui = Ui {
-            format: Format::Table,
-            quiet: true,
-            progress: false,
-            yes: false,
-        };
+        let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: false };
         man(dir.path(), &ui).unwrap();
         for page in [
             "vault-cli.1",

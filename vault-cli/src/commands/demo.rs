@@ -55,21 +55,10 @@ pub(crate) fn run(args: &DemoArgs, ui: &Ui) -> Result<Exit, Failure> {
         Some(dir) => new_or_empty(dir)?,
         None => scratch.path().join("vault"),
     };
-    let mut demo = Demo {
-        launcher,
-        data,
-        scratch,
-        customers,
-        story: Story::new(ui),
-        ui,
-        logs: String::new(),
-    };
+    let mut demo = Demo { launcher, data, scratch, customers, story: Story::new(ui), ui, logs: String::new() };
     demo.tell()?;
     if let Some(dir) = &args.keep {
-        ui.note(&format!(
-            "the vault is kept; serve it with: vault-server dev --data {}",
-            dir.display()
-        ));
+        ui.note(&format!("the vault is kept; serve it with: vault-server dev --data {}", dir.display()));
     }
     demo.story.end()
 }
@@ -77,10 +66,7 @@ pub(crate) fn run(args: &DemoArgs, ui: &Ui) -> Result<Exit, Failure> {
 fn new_or_empty(dir: &Path) -> Result<PathBuf, Failure> {
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied || dir.is_file() {
-        return Err(Failure::usage(format!(
-            "{} is not empty; the demo makes a vault of its own",
-            dir.display()
-        )));
+        return Err(Failure::usage(format!("{} is not empty; the demo makes a vault of its own", dir.display())));
     }
     Ok(dir.to_owned())
 }
@@ -99,8 +85,7 @@ impl Demo<'_> {
     fn ordinary_days(&mut self) -> Result<(), Failure> {
         let server = self.launcher.start(&self.data)?;
         let client = server.client(self.ui)?;
-        self.story
-            .step(true, &format!("a new vault serves at {}", server.url()))?;
+        self.story.step(true, &format!("a new vault serves at {}", server.url()))?;
 
         let hidden = ProgressBar::hidden();
         let summary = import::import(&client, self.customers.text.as_bytes(), self.ui, &hidden)?;
@@ -122,11 +107,7 @@ impl Demo<'_> {
         self.story.step(
             wrong.is_empty(),
             &match wrong.as_slice() {
-                [] => format!(
-                    "{} reads back byte for byte, all {} fields",
-                    one.subject(),
-                    one.fields()
-                ),
+                [] => format!("{} reads back byte for byte, all {} fields", one.subject(), one.fields()),
                 wrong => format!("{} differs in {}", one.subject(), wrong.join(", ")),
             },
         )
@@ -134,11 +115,8 @@ impl Demo<'_> {
 
     fn look_up_one(&mut self, client: &Client) -> Result<(), Failure> {
         for (how, found) in self.customers.witness().lookups(client)? {
-            let right = found
-                .iter()
-                .any(|id| id == self.customers.witness().subject());
-            self.story
-                .step(right, &format!("found by {how}: {}", found.join(", ")))?;
+            let right = found.iter().any(|id| id == self.customers.witness().subject());
+            self.story.step(right, &format!("found by {how}: {}", found.join(", ")))?;
         }
         Ok(())
     }
@@ -148,23 +126,16 @@ impl Demo<'_> {
         let Some((name, masked, hides)) = one.masked(client)? else {
             return Ok(());
         };
-        self.story.step(
-            hides,
-            &format!("shown to whoever gives no purpose: {name} {masked}"),
-        )
+        self.story.step(hides, &format!("shown to whoever gives no purpose: {name} {masked}"))
     }
 
     fn rotate(&mut self, client: &Client) -> Result<(), Failure> {
         let before = story::epoch(client)?;
         key::rotate_and_wait(client, "root")?;
         let after = story::epoch(client)?;
-        self.story.step(
-            after > before,
-            &format!("root key rotated: epoch {before}, now {after}"),
-        )?;
+        self.story.step(after > before, &format!("root key rotated: epoch {before}, now {after}"))?;
         let pages = key::rotate_and_wait(client, "keks")?;
-        self.story
-            .step(true, &format!("page keys rotated: {pages} pages"))?;
+        self.story.step(true, &format!("page keys rotated: {pages} pages"))?;
         self.all_there(client, None)
     }
 
@@ -190,10 +161,7 @@ impl Demo<'_> {
     /// The stopped vault is copied whole: store, slot and key file.
     fn thief_copies(&mut self) -> Result<(), Failure> {
         copy_dir(&self.data, &self.stolen())?;
-        self.story.step(
-            true,
-            "stopped, and a thief copies the whole directory: store, slot and key file",
-        )
+        self.story.step(true, "stopped, and a thief copies the whole directory: store, slot and key file")
     }
 
     fn stolen(&self) -> PathBuf {
@@ -208,16 +176,11 @@ impl Demo<'_> {
 
         let victim = self.customers.victim().subject().to_owned();
         erase::shred_one(&client, &victim, self.ui)?;
-        self.story
-            .step(true, &format!("{victim} shredded: final"))?;
+        self.story.step(true, &format!("{victim} shredded: final"))?;
         let gone = self.customers.victim().is_gone(&client)?;
-        self.story
-            .step(gone, &format!("reading {victim} answers 410"))?;
+        self.story.step(gone, &format!("reading {victim} answers 410"))?;
         for (how, found) in self.customers.victim().lookups(&client)? {
-            self.story.step(
-                !found.contains(&victim),
-                &format!("lookup by {how} no longer finds {victim}"),
-            )?;
+            self.story.step(!found.contains(&victim), &format!("lookup by {how} no longer finds {victim}"))?;
         }
         self.all_there(&client, Some(&victim))?;
         self.stop(server)
@@ -230,10 +193,7 @@ impl Demo<'_> {
         let server = self.launcher.start(&copy)?;
         let victim = self.customers.victim();
         let there = victim.differences(&server.client(self.ui)?)?.is_empty();
-        let text = format!(
-            "control: while its old root key lives, the thief's copy still shows {}",
-            victim.subject()
-        );
+        let text = format!("control: while its old root key lives, the thief's copy still shows {}", victim.subject());
         self.story.step(there, &text)?;
         server.stop().map(drop)
     }

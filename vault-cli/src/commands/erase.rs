@@ -117,11 +117,7 @@ fn erase(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
     }
     context.ui.confirm(&question(&subjects))?;
     let begun = begin(args, &subjects, &client)?;
-    let erasures = if args.no_wait {
-        begun
-    } else {
-        wait(begun, &client, &context.ui)?
-    };
+    let erasures = if args.no_wait { begun } else { wait(begun, &client, &context.ui)? };
     conclude(erasures, context)
 }
 
@@ -134,20 +130,10 @@ fn question(subjects: &[String]) -> String {
 }
 
 fn request<'a>(args: &'a EraseArgs, subjects: &'a [String]) -> NewErasure<'a> {
-    NewErasure {
-        subjects,
-        reason: &args.reason,
-        reference: args.reference.as_deref(),
-        dry_run: args.dry_run,
-    }
+    NewErasure { subjects, reason: &args.reason, reference: args.reference.as_deref(), dry_run: args.dry_run }
 }
 
-fn dry_run(
-    args: &EraseArgs,
-    subjects: &[String],
-    client: &Client,
-    context: &Context,
-) -> Result<Exit, Failure> {
+fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Context) -> Result<Exit, Failure> {
     let mut outcome = Outcome::default();
     for some in subjects.chunks(MAX_SUBJECTS) {
         let counted: DryRun = client.post(ERASURES, &request(args, some))?.json()?;
@@ -175,9 +161,7 @@ fn dry_run(
 fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<Erasure>, Failure> {
     let mut begun: Vec<Erasure> = Vec::new();
     for some in subjects.chunks(MAX_SUBJECTS) {
-        let answer = client
-            .post(ERASURES, &request(args, some))
-            .and_then(|answer| answer.json());
+        let answer = client.post(ERASURES, &request(args, some)).and_then(|answer| answer.json());
         match answer {
             Ok(erasure) => begun.push(erasure),
             Err(failure) if begun.is_empty() => return Err(failure),
@@ -198,10 +182,7 @@ fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<E
 /// Looks at each erasure until nothing of it is merely refused.
 fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, Failure> {
     let of = |erasure: &Erasure, state| erasure.counts.get(state).copied().unwrap_or(0);
-    let shredding = begun
-        .iter()
-        .map(|e| of(e, "final") + of(e, "refused"))
-        .sum();
+    let shredding = begun.iter().map(|e| of(e, "final") + of(e, "refused")).sum();
     let bar = progress::counting(ui, "shredding", shredding);
     let mut ended = Vec::new();
     let mut before = 0;
@@ -258,9 +239,7 @@ fn conclude(erasures: Vec<Erasure>, context: &Context) -> Result<Exit, Failure> 
     Ok(outcome.exit())
 }
 
-const HEADER: [&str; 8] = [
-    "ERASURE", "STATE", "CREATED", "FINAL", "REFUSED", "UNKNOWN", "BEFORE", "REASON",
-];
+const HEADER: [&str; 8] = ["ERASURE", "STATE", "CREATED", "FINAL", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
 
 fn row(erasure: &Erasure) -> Vec<String> {
     let count = |state| erasure.counts.get(state).copied().unwrap_or(0).to_string();
@@ -311,19 +290,14 @@ fn show(id: &str, context: &Context) -> Result<Exit, Failure> {
     }
     let erasure: Erasure = answer.json()?;
     context.ui.table(&HEADER, &[row(&erasure)])?;
-    let times = [
-        ("refused since", &erasure.f0_at),
-        ("final since", &erasure.f1_at),
-    ];
+    let times = [("refused since", &erasure.f0_at), ("final since", &erasure.f1_at)];
     for (what, time) in times {
         if let Some(time) = time {
             context.ui.line(&format!("{what} {}", printable(time)))?;
         }
     }
     for slot in &erasure.waiting_for {
-        context
-            .ui
-            .line(&format!("waiting for {}", printable(slot)))?;
+        context.ui.line(&format!("waiting for {}", printable(slot)))?;
     }
     Ok(Exit::Done)
 }
@@ -337,21 +311,12 @@ pub(crate) fn shred_one(client: &Client, subject: &str, ui: &Ui) -> Result<(), F
     let begun: Erasure = client
         .post(
             ERASURES,
-            &NewErasure {
-                subjects: &[subject.to_owned()],
-                reason: "demo",
-                reference: None,
-                dry_run: false,
-            },
+            &NewErasure { subjects: &[subject.to_owned()], reason: "demo", reference: None, dry_run: false },
         )?
         .json()?;
     let ended = wait(vec![begun], client, ui)?;
     let shredded: u64 = ended.iter().filter_map(|e| e.counts.get("final")).sum();
-    if shredded == 1 {
-        Ok(())
-    } else {
-        Err(Failure::failed("the server did not shred the subject"))
-    }
+    if shredded == 1 { Ok(()) } else { Err(Failure::failed("the server did not shred the subject")) }
 }
 
 #[cfg(test)]
@@ -364,23 +329,15 @@ mod tests {
     fn outcome(done: u64, unknown: u64, before: u64) -> Outcome {
         let mut outcome = Outcome::default();
         let counts = [("final", done), ("unknown", unknown), ("shredded", before)];
-        outcome.add(
-            done + unknown + before,
-            &counts.map(|(state, n)| (state.to_owned(), n)).into(),
-        );
+        outcome.add(done + unknown + before, &counts.map(|(state, n)| (state.to_owned(), n)).into());
         outcome
     }
 
     #[test]
     fn the_exit_code_tells_what_became_of_the_ids() {
-        for ((done, unknown, before), code) in [
-            ((3, 0, 0), 0),
-            ((3, 0, 1), 0),
-            ((3, 1, 0), 9),
-            ((0, 1, 1), 9),
-            ((0, 2, 0), 3),
-            ((0, 0, 2), 7),
-        ] {
+        for ((done, unknown, before), code) in
+            [((3, 0, 0), 0), ((3, 0, 1), 0), ((3, 1, 0), 9), ((0, 1, 1), 9), ((0, 2, 0), 3), ((0, 0, 2), 7)]
+        {
             assert_eq!(outcome(done, unknown, before).exit() as u8, code);
         }
     }
@@ -411,12 +368,7 @@ mod tests {
         };
         let subjects = ["a".to_owned(), "b".to_owned()];
         let begun = begin(&args, &subjects, &client).unwrap();
-        let ui = Ui {
-            format: Format::Table,
-            quiet: true,
-            progress: false,
-            yes: true,
-        };
+        let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: true };
         let ended = wait(begun, &client, &ui).unwrap();
         assert_eq!(ended[0].counts["final"], 2);
         let asked = fake.requests();

@@ -50,14 +50,9 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<Exit, Failure>
     let (source, bytes): (Box<dyn Read>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin()), None)
     } else {
-        let file = File::open(&args.file).map_err(|error| {
-            Failure::failed(format!("cannot read {}: {error}", args.file.display()))
-        })?;
-        let bytes = file
-            .metadata()
-            .ok()
-            .filter(|m| m.is_file())
-            .map(|m| m.len());
+        let file = File::open(&args.file)
+            .map_err(|error| Failure::failed(format!("cannot read {}: {error}", args.file.display())))?;
+        let bytes = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
         (Box::new(file), bytes)
     };
     let bar = progress::reading(&context.ui, "importing", bytes);
@@ -75,11 +70,7 @@ fn conclude(summary: &Summary, context: &Context) -> Result<Exit, Failure> {
             summary.lines, summary.created, summary.merged, summary.failed
         ))?;
     }
-    Ok(if summary.failed == 0 {
-        Exit::Done
-    } else {
-        Exit::Partial
-    })
+    Ok(if summary.failed == 0 { Exit::Done } else { Exit::Partial })
 }
 
 /// Streams NDJSON into the vault. Fails only when the import as a whole cannot go on.
@@ -89,14 +80,7 @@ pub(crate) fn import(
     ui: &Ui,
     bar: &ProgressBar,
 ) -> Result<Summary, Failure> {
-    let mut import = Import {
-        client,
-        ui,
-        bar,
-        batch: Vec::new(),
-        batch_bytes: 0,
-        summary: Summary::default(),
-    };
+    let mut import = Import { client, ui, bar, batch: Vec::new(), batch_bytes: 0, summary: Summary::default() };
     let mut line = Zeroizing::new(Vec::new());
     let mut number = 0;
     loop {
@@ -156,10 +140,7 @@ impl Import<'_> {
             return Ok(());
         }
         match Record::parse(bytes) {
-            Ok(record) => self.queue(Item {
-                line,
-                json: record.item(),
-            }),
+            Ok(record) => self.queue(Item { line, json: record.item() }),
             Err(reason) => {
                 self.bad(line, &reason);
                 Ok(())
@@ -184,10 +165,7 @@ impl Import<'_> {
         self.batch_bytes = 0;
         match (batch.first(), batch.last()) {
             (Some(first), Some(last)) => self.send(&batch).map_err(|failure| Failure {
-                message: format!(
-                    "the import stopped in lines {} to {}: {}",
-                    first.line, last.line, failure.message
-                ),
+                message: format!("the import stopped in lines {} to {}: {}", first.line, last.line, failure.message),
                 ..failure
             }),
             _ => Ok(()),
@@ -217,9 +195,7 @@ impl Import<'_> {
     fn account(&mut self, items: &[Item], answer: &Answer) -> Result<(), Failure> {
         let results: Results = answer.json()?;
         if results.results.len() != items.len() {
-            return Err(Failure::failed(
-                "the server answered for another number of items than were sent",
-            ));
+            return Err(Failure::failed("the server answered for another number of items than were sent"));
         }
         for (item, result) in items.iter().zip(results.results) {
             match result.status {
@@ -236,8 +212,7 @@ impl Import<'_> {
 
     fn bad(&mut self, line: u64, reason: &str) {
         self.summary.failed += 1;
-        self.bar
-            .suspend(|| self.ui.warn(&format!("line {line}: {reason}")));
+        self.bar.suspend(|| self.ui.warn(&format!("line {line}: {reason}")));
     }
 }
 
@@ -263,21 +238,14 @@ mod tests {
     use crate::output::Format;
 
     fn import_text(fake: &FakeVault, text: &str) -> Result<Summary, Failure> {
-        let ui = Ui {
-            format: Format::Table,
-            quiet: true,
-            progress: false,
-            yes: false,
-        };
+        let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: false };
         let client = Client::anonymous(&fake.connection()).unwrap();
         import(&client, text.as_bytes(), &ui, &ProgressBar::hidden())
     }
 
     fn results(statuses: &[u16]) -> (u16, String) {
-        let items: Vec<_> = statuses
-            .iter()
-            .map(|status| format!("{{\"status\":{status},\"subject\":\"x\"}}"))
-            .collect();
+        let items: Vec<_> =
+            statuses.iter().map(|status| format!("{{\"status\":{status},\"subject\":\"x\"}}")).collect();
         (200, format!("{{\"results\":[{}]}}", items.join(",")))
     }
 
@@ -287,15 +255,7 @@ mod tests {
         let text = "{\"subject\":\"a\",\"name\":\"A\"}\n\nnonsense\n{\"name\":\"B\"}\n\
                     {\"subject\":\"c\",\"name\":\"C\"}\n{\"subject\":\"d\",\"birth_date\":\"x\"}";
         let summary = import_text(&fake, text).unwrap();
-        assert_eq!(
-            summary,
-            Summary {
-                lines: 5,
-                created: 1,
-                merged: 1,
-                failed: 3
-            }
-        );
+        assert_eq!(summary, Summary { lines: 5, created: 1, merged: 1, failed: 3 });
         let asked = fake.requests();
         assert!(asked[0].ends_with(
             r#"{"items":[{"subject":"a","fields":{"name":"A"}},{"subject":"c","fields":{"name":"C"}},{"subject":"d","fields":{"birth_date":"x"}}]}"#
@@ -304,9 +264,7 @@ mod tests {
 
     #[test]
     fn batches_hold_at_most_250_items() {
-        let text: String = (0..260)
-            .map(|n| format!("{{\"subject\":\"s{n}\",\"name\":\"N\"}}\n"))
-            .collect();
+        let text: String = (0..260).map(|n| format!("{{\"subject\":\"s{n}\",\"name\":\"N\"}}\n")).collect();
         let fake = FakeVault::answering(vec![results(&[201; 250]), results(&[201; 10])]);
         assert_eq!(import_text(&fake, &text).unwrap().created, 260);
         assert_eq!(fake.requests().len(), 2);
@@ -315,11 +273,7 @@ mod tests {
     #[test]
     fn a_refused_batch_is_halved_until_the_bad_line_is_alone() {
         let malformed = r#"{"code":"malformed","detail":"item refused"}"#;
-        let fake = FakeVault::answering(vec![
-            (400, malformed.into()),
-            results(&[201]),
-            (400, malformed.into()),
-        ]);
+        let fake = FakeVault::answering(vec![(400, malformed.into()), results(&[201]), (400, malformed.into())]);
         let text = "{\"subject\":\"a\",\"name\":\"A\"}\n{\"subject\":\"b\",\"name\":\"B\"}\n";
         let summary = import_text(&fake, text).unwrap();
         assert_eq!((summary.created, summary.failed), (1, 1));
@@ -327,8 +281,7 @@ mod tests {
 
     #[test]
     fn a_locked_vault_stops_the_import_and_says_where() {
-        let fake =
-            FakeVault::answering(vec![(423, r#"{"code":"locked","detail":"locked"}"#.into())]);
+        let fake = FakeVault::answering(vec![(423, r#"{"code":"locked","detail":"locked"}"#.into())]);
         let failure = import_text(&fake, "{\"subject\":\"a\",\"name\":\"A\"}\n").unwrap_err();
         assert_eq!(failure.exit as u8, 6);
         assert!(failure.message.contains("lines 1 to 1"), "{failure}");

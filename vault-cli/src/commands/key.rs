@@ -119,14 +119,7 @@ fn status(client: &Client, context: &Context) -> Result<Exit, Failure> {
     let keys: Keys = answer.json()?;
     let now = Timestamp::now();
     let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
-    let header = [
-        "LAYER",
-        "VERSION",
-        "AGE",
-        "ON OLDER",
-        "LAST ROTATION",
-        "WHAT IT IS",
-    ];
+    let header = ["LAYER", "VERSION", "AGE", "ON OLDER", "LAST ROTATION", "WHAT IT IS"];
     context.ui.table(&header, &rows)?;
 
     let page: Page = client.get(ROTATIONS)?.json()?;
@@ -144,11 +137,7 @@ impl LayerStatus {
         let number = |n: Option<u64>| n.map_or("-".into(), |n| n.to_string());
         let created = self.created_at.as_deref();
         let last = self.last_rotation.as_ref().map(|last| {
-            last.finished_at
-                .as_deref()
-                .map_or("unfinished".into(), |at| {
-                    format!("{} ago", age::since(at, now))
-                })
+            last.finished_at.as_deref().map_or("unfinished".into(), |at| format!("{} ago", age::since(at, now)))
         });
         vec![
             self.layer.clone(),
@@ -162,10 +151,7 @@ impl LayerStatus {
 
     fn meaning(&self) -> String {
         match self.layer.as_str() {
-            "unlock" => format!(
-                "opens the root slots: {}",
-                self.methods.as_deref().unwrap_or_default().join(", ")
-            ),
+            "unlock" => format!("opens the root slots: {}", self.methods.as_deref().unwrap_or_default().join(", ")),
             "root" => "opens the vault's header; kept in the root slots".into(),
             "keks" => match self.pages {
                 Some(pages) => format!("{pages} page keys; wrap the data keys"),
@@ -184,20 +170,14 @@ fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure
 }
 
 fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
-    let body = NewRotation {
-        layer: args.layer.name(),
-        rate: args.rate,
-    };
+    let body = NewRotation { layer: args.layer.name(), rate: args.rate };
     let answer = client.post(ROTATIONS, &body)?;
     let rotation: Rotation = answer.json()?;
     if args.wait {
         return watch(&rotation.id, client, context);
     }
     show(&answer, &rotation, context)?;
-    context.ui.note(&format!(
-        "follow it with: vault-cli key watch {}",
-        printable(&rotation.id)
-    ));
+    context.ui.note(&format!("follow it with: vault-cli key watch {}", printable(&rotation.id)));
     Ok(Exit::Done)
 }
 
@@ -219,19 +199,12 @@ fn watch(id: &str, client: &Client, context: &Context) -> Result<Exit, Failure> 
     show(&answer, &rotation, context)?;
     match rotation.state.as_str() {
         "done" => Ok(Exit::Done),
-        state => Err(Failure::failed(format!(
-            "the rotation ended {}",
-            printable(state)
-        ))),
+        state => Err(Failure::failed(format!("the rotation ended {}", printable(state)))),
     }
 }
 
 /// Looks at a rotation, less and less often, until it has ended.
-fn until_ended(
-    client: &Client,
-    id: &str,
-    mut seen: impl FnMut(&Rotation),
-) -> Result<Answer, Failure> {
+fn until_ended(client: &Client, id: &str, mut seen: impl FnMut(&Rotation)) -> Result<Answer, Failure> {
     let mut pause = FIRST_LOOK;
     loop {
         let answer = client.get(&place(id))?;
@@ -247,16 +220,11 @@ fn until_ended(
 
 /// Rotates a layer and waits for its end; returns how many pages it rotated.
 pub(crate) fn rotate_and_wait(client: &Client, layer: &str) -> Result<u64, Failure> {
-    let begun: Rotation = client
-        .post(ROTATIONS, &NewRotation { layer, rate: None })?
-        .json()?;
+    let begun: Rotation = client.post(ROTATIONS, &NewRotation { layer, rate: None })?.json()?;
     let ended: Rotation = until_ended(client, &begun.id, |_| ())?.json()?;
     match ended.state.as_str() {
         "done" => Ok(ended.total),
-        state => Err(Failure::failed(format!(
-            "the rotation of {layer} ended {}",
-            printable(state)
-        ))),
+        state => Err(Failure::failed(format!("the rotation of {layer} ended {}", printable(state)))),
     }
 }
 
@@ -286,26 +254,16 @@ mod tests {
 
     #[test]
     fn a_rotation_is_followed_to_its_end() {
-        let fake = FakeVault::answering(vec![
-            state("queued", 0),
-            state("running", 5),
-            state("done", 8),
-        ]);
+        let fake = FakeVault::answering(vec![state("queued", 0), state("running", 5), state("done", 8)]);
         let client = Client::anonymous(&fake.connection()).unwrap();
         assert_eq!(rotate_and_wait(&client, "keks").unwrap(), 8);
         let asked = fake.requests();
         assert!(asked[0].ends_with(r#"{"layer":"keks"}"#), "{asked:?}");
-        assert!(
-            asked[2].starts_with("GET /v1/keys/rotations/r1 "),
-            "{asked:?}"
-        );
+        assert!(asked[2].starts_with("GET /v1/keys/rotations/r1 "), "{asked:?}");
 
         let fake = FakeVault::answering(vec![state("queued", 0), state("failed", 2)]);
         let client = Client::anonymous(&fake.connection()).unwrap();
-        assert_eq!(
-            rotate_and_wait(&client, "keks").unwrap_err().exit,
-            Exit::Failed
-        );
+        assert_eq!(rotate_and_wait(&client, "keks").unwrap_err().exit, Exit::Failed);
     }
 
     #[test]

@@ -11,11 +11,7 @@ use crate::secret;
 /// Locks the vault.
 pub(crate) fn lock(context: &Context) -> Result<Exit, Failure> {
     let answer = context.client()?.post_empty("/v1/lock")?;
-    told(
-        context,
-        &answer,
-        "locked: nothing can be read until it is unlocked",
-    )
+    told(context, &answer, "locked: nothing can be read until it is unlocked")
 }
 
 #[derive(Serialize)]
@@ -34,9 +30,7 @@ pub(crate) fn unlock(args: &UnlockArgs, context: &Context) -> Result<Exit, Failu
         // Resolved first: nobody should type a passphrase for an address that cannot be used.
         let client = Client::anonymous(&context.connection()?)?;
         let passphrase = secret::read_passphrase(args.passphrase_file.as_deref())?;
-        let body = Passphrase {
-            passphrase: &passphrase,
-        };
+        let body = Passphrase { passphrase: &passphrase };
         client.post("/v1/unlock", &body)?
     };
     told(context, &answer, "unlocked")

@@ -69,41 +69,22 @@ fn rows(status: &Status, now: Timestamp) -> Vec<(String, String)> {
     let mut rows = vec![
         ("state".to_owned(), status.state.clone()),
         ("vault".into(), status.vault_id.clone()),
-        (
-            "server".into(),
-            format!(
-                "version {}, up for {}",
-                status.version,
-                age::since(&status.started_at, now)
-            ),
-        ),
+        ("server".into(), format!("version {}, up for {}", status.version, age::since(&status.started_at, now))),
     ];
     if let Some(epoch) = status.epoch {
         rows.push(("root key".into(), format!("epoch {epoch}")));
     }
     if let Some(counts) = &status.counts {
         rows.push(("subjects".into(), counts.subjects.to_string()));
-        rows.push((
-            "shredded".into(),
-            format!("{} remembered", counts.tombstones),
-        ));
-        rows.push((
-            "refused".into(),
-            format!("{} shreds not final yet", counts.refused),
-        ));
+        rows.push(("shredded".into(), format!("{} remembered", counts.tombstones)));
+        rows.push(("refused".into(), format!("{} shreds not final yet", counts.refused)));
         rows.push(("callers".into(), counts.callers.to_string()));
     }
     for slot in &status.slots {
         let detail = slot.detail.as_deref().map(|d| format!(": {d}"));
-        rows.push((
-            "root slot".into(),
-            format!("{} {}{}", slot.name, slot.state, detail.unwrap_or_default()),
-        ));
+        rows.push(("root slot".into(), format!("{} {}{}", slot.name, slot.state, detail.unwrap_or_default())));
     }
-    rows.push((
-        "store".into(),
-        format!("{} {}", status.store.engine, status.store.state),
-    ));
+    rows.push(("store".into(), format!("{} {}", status.store.engine, status.store.state)));
     if let Some(cache) = &status.cache {
         rows.push((
             "page cache".into(),
@@ -136,10 +117,7 @@ mod tests {
         let rows = rows(&status, "2026-03-10T12:30:00Z".parse().unwrap());
         assert!(rows.contains(&("state".into(), "locked".into())));
         assert!(rows.contains(&("server".into(), "version 0.1.0, up for 2 hours".into())));
-        assert!(rows.contains(&(
-            "root slot".into(),
-            "/v/root.slot unreachable: no such disk".into()
-        )));
+        assert!(rows.contains(&("root slot".into(), "/v/root.slot unreachable: no such disk".into())));
         assert!(!rows.iter().any(|(what, _)| what == "subjects"));
     }
 }

@@ -11,9 +11,7 @@ use zeroize::Zeroizing;
 
 use super::Context;
 use crate::address::segment;
-use crate::args::{
-    ForgetArgs, FormChoice, LookupArgs, PutArgs, ShowArgs, SubjectCommand, ViewChoice,
-};
+use crate::args::{ForgetArgs, FormChoice, LookupArgs, PutArgs, ShowArgs, SubjectCommand, ViewChoice};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
@@ -77,15 +75,8 @@ fn fields_path(id: &str) -> Result<String, Failure> {
 }
 
 fn with_query(path: String, query: &[(&str, String)]) -> String {
-    let pairs: Vec<_> = query
-        .iter()
-        .map(|(name, value)| format!("{name}={}", segment(value)))
-        .collect();
-    if pairs.is_empty() {
-        path
-    } else {
-        format!("{path}?{}", pairs.join("&"))
-    }
+    let pairs: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", segment(value))).collect();
+    if pairs.is_empty() { path } else { format!("{path}?{}", pairs.join("&")) }
 }
 
 fn put(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
@@ -102,20 +93,11 @@ fn put(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
     }
     let path = with_query(fields_path(&args.id)?, &query);
     let body = Zeroizing::new(format!("{{\"fields\":{}}}", fields.as_str()));
-    let answer = context
-        .client()?
-        .patch_text(&path, &body)
-        .map_err(|failure| match failure.exit {
-            Exit::Shredded => {
-                failure.hint("to store this person again, as a new subject: --enrol-again")
-            }
-            _ => failure,
-        })?;
-    context.ui.note(if answer.status == 201 {
-        "created"
-    } else {
-        "merged"
-    });
+    let answer = context.client()?.patch_text(&path, &body).map_err(|failure| match failure.exit {
+        Exit::Shredded => failure.hint("to store this person again, as a new subject: --enrol-again"),
+        _ => failure,
+    })?;
+    context.ui.note(if answer.status == 201 { "created" } else { "merged" });
     if context.ui.wants_json() {
         context.ui.line(answer.text()?)?;
         return Ok(Exit::Done);
@@ -157,10 +139,7 @@ fn read_fields(source: &Path) -> Result<Zeroizing<String>, Failure> {
 fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<String>, Failure> {
     let mut fields: BTreeMap<&str, Zeroizing<String>> = BTreeMap::new();
     let mut set = |name, json| match fields.insert(name, Zeroizing::new(json)) {
-        Some(_) => Err(Failure::usage(format!(
-            "field {} is given twice",
-            printable(name)
-        ))),
+        Some(_) => Err(Failure::usage(format!("field {} is given twice", printable(name)))),
         None => Ok(()),
     };
     for (position, assignment) in assignments.iter().enumerate() {
@@ -169,10 +148,8 @@ fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<
             .filter(|(name, _)| !name.is_empty())
             .ok_or_else(|| Failure::usage(format!("value {} is not NAME=VALUE", position + 1)))?;
         if value.is_empty() {
-            return Err(
-                Failure::usage(format!("field {} has no value", printable(name)))
-                    .hint(format!("to remove it: --null {}", printable(name))),
-            );
+            return Err(Failure::usage(format!("field {} has no value", printable(name)))
+                .hint(format!("to remove it: --null {}", printable(name))));
         }
         set(name, value_json(name, value)?)?;
     }
@@ -180,8 +157,7 @@ fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<
         set(name, "null".to_owned())?;
     }
     if fields.is_empty() {
-        return Err(Failure::usage("no fields are given")
-            .hint("give NAME=VALUE, --null NAME, or --json FILE"));
+        return Err(Failure::usage("no fields are given").hint("give NAME=VALUE, --null NAME, or --json FILE"));
     }
     let mut json = Zeroizing::new(String::from("{"));
     for (name, value) in &fields {
@@ -228,15 +204,10 @@ fn show(args: &ShowArgs, context: &Context) -> Result<Exit, Failure> {
         query.push(("form", form_name(form).to_owned()));
     }
     let path = with_query(fields_path(&args.id)?, &query);
-    let answer = context
-        .client()?
-        .get_for(&path, args.purpose.as_deref())
-        .map_err(|failure| match failure.status {
-            Some(403) => {
-                failure.hint("what is shown depends on --view and on the --purpose it is read for")
-            }
-            _ => failure,
-        })?;
+    let answer = context.client()?.get_for(&path, args.purpose.as_deref()).map_err(|failure| match failure.status {
+        Some(403) => failure.hint("what is shown depends on --view and on the --purpose it is read for"),
+        _ => failure,
+    })?;
     if context.ui.wants_json() {
         context.ui.line(answer.text()?)?;
         return Ok(Exit::Done);
@@ -288,9 +259,7 @@ fn lookup(args: &LookupArgs, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
     let subjects = find(&client, &args.field, &json, args.region.as_deref())?;
     if context.ui.wants_json() {
-        context
-            .ui
-            .json(&serde_json::json!({ "subjects": subjects }))?;
+        context.ui.json(&serde_json::json!({ "subjects": subjects }))?;
         return Ok(Exit::Done);
     }
     for subject in &subjects {
@@ -303,12 +272,7 @@ fn lookup(args: &LookupArgs, context: &Context) -> Result<Exit, Failure> {
 }
 
 /// All subjects with a value, which is given as JSON; follows the pages of a long answer.
-pub(crate) fn find(
-    client: &Client,
-    field: &str,
-    value: &str,
-    region: Option<&str>,
-) -> Result<Vec<String>, Failure> {
+pub(crate) fn find(client: &Client, field: &str, value: &str, region: Option<&str>) -> Result<Vec<String>, Failure> {
     let mut subjects = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -341,10 +305,7 @@ fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
     ))?;
     let answer = client.delete(&path)?;
     let (state, words) = if answer.status == 202 {
-        (
-            "refused",
-            "refused to readers now; final by itself once every root slot is reached, see vault-cli status",
-        )
+        ("refused", "refused to readers now; final by itself once every root slot is reached, see vault-cli status")
     } else {
         ("final", "forgotten: final")
     };
@@ -368,15 +329,10 @@ mod tests {
 
     #[test]
     fn assignments_become_json_and_objects_stay_as_written() {
-        let json = assigned_fields(
-            &owned(&["name=Zoë \"Z\" = me", "location={\"lat\":-47.76309000}"]),
-            &owned(&["nickname"]),
-        )
-        .unwrap();
-        assert_eq!(
-            *json,
-            r#"{"location":{"lat":-47.76309000},"name":"Zoë \"Z\" = me","nickname":null}"#
-        );
+        let json =
+            assigned_fields(&owned(&["name=Zoë \"Z\" = me", "location={\"lat\":-47.76309000}"]), &owned(&["nickname"]))
+                .unwrap();
+        assert_eq!(*json, r#"{"location":{"lat":-47.76309000},"name":"Zoë \"Z\" = me","nickname":null}"#);
     }
 
     #[test]
@@ -403,12 +359,7 @@ mod tests {
     fn ids_are_checked_before_they_are_sent() {
         assert!(check_id("a/b ü").is_ok());
         assert!(check_id(&"x".repeat(256)).is_ok());
-        for bad in [
-            String::new(),
-            "x".repeat(257),
-            "a\nb".into(),
-            "a\u{7f}".into(),
-        ] {
+        for bad in [String::new(), "x".repeat(257), "a\nb".into(), "a\u{7f}".into()] {
             assert!(check_id(&bad).is_err());
         }
     }

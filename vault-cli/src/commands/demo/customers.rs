@@ -52,14 +52,12 @@ impl Customers {
             }
             let told = |reason: String| Failure::usage(format!("line {}: {reason}", index + 1));
             let record = Record::parse(line.as_bytes()).map_err(told)?;
-            let clear = serde_json::from_str(line)
-                .map_err(|_| told("a phone, region or e-mail that is not text".into()))?;
+            let clear =
+                serde_json::from_str(line).map_err(|_| told("a phone, region or e-mail that is not text".into()))?;
             all.push(Customer { record, clear });
         }
         if all.len() < 2 {
-            return Err(Failure::usage(
-                "the demo needs at least two customers: one to shred, one to keep",
-            ));
+            return Err(Failure::usage("the demo needs at least two customers: one to shred, one to keep"));
         }
         Ok(Self { text, all })
     }
@@ -102,18 +100,8 @@ impl Clear {
     fn traces(&self) -> Vec<String> {
         let e164 = self.phone_e164.clone();
         let digits = e164.as_ref().map(|n| n.trim_start_matches('+').to_owned());
-        let street = self
-            .home_address
-            .as_ref()
-            .and_then(|address| address.as_str()?.lines().next())
-            .map(str::to_owned);
-        let spelled = [
-            e164,
-            digits,
-            self.phone_national.clone(),
-            self.email.clone(),
-            street,
-        ];
+        let street = self.home_address.as_ref().and_then(|address| address.as_str()?.lines().next()).map(str::to_owned);
+        let spelled = [e164, digits, self.phone_national.clone(), self.email.clone(), street];
         spelled.into_iter().flatten().collect()
     }
 }
@@ -137,16 +125,12 @@ impl Customer {
     pub(super) fn differences(&self, client: &Client) -> Result<Vec<String>, Failure> {
         let mut shown = match client.get_for(&self.path("view=full"), Some(PURPOSE)) {
             Ok(answer) => answer.json::<Shown>()?.fields,
-            Err(failure) if matches!(failure.exit, Exit::Shredded | Exit::NotFound) => {
-                BTreeMap::new()
-            }
+            Err(failure) if matches!(failure.exit, Exit::Shredded | Exit::NotFound) => BTreeMap::new(),
             Err(failure) => return Err(failure),
         };
         let mut wrong = Vec::new();
         for (name, given) in &self.record.fields {
-            let same = shown
-                .remove(*name)
-                .is_some_and(|value| compact(value.get()) == compact(given));
+            let same = shown.remove(*name).is_some_and(|value| compact(value.get()) == compact(given));
             // A field given as null is one the vault was told not to have.
             if !same && given.as_str() != "null" {
                 wrong.push((*name).to_owned());
@@ -173,11 +157,7 @@ impl Customer {
             found.push((format!("national phone number in {region}"), subjects));
         }
         for (how, field, value) in [
-            (
-                "international phone number",
-                "phone",
-                &self.clear.phone_e164,
-            ),
+            ("international phone number", "phone", &self.clear.phone_e164),
             ("e-mail address", "email", &self.clear.email),
         ] {
             if let Some(value) = value {
@@ -188,33 +168,19 @@ impl Customer {
     }
 
     /// A field as it is shown without a purpose, and whether that hides the value.
-    pub(super) fn masked(
-        &self,
-        client: &Client,
-    ) -> Result<Option<(String, String, bool)>, Failure> {
+    pub(super) fn masked(&self, client: &Client) -> Result<Option<(String, String, bool)>, Failure> {
         let shown: Shown = client.get(&self.path("view=masked"))?.json()?;
-        let pick = ["phone", "email", "name"]
-            .into_iter()
-            .find_map(|name| Some((name, shown.fields.get(name)?)));
+        let pick = ["phone", "email", "name"].into_iter().find_map(|name| Some((name, shown.fields.get(name)?)));
         Ok(pick.map(|(name, value)| {
-            let text = serde_json::from_str::<String>(value.get())
-                .unwrap_or_else(|_| value.get().to_owned());
-            let hides = !self
-                .clear
-                .traces()
-                .iter()
-                .chain(&self.given_text(name))
-                .any(|trace| text.contains(trace.as_str()));
+            let text = serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned());
+            let hides =
+                !self.clear.traces().iter().chain(&self.given_text(name)).any(|trace| text.contains(trace.as_str()));
             (name.to_owned(), text, hides)
         }))
     }
 
     fn given_text(&self, name: &str) -> Option<String> {
-        let (_, given) = self
-            .record
-            .fields
-            .iter()
-            .find(|(field, _)| *field == name)?;
+        let (_, given) = self.record.fields.iter().find(|(field, _)| *field == name)?;
         serde_json::from_str(given).ok()
     }
 }
@@ -247,10 +213,7 @@ mod tests {
 
     #[test]
     fn only_blanks_between_tokens_are_unimportant() {
-        assert_eq!(
-            compact("{\"a b\": \"c \\\" d\",\n \"e\": 1.50 }"),
-            "{\"a b\":\"c \\\" d\",\"e\":1.50}"
-        );
+        assert_eq!(compact("{\"a b\": \"c \\\" d\",\n \"e\": 1.50 }"), "{\"a b\":\"c \\\" d\",\"e\":1.50}");
         assert_ne!(compact("1.5"), compact("1.50"));
     }
 
@@ -260,23 +223,11 @@ mod tests {
         let phone = r#""phone":{"national":"315 260","region":"AD"}"#;
         let address = r#""home_address":"88 Avinguda\nAndorra""#;
         for (fields, wrong) in [
-            (
-                format!(r#"{phone},{address},"location":{{"lat":-47.7630,"lon":1}}"#),
-                vec![],
-            ),
-            (
-                format!(r#"{phone},{address},"location":{{"lat":-47.763,"lon":1}}"#),
-                vec!["location"],
-            ),
-            (
-                format!(r#"{phone},"location":{{"lat":-47.7630,"lon":1}},"name":"x""#),
-                vec!["home_address", "name"],
-            ),
+            (format!(r#"{phone},{address},"location":{{"lat":-47.7630,"lon":1}}"#), vec![]),
+            (format!(r#"{phone},{address},"location":{{"lat":-47.763,"lon":1}}"#), vec!["location"]),
+            (format!(r#"{phone},"location":{{"lat":-47.7630,"lon":1}},"name":"x""#), vec!["home_address", "name"]),
         ] {
-            let fake = FakeVault::answering(vec![(
-                200,
-                format!("{{\"subject\":\"a\",\"fields\":{{{fields}}}}}"),
-            )]);
+            let fake = FakeVault::answering(vec![(200, format!("{{\"subject\":\"a\",\"fields\":{{{fields}}}}}"))]);
             let client = Client::anonymous(&fake.connection()).unwrap();
             assert_eq!(customers.witness().differences(&client).unwrap(), wrong);
         }

@@ -17,10 +17,7 @@ pub(super) struct Search {
 impl Search {
     /// Prepares a search; strings too short to mean anything are left out.
     pub(super) fn new(wanted: impl IntoIterator<Item = String>) -> Self {
-        let mut search = Self {
-            wanted: Vec::new(),
-            by_start: vec![Vec::new(); 1 << 16],
-        };
+        let mut search = Self { wanted: Vec::new(), by_start: vec![Vec::new(); 1 << 16] };
         for text in wanted {
             let bytes = text.into_bytes();
             if bytes.len() >= SHORTEST && !search.wanted.contains(&bytes) {

@@ -53,15 +53,10 @@ pub(super) struct Refusal {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let last = refusal
-            .log
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty());
-        let ended = refusal.status.map_or_else(
-            || "did not start in time".to_owned(),
-            |status| format!("ended at once ({status})"),
-        );
+        let last = refusal.log.lines().rev().find(|line| !line.trim().is_empty());
+        let ended = refusal
+            .status
+            .map_or_else(|| "did not start in time".to_owned(), |status| format!("ended at once ({status})"));
         let last = crate::output::printable(last.unwrap_or("it said nothing"));
         Self::failed(format!("{PROGRAM} {ended}: {last}"))
     }
@@ -69,19 +64,15 @@ impl From<Refusal> for Failure {
 
 /// The server's program: beside this one, else on PATH.
 fn find_program() -> Result<PathBuf, Failure> {
-    let beside = env::current_exe()
-        .ok()
-        .and_then(|own| own.parent().map(|dir| dir.join(PROGRAM)));
+    let beside = env::current_exe().ok().and_then(|own| own.parent().map(|dir| dir.join(PROGRAM)));
     let on_path = env::var_os("PATH").unwrap_or_default();
     beside
         .into_iter()
         .chain(env::split_paths(&on_path).map(|dir| dir.join(PROGRAM)))
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            Failure::failed(format!(
-                "the demo needs {PROGRAM}, which is neither beside vault-cli nor on PATH"
-            ))
-            .hint("build both with: cargo build --release")
+            Failure::failed(format!("the demo needs {PROGRAM}, which is neither beside vault-cli nor on PATH"))
+                .hint("build both with: cargo build --release")
         })
 }
 
@@ -92,10 +83,7 @@ impl Launcher {
     }
 
     fn of(program: PathBuf) -> Self {
-        Self {
-            program,
-            running: Running::default(),
-        }
+        Self { program, running: Running::default() }
     }
 
     /// A view of what runs now.
@@ -140,13 +128,7 @@ impl Launcher {
             let log = Arc::clone(&log);
             thread::spawn(move || follow(stream, &log, |_| ()))
         });
-        let mut server = Server {
-            child,
-            running: self.running(),
-            url: String::new(),
-            data: data.to_owned(),
-            log,
-        };
+        let mut server = Server { child, running: self.running(), url: String::new(), data: data.to_owned(), log };
         let deadline = Instant::now() + START_TIMEOUT;
         match server.wait_ready(&announced, deadline) {
             Ok(()) => Ok(server),
@@ -156,21 +138,14 @@ impl Launcher {
                 for reader in [stdout, stderr].into_iter().flatten() {
                     let _ = reader.join();
                 }
-                Err(Refusal {
-                    status,
-                    log: server.log(),
-                })
+                Err(Refusal { status, log: server.log() })
             }
         }
     }
 }
 
 impl Server {
-    fn wait_ready(
-        &mut self,
-        announced: &mpsc::Receiver<String>,
-        deadline: Instant,
-    ) -> Result<(), Option<ExitStatus>> {
+    fn wait_ready(&mut self, announced: &mpsc::Receiver<String>, deadline: Instant) -> Result<(), Option<ExitStatus>> {
         while self.url.is_empty() {
             match announced.recv_timeout(LOOK) {
                 Ok(url) => self.url = url,
@@ -198,11 +173,7 @@ impl Server {
     }
 
     fn connection(&self) -> Connection {
-        Connection {
-            url: self.url.clone(),
-            token_file: Some(self.data.join("admin.token")),
-            ca: None,
-        }
+        Connection { url: self.url.clone(), token_file: Some(self.data.join("admin.token")), ca: None }
     }
 
     /// A client with the admin's API token of this vault.
@@ -228,9 +199,7 @@ impl Server {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(self.log()),
                 Some(status) => {
-                    return Err(Failure::failed(format!(
-                        "{PROGRAM} did not stop cleanly ({status})"
-                    )));
+                    return Err(Failure::failed(format!("{PROGRAM} did not stop cleanly ({status})")));
                 }
                 None if Instant::now() > deadline => {
                     return Err(Failure::failed(format!(
@@ -265,10 +234,7 @@ pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 fn follow(stream: impl Read, log: &Log, mut seen: impl FnMut(&str)) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
-    while stream
-        .read_until(b'\n', &mut line)
-        .is_ok_and(|read| read > 0)
-    {
+    while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         lock(log).extend_from_slice(&line);
         seen(&String::from_utf8_lossy(&line));
         line.clear();
@@ -292,10 +258,7 @@ mod tests {
     #[test]
     fn a_server_that_refuses_is_told_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
-        let program = script(
-            dir.path(),
-            "echo starting; echo 'the store is older than its slot' >&2; exit 3",
-        );
+        let program = script(dir.path(), "echo starting; echo 'the store is older than its slot' >&2; exit 3");
         let refusal = Launcher::of(program).start(dir.path()).err().unwrap();
         assert_eq!(refusal.status.unwrap().code(), Some(3));
         assert!(refusal.log.contains("older than its slot"));
@@ -304,21 +267,15 @@ mod tests {
     #[test]
     fn a_server_is_found_ready_and_stopped_by_sigterm() {
         use crate::fake::FakeVault;
-        let fake = FakeVault::answering(vec![
-            (503, r#"{"status":"locked"}"#.into()),
-            (200, r#"{"status":"ready"}"#.into()),
-        ]);
+        let fake =
+            FakeVault::answering(vec![(503, r#"{"status":"locked"}"#.into()), (200, r#"{"status":"ready"}"#.into())]);
         let url = fake.connection().url;
         let dir = tempfile::tempdir().unwrap();
         let program = script(
             dir.path(),
-            &format!(
-                "trap 'echo bye; exit 0' TERM\necho 'listening on {url}'\nwhile :; do sleep 0.05; done"
-            ),
+            &format!("trap 'echo bye; exit 0' TERM\necho 'listening on {url}'\nwhile :; do sleep 0.05; done"),
         );
-        let Ok(server) = Launcher::of(program).start(dir.path()) else {
-            panic!("it announced itself and is ready")
-        };
+        let Ok(server) = Launcher::of(program).start(dir.path()) else { panic!("it announced itself and is ready") };
         assert_eq!(server.url(), url);
         assert_eq!(fake.requests().len(), 2);
         server.stop().unwrap();

@@ -30,10 +30,7 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn new(ui: &Ui) -> Self {
-        Self {
-            steps: Vec::new(),
-            ui: *ui,
-        }
+        Self { steps: Vec::new(), ui: *ui }
     }
 
     /// Tells one step. A failed check does not stop the story, but decides its end.
@@ -51,16 +48,10 @@ impl Story {
     pub(super) fn end(&self) -> Result<Exit, Failure> {
         let failed = self.steps.iter().filter(|step| !step.ok).count();
         if self.ui.wants_json() {
-            self.ui.json(&Told {
-                ok: failed == 0,
-                steps: &self.steps,
-            })?;
+            self.ui.json(&Told { ok: failed == 0, steps: &self.steps })?;
         }
         if failed > 0 {
-            return Err(Failure::new(
-                Exit::Verification,
-                format!("{failed} of {} checks failed", self.steps.len()),
-            ));
+            return Err(Failure::new(Exit::Verification, format!("{failed} of {} checks failed", self.steps.len())));
         }
         self.ui.note(&format!(
             "\nAll {} checks passed. What was shredded needs the old root key, and that is gone: whoever holds \
@@ -91,12 +82,7 @@ mod tests {
 
     #[test]
     fn one_failed_check_makes_the_whole_story_exit_8() {
-        let ui = Ui {
-            format: Format::Json,
-            quiet: true,
-            progress: false,
-            yes: false,
-        };
+        let ui = Ui { format: Format::Json, quiet: true, progress: false, yes: false };
         let mut story = Story::new(&ui);
         story.step(true, "first").unwrap();
         assert_eq!(story.end().unwrap(), Exit::Done);

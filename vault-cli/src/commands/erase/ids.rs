@@ -9,18 +9,11 @@ use crate::commands::subject::check_id;
 use crate::exit::Failure;
 
 /// Gathers the ids in order. `escaped` tells whether `--` stood on the command line.
-pub(super) fn collect(
-    given: &[String],
-    file: Option<&Path>,
-    escaped: bool,
-) -> Result<Vec<String>, Failure> {
+pub(super) fn collect(given: &[String], file: Option<&Path>, escaped: bool) -> Result<Vec<String>, Failure> {
     // `erase --yes list` reads as an id called "list"; surely the list was meant.
     if let Some(word) = given.first().filter(|id| !escaped && is_subcommand(id)) {
-        return Err(
-            Failure::usage(format!("{word} is also a subcommand")).hint(format!(
-                "for the subcommand write it first: erase {word} …; for a subject: erase -- {word}"
-            )),
-        );
+        return Err(Failure::usage(format!("{word} is also a subcommand"))
+            .hint(format!("for the subcommand write it first: erase {word} …; for a subject: erase -- {word}")));
     }
     let mut ids = Ids::default();
     for id in given {
@@ -31,15 +24,13 @@ pub(super) fn collect(
         Some(path) if path == Path::new("-") => ids.read(io::stdin().lock(), "standard input")?,
         Some(path) => {
             let name = path.display().to_string();
-            let source = File::open(path)
-                .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;
+            let source = File::open(path).map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;
             ids.read(BufReader::new(source), &name)?;
         }
         None => {}
     }
     if ids.ordered.is_empty() {
-        return Err(Failure::usage("no subjects are given")
-            .hint("give ids, or a file with one a line: --file ids.txt"));
+        return Err(Failure::usage("no subjects are given").hint("give ids, or a file with one a line: --file ids.txt"));
     }
     Ok(ids.ordered)
 }
@@ -64,19 +55,15 @@ impl Ids {
     fn read(&mut self, source: impl BufRead, name: &str) -> Result<(), Failure> {
         for (index, line) in source.lines().enumerate() {
             let number = index + 1;
-            let line = line.map_err(|error| {
-                Failure::failed(format!("cannot read line {number} of {name}: {error}"))
-            })?;
+            let line =
+                line.map_err(|error| Failure::failed(format!("cannot read line {number} of {name}: {error}")))?;
             let line = line.strip_suffix('\r').unwrap_or(&line);
             let line = line.strip_prefix('\u{feff}').unwrap_or(line);
             if line.trim().is_empty() {
                 continue;
             }
-            check_id(line).map_err(|why| {
-                Failure::usage(format!(
-                    "line {number} of {name}: {why}; nothing was shredded"
-                ))
-            })?;
+            check_id(line)
+                .map_err(|why| Failure::usage(format!("line {number} of {name}: {why}; nothing was shredded")))?;
             self.add(line);
         }
         Ok(())
@@ -121,14 +108,8 @@ mod tests {
 
     #[test]
     fn a_misplaced_subcommand_is_not_shredded() {
-        assert_eq!(
-            collect(&["list".into()], None, false).unwrap_err().exit as u8,
-            2
-        );
+        assert_eq!(collect(&["list".into()], None, false).unwrap_err().exit as u8, 2);
         assert_eq!(collect(&["list".into()], None, true).unwrap(), ["list"]);
-        assert_eq!(
-            collect(&["a".into(), "list".into()], None, false).unwrap(),
-            ["a", "list"]
-        );
+        assert_eq!(collect(&["a".into(), "list".into()], None, false).unwrap(), ["a", "list"]);
     }
 }

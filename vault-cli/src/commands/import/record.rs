@@ -10,17 +10,8 @@ use zeroize::Zeroizing;
 use crate::commands::subject::{check_id, quoted};
 
 /// The fields of the built-in schema.
-const FIELDS: [&str; 9] = [
-    "nickname",
-    "name",
-    "phone",
-    "email",
-    "home_address",
-    "birth_date",
-    "ip_address",
-    "device",
-    "location",
-];
+const FIELDS: [&str; 9] =
+    ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"];
 
 /// A subject and its fields, each value as raw JSON.
 pub(crate) struct Record {
@@ -34,22 +25,17 @@ impl Record {
         let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned())?;
         // A byte order mark is what some editors begin a file with.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let keys: Keys<'_> =
-            serde_json::from_str(text).map_err(|error| match error.classify() {
-                Category::Data => "not a JSON object".to_owned(),
-                _ => format!("not valid JSON (column {})", error.column()),
-            })?;
+        let keys: Keys<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => "not a JSON object".to_owned(),
+            _ => format!("not valid JSON (column {})", error.column()),
+        })?;
         if let Some(name) = keys.repeated {
             return Err(format!("key {name} is given twice"));
         }
         let subject = keys.subject.ok_or("no subject")?;
-        let subject: String = serde_json::from_str(subject.get())
-            .map_err(|_| "the subject is not text".to_owned())?;
+        let subject: String = serde_json::from_str(subject.get()).map_err(|_| "the subject is not text".to_owned())?;
         check_id(&subject)?;
-        Ok(Self {
-            subject,
-            fields: fields(keys.fields, keys.phone_national, keys.region)?,
-        })
+        Ok(Self { subject, fields: fields(keys.fields, keys.phone_national, keys.region)? })
     }
 
     /// The item for a batch write.
@@ -78,18 +64,12 @@ fn fields(
     national: Option<&RawValue>,
     region: Option<&RawValue>,
 ) -> Result<Vec<(&'static str, Zeroizing<String>)>, String> {
-    let mut fields: Vec<_> = given
-        .into_iter()
-        .map(|(name, value)| (name, Zeroizing::new(value.get().to_owned())))
-        .collect();
+    let mut fields: Vec<_> =
+        given.into_iter().map(|(name, value)| (name, Zeroizing::new(value.get().to_owned()))).collect();
     let has_phone = fields.iter().any(|(name, _)| *name == "phone");
     if let Some(national) = national.filter(|_| !has_phone) {
         let region = region.ok_or("phone_national needs a region")?;
-        let phone = format!(
-            "{{\"national\":{},\"region\":{}}}",
-            national.get(),
-            region.get()
-        );
+        let phone = format!("{{\"national\":{},\"region\":{}}}", national.get(), region.get());
         fields.push(("phone", Zeroizing::new(phone)));
     }
     if fields.is_empty() {
@@ -202,12 +182,8 @@ mod tests {
 
     #[test]
     fn a_phone_given_itself_wins_and_unknown_numbers_are_left_out() {
-        let line =
-            r#"{"subject":"x","phone":"+376315260","phone_national":"315 260","region":"AD"}"#;
-        assert_eq!(
-            item(line),
-            r#"{"subject":"x","fields":{"phone":"+376315260"}}"#
-        );
+        let line = r#"{"subject":"x","phone":"+376315260","phone_national":"315 260","region":"AD"}"#;
+        assert_eq!(item(line), r#"{"subject":"x","fields":{"phone":"+376315260"}}"#);
         let line = r#"{"subject":"x","name":"A","phone_national":null,"region":null}"#;
         assert_eq!(item(line), r#"{"subject":"x","fields":{"name":"A"}}"#);
         assert!(item("\u{feff}{\"subject\":\"x\",\"name\":null}").ends_with(r#"{"name":null}}"#));
@@ -222,23 +198,11 @@ mod tests {
             (b"[\"secret\"]", "not a JSON object"),
             (b"\"secret\"", "not a JSON object"),
             (b"{\"name\":\"secret\"}", "no subject"),
-            (
-                b"{\"subject\":7,\"name\":\"secret\"}",
-                "the subject is not text",
-            ),
+            (b"{\"subject\":7,\"name\":\"secret\"}", "the subject is not text"),
             (b"{\"subject\":\"\",\"name\":\"secret\"}", "empty"),
-            (
-                b"{\"subject\":\"secret\",\"colour\":\"secret\"}",
-                "no field",
-            ),
-            (
-                b"{\"subject\":\"s\",\"name\":\"secret\",\"name\":\"x\"}",
-                "name is given twice",
-            ),
-            (
-                b"{\"subject\":\"s\",\"phone_national\":\"secret\"}",
-                "needs a region",
-            ),
+            (b"{\"subject\":\"secret\",\"colour\":\"secret\"}", "no field"),
+            (b"{\"subject\":\"s\",\"name\":\"secret\",\"name\":\"x\"}", "name is given twice"),
+            (b"{\"subject\":\"s\",\"phone_national\":\"secret\"}", "needs a region"),
         ];
         for (line, why) in table {
             let reason = refusal(line);
