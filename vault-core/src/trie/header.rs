@@ -185,7 +185,8 @@ impl Header {
         self.subtrees[index].root = root;
     }
 
-    pub(super) fn current_row(&self) -> Option<&[u8]> {
+    /// The key of the row it lies in, once it was sealed or opened.
+    pub fn current_row(&self) -> Option<&[u8]> {
         self.row.as_deref()
     }
 
