@@ -151,7 +151,7 @@ impl RekeyCursor {
     }
 
     /// From which key on a subtree is still to be done; none if it is done.
-    fn from_in(&self, branch: Branch) -> Option<EntryKey> {
+    fn start_in(&self, branch: Branch) -> Option<EntryKey> {
         match (branch.kind as u8, branch.generation).cmp(&(self.kind, self.generation)) {
             std::cmp::Ordering::Less => None,
             std::cmp::Ordering::Equal => Some(self.key),
@@ -171,7 +171,7 @@ struct Progress {
 async fn mark_step(overlays: &mut [Overlay<'_>], step: &RekeyStep) -> Result<Progress, TrieError> {
     let mut progress = Progress::default();
     for overlay in overlays {
-        if let (Some(from), None) = (step.cursor.from_in(overlay.branch), &progress.next) {
+        if let (Some(from), None) = (step.cursor.start_in(overlay.branch), &progress.next) {
             let (pages, branch, loaded) = (overlay.pages, overlay.branch, &mut overlay.loaded);
             let mut mark = Mark { pages, branch, from, max: step.max_pages, loaded, progress: &mut progress };
             mark.mark(&mut overlay.root, &Path::ROOT).await?;
