@@ -21,6 +21,8 @@ pub(crate) struct Reach {
     pub(crate) entries: Vec<(Kind, EntryKey, Payload)>,
     /// The rows of the pages that he opens.
     pub(crate) rows: BTreeSet<Vec<u8>>,
+    /// The same rows with where they are: kind, and the nibbles that lead there.
+    pub(crate) places: Vec<(Kind, Vec<u8>, Vec<u8>)>,
     /// Tag keys, with the kind and generation they are for.
     pub(crate) tag_keys: Vec<(Kind, u32, TagKey)>,
 }
@@ -46,6 +48,7 @@ pub(crate) fn reach(rows: &[(Vec<u8>, Vec<u8>)], root: &RootKey, vault: VaultId)
         if !reach.rows.insert(row.clone()) {
             continue;
         }
+        reach.places.push((branch.kind, path.nibbles().to_vec(), row.clone()));
         for sealed in versions.get(&row[..]).into_iter().flatten() {
             let opened = page::open(&key, &place(vault, branch, &path), sealed).ok();
             let Some(page) = opened.and_then(|bytes| Page::decode(bytes, &path)) else { continue };
