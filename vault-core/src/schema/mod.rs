@@ -1,1 +1,161 @@
-//! Being built.
+//! Which fields exist, what each accepts, how it is looked up and how much of it a reader sees.
+//!
+//! Pure: no keys, no store, no clock. A value enters as the JSON text the caller sent, is checked by its field's kind and
+//! leaves as a [`FieldValue`]: the text as given, byte for byte, beside its normal form. A [`Schema`] is plain data, so
+//! that a declared document can replace [`Schema::builtin`] without a change to those who read it.
+
+mod builtin;
+mod email;
+mod error;
+mod json;
+mod kind;
+mod mask;
+mod phone;
+mod plain;
+mod policy;
+mod text;
+mod value;
+
+use zeroize::Zeroizing;
+
+use crate::ids::{Compartment, FieldName, Purpose};
+
+pub use error::SchemaError;
+pub use kind::FieldKind;
+pub use policy::{
+    Decision, ParseFormError, ParseViewError, RULE_FIELD_NOT_FOR_PURPOSE, RULE_PURPOSE_REQUIRED,
+    RULE_PURPOSE_UNDECLARED, decide,
+};
+pub use policy::{Form, View};
+pub use value::FieldValue;
+
+/// The largest value, in bytes of JSON text.
+pub const VALUE_MAX: usize = 32 * 1024;
+
+/// The declared fields and purposes; anything else is refused.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    /// The version that sealed fields name in their bytes.
+    pub version: u16,
+    fields: Vec<FieldSpec>,
+    purposes: Vec<PurposeSpec>,
+}
+
+impl Schema {
+    /// The schema of a new vault: registration data, all in the compartment `profile`.
+    pub fn builtin() -> Self {
+        builtin::schema()
+    }
+
+    /// The declaration of a field.
+    ///
+    /// # Errors
+    /// [`SchemaError::UnknownField`] if there is none of this name.
+    pub fn field(&self, name: &FieldName) -> Result<&FieldSpec, SchemaError> {
+        self.fields.iter().find(|field| field.name == *name).ok_or_else(|| SchemaError::UnknownField(name.clone()))
+    }
+
+    /// All fields, in the order they were declared.
+    pub fn fields(&self) -> impl Iterator<Item = &FieldSpec> {
+        self.fields.iter()
+    }
+
+    /// The declaration of a purpose; `None` if it is not declared.
+    pub fn purpose(&self, name: &str) -> Option<&PurposeSpec> {
+        self.purposes.iter().find(|purpose| purpose.name.as_str() == name)
+    }
+
+    /// All purposes, in the order they were declared.
+    pub fn purposes(&self) -> impl Iterator<Item = &PurposeSpec> {
+        self.purposes.iter()
+    }
+}
+
+/// The declaration of one field.
+#[derive(Clone, Debug)]
+pub struct FieldSpec {
+    /// Its name.
+    pub name: FieldName,
+    /// The compartment whose key seals it.
+    pub compartment: Compartment,
+    /// What it accepts.
+    pub kind: FieldKind,
+    /// Whether subjects can be found by its exact value.
+    pub lookup: bool,
+}
+
+impl FieldSpec {
+    /// Checks a value, given as JSON text, and keeps it as given beside its normal form.
+    ///
+    /// # Errors
+    /// [`SchemaError::Invalid`], which never repeats the value; `null` is not a value.
+    pub fn parse(&self, raw_json: &str) -> Result<FieldValue, SchemaError> {
+        let given = raw_json.trim_matches([' ', '\t', '\r', '\n']);
+        if given.len() > VALUE_MAX {
+            return Err(self.invalid("at most 32 KiB of JSON"));
+        }
+        let normal = self.kind.normalise(given).map_err(|e| self.invalid(e))?;
+        Ok(FieldValue::new(given, normal))
+    }
+
+    /// The bytes a lookup tag is computed over; `None` if the field has no lookup.
+    pub fn lookup_form(&self, value: &FieldValue) -> Option<Zeroizing<Vec<u8>>> {
+        self.lookup.then(|| json::lookup_bytes(value.normal()))
+    }
+
+    /// The lookup form of a searched value; a phone number may be in national form beside its `region`.
+    ///
+    /// # Errors
+    /// [`SchemaError::NotLookup`] for a field without lookup, [`SchemaError::Invalid`] for a value that it could not
+    /// hold, or for a region where the field takes none.
+    pub fn lookup_query(&self, raw_json: &str, region: Option<&str>) -> Result<Zeroizing<Vec<u8>>, SchemaError> {
+        if !self.lookup {
+            return Err(SchemaError::NotLookup { field: self.name.clone() });
+        }
+        let normal = match region {
+            None => self.parse(raw_json)?.into_normal(),
+            Some(region) if self.kind == FieldKind::Phone => {
+                phone::normalise_national(raw_json, region).map_err(|e| self.invalid(e))?
+            }
+            Some(_) => return Err(self.invalid("a value without a region")),
+        };
+        Ok(json::lookup_bytes(&normal))
+    }
+
+    /// What a reader gets, as JSON text; `None` for [`View::None`].
+    ///
+    /// A mask is made from the normal form, whatever `form` says. [`View::Last4`] of a kind that has no such view shows
+    /// the mask; [`decide`] lowers it beforehand, so that the reader is told.
+    pub fn show(&self, value: &FieldValue, view: View, form: Form) -> Option<Zeroizing<String>> {
+        match (view, form) {
+            (View::None, _) => None,
+            (View::Masked, _) => Some(mask::masked(self.kind, value.normal())),
+            (View::Last4, _) => Some(mask::last4(self.kind, value.normal())),
+            (View::Full, Form::Given) => Some(Zeroizing::new(value.given().to_owned())),
+            (View::Full, Form::Normal) => Some(Zeroizing::new(value.normal().to_owned())),
+        }
+    }
+
+    fn invalid(&self, expected: &'static str) -> SchemaError {
+        SchemaError::Invalid { field: self.name.clone(), expected }
+    }
+}
+
+/// The declaration of one purpose: the most that a reader who names it gets of each field.
+#[derive(Clone, Debug)]
+pub struct PurposeSpec {
+    /// Its name.
+    pub name: Purpose,
+    views: Vec<(FieldName, View)>,
+    otherwise: View,
+}
+
+impl PurposeSpec {
+    /// The most that this purpose shows of a field; [`View::None`] if the field is none of its business.
+    pub fn ceiling(&self, field: &FieldName) -> View {
+        self.views.iter().find(|(name, _)| name == field).map_or(self.otherwise, |(_, view)| *view)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -47,13 +47,8 @@ impl MemoryStore {
 
     /// An empty store that remembers every version of every row, as an attacker with all old disk images would.
     pub fn keeping() -> MemoryStore {
-        let inner = Inner {
-            history: Some(Vec::new()),
-            ..Inner::default()
-        };
-        MemoryStore {
-            inner: Mutex::new(inner),
-        }
+        let inner = Inner { history: Some(Vec::new()), ..Inner::default() };
+        MemoryStore { inner: Mutex::new(inner) }
     }
 
     /// Every version of every row ever written, oldest first. Empty unless made by [`MemoryStore::keeping`].
@@ -70,21 +65,9 @@ impl MemoryStore {
     /// the rows it has.
     pub fn fork(&self) -> MemoryStore {
         let inner = self.inner();
-        let present = || {
-            inner
-                .rows
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect()
-        };
+        let present = || inner.rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let history = inner.history.as_ref().map(|_| present());
-        MemoryStore {
-            inner: Mutex::new(Inner {
-                rows: inner.rows.clone(),
-                history,
-                fault: None,
-            }),
-        }
+        MemoryStore { inner: Mutex::new(Inner { rows: inner.rows.clone(), history, fault: None }) }
     }
 
     /// How many rows there are now.
@@ -104,24 +87,14 @@ impl Store for MemoryStore {
         Ok(self.inner().rows.get(key).cloned())
     }
 
-    async fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError> {
+    async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
         }
-        let range = (
-            Bound::Included(start),
-            end.map_or(Bound::Unbounded, Bound::Excluded),
-        );
+        let range = (Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded));
         let inner = self.inner();
         let rows = inner.rows.range::<[u8], _>(range).take(limit);
-        Ok(rows
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
@@ -147,11 +120,7 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> Health {
-        Health {
-            engine: "memory",
-            state: HealthState::Ok,
-            disk_bytes: None,
-        }
+        Health { engine: "memory", state: HealthState::Ok, disk_bytes: None }
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -180,10 +149,73 @@ impl Fault {
         match self {
             Fault::Conflict => Some(StoreError::Conflict),
             Fault::Full => Some(StoreError::Full),
-            Fault::Unavailable => Some(StoreError::Unavailable(
-                "a test made this commit fail".into(),
-            )),
+            Fault::Unavailable => Some(StoreError::Unavailable("a test made this commit fail".into())),
             Fault::InDoubtLanded | Fault::InDoubtLost => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::conformance::{conformance, puts};
+    use super::*;
+
+    fn row(key: &[u8], value: &[u8]) -> Row {
+        (key.to_vec(), value.to_vec())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn conforms() {
+        conformance(async || MemoryStore::new()).await;
+        conformance(async || MemoryStore::keeping()).await;
+    }
+
+    #[tokio::test]
+    async fn keeps_every_version_when_asked() {
+        for (store, expected) in [
+            (MemoryStore::keeping(), vec![row(b"a", b"1"), row(b"a", b"2"), row(b"b", b"3")]),
+            (MemoryStore::new(), vec![]),
+        ] {
+            store.commit(puts([(b"a", b"1")])).await.unwrap();
+            store.commit(puts([(b"a", b"2"), (b"b", b"3")])).await.unwrap();
+            store.commit(Batch { delete: vec![b"a".to_vec(), b"b".to_vec()], ..Batch::default() }).await.unwrap();
+            assert_eq!(store.rows(), 0);
+            assert_eq!(store.every_version(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fork_goes_its_own_way() {
+        let store = MemoryStore::keeping();
+        store.commit(puts([(b"a", b"1")])).await.unwrap();
+        store.commit(puts([(b"a", b"2")])).await.unwrap();
+        let image = store.fork();
+        store.commit(puts([(b"a", b"3")])).await.unwrap();
+        image.commit(puts([(b"b", b"4")])).await.unwrap();
+        assert_eq!(store.scan(b"", None, 9).await.unwrap(), [row(b"a", b"3")]);
+        assert_eq!(image.scan(b"", None, 9).await.unwrap(), [row(b"a", b"2"), row(b"b", b"4")]);
+        assert_eq!(image.every_version(), [row(b"a", b"2"), row(b"b", b"4")]);
+    }
+
+    #[tokio::test]
+    async fn fails_once_as_asked() {
+        let why = || "a test made this commit fail".to_owned();
+        for (fault, error, lands) in [
+            (Fault::Conflict, StoreError::Conflict, false),
+            (Fault::Full, StoreError::Full, false),
+            (Fault::Unavailable, StoreError::Unavailable(why()), false),
+            (Fault::InDoubtLanded, StoreError::InDoubt(why()), true),
+            (Fault::InDoubtLost, StoreError::InDoubt(why()), false),
+        ] {
+            let store = MemoryStore::keeping();
+            store.fail_next_commit(fault);
+            assert_eq!(store.commit(puts([(b"a", b"1")])).await, Err(error), "{fault:?}");
+            assert_eq!(store.get(b"a").await.unwrap().is_some(), lands, "{fault:?}");
+            let in_log = matches!(fault, Fault::InDoubtLanded | Fault::InDoubtLost);
+            assert_eq!(store.every_version().len(), usize::from(in_log), "{fault:?}");
+            store.commit(puts([(b"a", b"2")])).await.unwrap();
         }
     }
 }

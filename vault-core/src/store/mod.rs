@@ -3,11 +3,18 @@
 //! The vault never relies on an engine to erase, to hide, or to notice damage: it seals what it stores and checks what
 //! it reads. What it does rely on is said by [`Store`], and `conformance` holds every engine to it.
 
+#[cfg(test)]
+mod conformance;
+mod group;
 mod memory;
+mod panics;
+mod room;
+mod sled;
 
 use std::fmt;
 
-pub use memory::{Fault, MemoryStore};
+pub use self::memory::{Fault, MemoryStore};
+pub use self::sled::{SledOptions, SledStore};
 
 /// The largest value of a row, in bytes. Larger ones are refused with [`StoreError::TooLarge`].
 ///
@@ -26,12 +33,7 @@ pub trait Store: Send + Sync + 'static {
     /// Rows with `start <= key < end` (`end` of none: to the last row), ascending, at most `limit` of them.
     ///
     /// Each row is as one commit left it; rows committed while the scan runs may or may not be seen.
-    async fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError>;
+    async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError>;
 
     /// Applies all of `batch` or nothing, if everything it expects holds. Once this returns `Ok` the batch is durable
     /// against power loss.
@@ -100,17 +102,13 @@ pub enum StoreError {
     #[error("the rows changed meanwhile: read them again and retry")]
     Conflict,
     /// The disk is nearly full; nothing was written.
-    #[error(
-        "the disk of the store is nearly full: free some space; writes are accepted again by themselves"
-    )]
+    #[error("the disk of the store is nearly full: free some space; writes are accepted again by themselves")]
     Full,
     /// A value is longer than [`VALUE_MAX`]; nothing was written.
     #[error("a value is larger than a row may be ({VALUE_MAX} bytes): split it")]
     TooLarge,
     /// The stored bytes are damaged.
-    #[error(
-        "the store is damaged ({0}): stop, keep a copy of its directory, and restore it from a backup"
-    )]
+    #[error("the store is damaged ({0}): stop, keep a copy of its directory, and restore it from a backup")]
     Corrupt(String),
     /// An earlier write failed, so that nothing more is committed.
     #[error("the store takes no more writes ({0}): see to the cause, then restart")]
@@ -119,28 +117,26 @@ pub enum StoreError {
     #[error("the store is not available ({0}): see to the cause, then retry")]
     Unavailable(String),
     /// The write failed half way: the batch may be there or not. Open the store again to learn which.
-    #[error(
-        "it is not known whether the write is stored ({0}): restart, and look before writing again"
-    )]
+    #[error("it is not known whether the write is stored ({0}): restart, and look before writing again")]
     InDoubt(String),
     /// Another process, or this one, already has the store open.
-    #[error(
-        "the store is already open ({0}): stop the other process that uses it, or choose another directory"
-    )]
+    #[error("the store is already open ({0}): stop the other process that uses it, or choose another directory")]
     Locked(String),
 }
 
 impl Batch {
     /// Refuses what no engine may take, before anything is queued.
     fn check(&self) -> Result<(), StoreError> {
-        debug_assert!(
-            self.names_keys_once(),
-            "a batch names each key once among its puts and deletes"
-        );
+        debug_assert!(self.names_keys_once(), "a batch names each key once among its puts and deletes");
         if self.put.iter().any(|(_, value)| value.len() > VALUE_MAX) {
             return Err(StoreError::TooLarge);
         }
         Ok(())
+    }
+
+    /// How much of a group's room this takes.
+    fn operations(&self) -> usize {
+        self.expect.len() + self.put.len() + self.delete.len()
     }
 
     fn names_keys_once(&self) -> bool {
