@@ -16,9 +16,9 @@ use vault_core::vault::Vault;
 
 use crate::auth::{self, AnsweredFor};
 use crate::metrics::Metrics;
+use crate::openapi;
 use crate::problem::{Kind, Problem};
 use crate::unlock::{Gate, Source};
-use crate::{openapi, routes};
 
 /// What every handler can reach; cheap to clone.
 #[derive(Clone)]

@@ -170,7 +170,8 @@ impl<S: Sync> FromRequestParts<S> for Who {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let admitted = parts.extensions.remove::<Admitted>().and_then(|admitted| std::sync::Arc::into_inner(admitted.0));
+        let admitted =
+            parts.extensions.remove::<Admitted>().and_then(|admitted| std::sync::Arc::into_inner(admitted.0));
         admitted.flatten().ok_or_else(|| Problem::new(Kind::Unauthenticated, "this needs an API token"))
     }
 }

@@ -50,7 +50,9 @@ fn malformed(error: &serde_json::Error, shape: &'static str) -> Problem {
     let (line, column) = (error.line(), error.column());
     Problem::malformed(match error.classify() {
         serde_json::error::Category::Data => {
-            format!("line {line}, column {column}: the body is JSON, but not of the shape {shape}, each key at most once")
+            format!(
+                "line {line}, column {column}: the body is JSON, but not of the shape {shape}, each key at most once"
+            )
         }
         _ => format!("line {line}, column {column}: the body is not JSON"),
     })
@@ -94,7 +96,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn too_large() -> Problem {
-    Problem::new(Kind::TooLarge, "a body is at most 1 MiB, that of a batch or an erasure at most 8 MiB: send it in parts")
+    Problem::new(
+        Kind::TooLarge,
+        "a body is at most 1 MiB, that of a batch or an erasure at most 8 MiB: send it in parts",
+    )
 }
 
 /// Gathers a body in one buffer of the announced size, for a buffer that grows leaves copies behind.
@@ -239,7 +244,8 @@ mod tests {
     }
 
     async fn status(path: &str) -> (u16, String) {
-        let app = Router::new().route("/s/{id}/f", get(|OfSubject(id): OfSubject| async move { id.as_str().to_owned() }));
+        let app =
+            Router::new().route("/s/{id}/f", get(|OfSubject(id): OfSubject| async move { id.as_str().to_owned() }));
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         let response = app.oneshot(request).await.unwrap();
         let status = response.status().as_u16();

@@ -183,7 +183,9 @@ impl Config {
             return Err("the store has no directory: add `dir = \"…\"` under [store]");
         }
         if self.slots.files.is_empty() {
-            return Err("there is no root slot: add `files = [\"…\"]` under [slots], best on another disk than the store");
+            return Err(
+                "there is no root slot: add `files = [\"…\"]` under [slots], best on another disk than the store",
+            );
         }
         if self.unlock.key_file.is_some() && self.unlock.passphrase_file.is_some() {
             return Err("[unlock] has both key_file and passphrase_file: keep one of them");

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -90,7 +90,7 @@ impl Collector for OfVault {
         }
         for (name, help, value) in counters(&status) {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            metric.encode_counter::<(), _, u64>(&value, None)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
@@ -99,7 +99,11 @@ impl Collector for OfVault {
 fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
     let mut all = vec![
         ("locked", "1 while the root key is not loaded", u64::from(status.state == State::Locked)),
-        ("failed", "1 once the engine failed and the process must be restarted", u64::from(status.state == State::Failed)),
+        (
+            "failed",
+            "1 once the engine failed and the process must be restarted",
+            u64::from(status.state == State::Failed),
+        ),
         ("slots", "Root slots", status.slots.len() as u64),
         ("slots_not_ok", "Root slots that are behind or cannot be reached", not_ok(status)),
         ("cache_pages", "Opened pages kept in memory", status.cache.pages as u64),
