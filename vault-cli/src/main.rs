@@ -1,2 +1,32 @@
-//! Placeholder.
-fn main() {}
+//! `vault-cli`: the operator's program, an HTTP client of the vault server.
+
+mod address;
+mod age;
+mod args;
+mod client;
+mod commands;
+mod exit;
+#[cfg(test)]
+mod fake;
+mod output;
+mod profile;
+mod progress;
+mod secret;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // clap itself ends with 2 on a wrong command line, as documented. SIGINT keeps its default action, so an
+    // interrupted command is seen as 130.
+    let cli = args::Cli::parse();
+    let exit = match commands::run(&cli) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            output::report(&failure);
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}

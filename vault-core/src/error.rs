@@ -2,15 +2,154 @@
 //!
 //! No text here holds a value, a subject id or a key. The server turns these into statuses in one place.
 
-use crate::ids::FieldName;
+use crate::codec::CodecError;
+use crate::crypto::Unauthentic;
+use crate::ids::IdError;
+use crate::root::{RootError, SlotError};
+use crate::schema::SchemaError;
+use crate::store::StoreError;
+use crate::trie::TrieError;
 
 /// An error of the vault's use cases.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A wrong key, a damaged or a moved ciphertext: which of these is not said.
-    #[error("the sealed bytes do not open: they are damaged, or not from this place")]
-    Unauthentic,
+    /// A field is not declared, or a value is not of its type.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// An identifier is malformed.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// A parameter is outside what the vault does.
+    #[error("{field}: expected {expected}")]
+    Invalid {
+        /// The parameter.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// No such subject was ever enrolled, or its tombstone has expired.
+    #[error("no such subject: enrol it by writing a field")]
+    UnknownSubject,
+    /// The subject holds no value of this field.
+    #[error("the subject holds no such field")]
+    NoSuchField,
+    /// Something other than a subject is not there.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The subject was shredded, or its shred is durable and about to become final.
+    #[error("the subject was shredded: nothing of it can be read any more")]
+    Shredded,
+    /// The state of things does not allow it; the text says why.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// The policy says no.
+    #[error("refused by policy (rule {rule})")]
+    Refused {
+        /// The rule's name.
+        rule: &'static str,
+    },
+    /// The field's version is not the one that was named.
+    #[error("the field has changed: read it again, then retry with its present version")]
+    PreconditionFailed,
+    /// The root key is not loaded.
+    #[error("the vault is locked: unlock it first")]
+    Locked,
+    /// Not a valid API token.
+    #[error("the API token is missing, unknown, expired or revoked")]
+    Unauthenticated,
+    /// The passphrase or key file does not open the slot.
+    #[error("this passphrase or key does not open the root slot")]
+    WrongUnlockKey,
+    /// A root slot does not answer.
+    #[error(transparent)]
+    Slot(SlotError),
+    /// The store and the slots do not belong together.
+    #[error(transparent)]
+    Root(RootError),
+    /// A value, or the sum of a subject's values, is larger than a row may be.
+    #[error("the subject's fields are too large together")]
+    TooLarge,
+    /// The disk is nearly full; nothing was written.
+    #[error("the disk of the store is nearly full, nothing was written: free some space and retry")]
+    DiskFull,
+    /// Stored bytes are damaged or missing.
+    #[error(
+        "stored data is damaged ({0}): run `vault-server verify`, keep a copy, and restore what it lists from a backup"
+    )]
+    Damaged(&'static str),
+    /// The engine failed earlier; nothing is acknowledged any more.
+    #[error("the storage engine failed and takes no more writes: restart the server, its log says why")]
+    Failed,
+    /// Too much is waiting already.
+    #[error("too many requests are waiting: retry shortly")]
+    Overloaded,
+    /// Creating would overwrite something.
+    #[error("{0} exists already: nothing was changed")]
+    Exists(&'static str),
+    /// The store refused.
+    #[error(transparent)]
+    Store(StoreError),
 }
 
-/// Names a field in an error.
-pub type Field = FieldName;
+impl From<Unauthentic> for Error {
+    fn from(_: Unauthentic) -> Self {
+        Self::Damaged("a sealed field or record does not open")
+    }
+}
+
+impl From<CodecError> for Error {
+    fn from(_: CodecError) -> Self {
+        Self::Damaged("a stored payload does not decode")
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::DiskFull,
+            StoreError::TooLarge => Self::TooLarge,
+            StoreError::Poisoned(_) | StoreError::InDoubt(_) => Self::Failed,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<SlotError> for Error {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::WrongUnlockKey { .. } => Self::WrongUnlockKey,
+            other => Self::Slot(other),
+        }
+    }
+}
+
+impl From<RootError> for Error {
+    fn from(error: RootError) -> Self {
+        Self::Root(error)
+    }
+}
+
+impl From<TrieError> for Error {
+    fn from(error: TrieError) -> Self {
+        match error {
+            TrieError::Store(store) => store.into(),
+            TrieError::TooLarge => Self::TooLarge,
+            TrieError::Missing => Self::Damaged("a page of the trie is missing"),
+            TrieError::Damaged => Self::Damaged("a page of the trie does not open"),
+            TrieError::NeedsRootBatch => Self::Damaged("a removal was attempted outside a root batch"),
+        }
+    }
+}
+
+impl Error {
+    /// The same error for another item of one batch.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::DiskFull => Self::DiskFull,
+            Self::TooLarge => Self::TooLarge,
+            Self::Locked => Self::Locked,
+            Self::Damaged(what) => Self::Damaged(what),
+            _ => Self::Failed,
+        }
+    }
+}

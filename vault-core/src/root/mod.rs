@@ -1,1 +1,94 @@
-//! Being built.
+//! Root slots: where the root key lives, outside the store, and the protocol that replaces it without ever losing it.
+//!
+//! The root key opens the vault header, so whoever loses it has shredded everybody, and whoever keeps an old one has
+//! shredded nobody. A root batch therefore goes: [`Roots::stage`] writes the new root *beside* the old one in every slot;
+//! the store commits the new pages; [`Roots::finish`] overwrites the old root everywhere. Only then is a shred final.
+//! After a crash, or a commit in doubt, [`Roots::recover`] keeps the root that opens the store's header and wipes the
+//! rest. `model` enumerates every crash point of this.
+//!
+//! Overwriting in place does not erase flash, copy-on-write filesystems or snapshots of the slot's own disk: what is
+//! final there depends on where the slot lives.
+
+mod copies;
+mod error;
+mod file;
+mod layout;
+mod protocol;
+mod stanza;
+
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod protocol_tests;
+
+pub use error::{RootError, SlotError};
+pub use file::FileSlot;
+pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};
+pub use stanza::{Method, NewUnlock, Unlock};
+
+use crate::crypto::{Random, RootKey};
+use crate::ids::RootId;
+
+/// A root key with its name. Printing it shows the name only.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RootEntry {
+    /// Counts root keys: one higher with each root batch.
+    pub epoch: u64,
+    /// Tells two roots drawn for the same epoch apart, of which at most one was ever committed.
+    pub id: RootId,
+    /// The key.
+    pub key: RootKey,
+}
+
+impl RootEntry {
+    /// A fresh root for `epoch`; takes 48 bytes of `random`.
+    pub fn draw(epoch: u64, random: &mut Random) -> Self {
+        Self { epoch, id: RootId(random.array()), key: RootKey::draw(random) }
+    }
+
+    /// A second holder of the same root.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self { epoch: self.epoch, id: self.id, key: self.key.duplicate() }
+    }
+}
+
+/// What a slot holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Every root that any copy holds, by epoch; a root that lies in two copies is named once.
+    pub entries: Vec<RootEntry>,
+    /// Whether every copy is intact and holds just these. A slot that is not even has to be settled: a copy torn by a
+    /// crash may still hold bytes of an old root.
+    pub even: bool,
+}
+
+/// A small place outside the store that can be overwritten: it keeps root keys sealed, in copies, so that a write cut
+/// short by a crash loses nothing.
+#[async_trait::async_trait]
+pub trait RootSlot: Send + Sync + 'static {
+    /// What operators call it: a path, or a device.
+    fn name(&self) -> String;
+
+    /// Reads every copy. One damaged copy is no error.
+    ///
+    /// # Errors
+    /// If no copy can be read.
+    async fn read(&self) -> Result<Reading, SlotError>;
+
+    /// Writes `entries` to one copy, so that whatever of them the slot held before stays in another copy until the
+    /// write is done. Durable and read back once this returns `Ok`; after an error it may have happened or not.
+    ///
+    /// # Errors
+    /// If the slot cannot be reached, is locked or belongs to another vault.
+    async fn stage(&self, entries: &[RootEntry]) -> Result<(), SlotError>;
+
+    /// Overwrites all copies with `entries`, one after the other, first one that lacks some of them: whatever of them
+    /// the slot held is never in no copy. Durable and read back once this returns `Ok`.
+    ///
+    /// # Errors
+    /// As [`RootSlot::stage`]; old roots may then still be there.
+    async fn settle(&self, entries: &[RootEntry]) -> Result<(), SlotError>;
+}

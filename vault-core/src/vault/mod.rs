@@ -1,1 +1,93 @@
-//! Being built.
+//! The use cases: one method of [`Vault`] for each thing that can be asked. The only place that holds keys *and* store.
+//!
+//! | room | what |
+//! |---|---|
+//! | `life` | create, open, unlock, lock, status, close |
+//! | `put`, `read`, `erase`, `rotate`, `callers`, `verify` | the use cases |
+//! | `subject`, `row`, `records`, `meta`, `stale` | how a subject lies in the trie and in rows |
+//! | `session` | what exists only while unlocked; snapshots for readers |
+//! | `writer` | the one task that commits |
+//! | `finalizer` | the one task that replaces the root |
+//! | `types` | what goes in and comes out |
+
+mod callers;
+mod erase;
+mod finalizer;
+#[cfg(test)]
+mod forensic;
+mod life;
+mod meta;
+mod put;
+mod read;
+mod records;
+mod rotate;
+mod row;
+mod session;
+mod stale;
+mod subject;
+#[cfg(test)]
+mod tests;
+mod types;
+mod verify;
+mod writer;
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+pub use erase::{REASON_MAX, SUBJECTS_MAX};
+pub use read::LOOKUP_MAX;
+pub use types::*;
+
+use crate::error::Error;
+use crate::ids::VaultId;
+use crate::root::{FileSlot, Roots};
+use crate::schema::Schema;
+use crate::store::Store;
+use crate::trie::Pages;
+use callers::CallerTable;
+use session::Session;
+
+/// A handle on one vault; cheap to clone.
+#[derive(Clone)]
+pub struct Vault {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) pages: Pages,
+    pub(crate) vault: VaultId,
+    pub(crate) schema: Schema,
+    pub(crate) options: VaultOptions,
+    pub(crate) roots: Roots,
+    file_slots: Vec<FileSlot>,
+    session: ArcSwapOption<Session>,
+    callers: ArcSwap<Option<CallerTable>>,
+    loading_callers: Mutex<()>,
+    rotating: Mutex<()>,
+    /// Held while unlocking or locking; the tasks of the session under it.
+    life: Mutex<Option<Tasks>>,
+    pub(crate) failed: watch::Sender<bool>,
+}
+
+struct Tasks {
+    writer: JoinHandle<()>,
+    finalizer: JoinHandle<()>,
+}
+
+impl Vault {
+    /// The fields and purposes that are declared.
+    pub fn schema(&self) -> &Schema {
+        &self.inner.schema
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Error> {
+        if *self.inner.failed.borrow() {
+            return Err(Error::Failed);
+        }
+        self.inner.session.load_full().ok_or(Error::Locked)
+    }
+}

@@ -1,0 +1,146 @@
+//! Arguments of the commands about keys, the lock and callers.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// `vault-cli key …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Show every layer of keys: version, age, what is still on older versions
+    #[command(after_help = "Example:\n  vault-cli key status")]
+    Status,
+    /// Bring new keys of a layer into use, while the vault serves
+    #[command(after_help = "\
+Layers:
+  root   the key that opens the vault's header, kept outside the store in the root slots; done at once
+  keks   the keys of all key pages, which wrap everybody's data keys; takes a while on a large vault
+
+A rotation survives a restart of the server and goes on by itself.
+
+Examples:
+  vault-cli key rotate root --wait
+  vault-cli key rotate keks --rate 500
+  vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+    Rotate(Rotate),
+    /// Follow a rotation until it ends
+    #[command(after_help = "Example:\n  vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+    Watch {
+        /// Id of the rotation, as `key rotate` printed it
+        rotation: String,
+    },
+    /// Let a rotation rest
+    Pause {
+        /// Id of the rotation
+        rotation: String,
+    },
+    /// Let a paused rotation go on
+    Resume {
+        /// Id of the rotation
+        rotation: String,
+    },
+    /// Stop a rotation; what is already rotated stays rotated
+    Cancel {
+        /// Id of the rotation
+        rotation: String,
+    },
+}
+
+/// Flags of `key rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// Which layer of keys
+    #[arg(value_enum)]
+    pub(crate) layer: Layer,
+    /// At most this many pages a second, to leave room for other work
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Follow it until it ends
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// A layer of keys that can be rotated.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Layer {
+    /// The root key
+    Root,
+    /// The page keys
+    Keks,
+}
+
+impl Layer {
+    /// The layer's name in the API.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Keks => "keks",
+        }
+    }
+}
+
+/// Flags of `unlock`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a flag the passphrase comes from $CREDENTIALS_DIRECTORY/udv-passphrase when that exists (a service
+credential), else from a hidden prompt. An open file descriptor is given as /dev/fd/N.
+The passphrase needs no API token; --configured-key needs one of an admin or of security.
+
+Examples:
+  vault-cli unlock
+  vault-cli unlock --passphrase-file - < passphrase.txt
+  vault-cli unlock --passphrase-file /dev/fd/3 3< passphrase.txt
+  vault-cli unlock --configured-key")]
+pub(crate) struct UnlockArgs {
+    /// Read the passphrase from FILE (- is standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "configured_key")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Use the key the server is configured with, such as its key file
+    #[arg(long)]
+    pub(crate) configured_key: bool,
+}
+
+/// `vault-cli caller …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CallerCommand {
+    /// Create a caller and show its API token, this one time
+    #[command(after_help = "\
+Roles: admin, service (reads and writes for its purposes), security (keys and locking), privacy (erasures),
+auditor (reads records of what happened).
+
+Examples:
+  vault-cli caller create webshop --role service --purpose delivery --purpose account
+  vault-cli caller create webshop --role service --token-out webshop.token")]
+    Create(CreateCaller),
+    /// List callers, without their API tokens
+    List,
+    /// Take a caller's access away at once
+    #[command(after_help = "\
+Asks first; scripts give --yes.
+
+Example:
+  vault-cli caller revoke 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+    Revoke {
+        /// Id of the caller, as `caller list` shows it
+        id: String,
+    },
+}
+
+/// Flags of `caller create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateCaller {
+    /// A name people recognise
+    pub(crate) name: String,
+    /// What it may do: admin, service, security, privacy or auditor
+    #[arg(long)]
+    pub(crate) role: String,
+    /// A purpose it may read for; repeatable
+    #[arg(long = "purpose", value_name = "P")]
+    pub(crate) purposes: Vec<String>,
+    /// When its access ends (RFC 3339, such as 2027-01-01T00:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_at: Option<jiff::Timestamp>,
+    /// Write the API token to a new FILE that only you can read, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_out: Option<PathBuf>,
+}

@@ -1,0 +1,53 @@
+//! The commands, one room each.
+
+mod caller;
+mod completions;
+mod demo;
+mod erase;
+mod import;
+mod key;
+mod lock;
+mod status;
+mod subject;
+
+use crate::args::{Cli, Command, Globals, SubjectCommand};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::Ui;
+use crate::profile::{self, Connection};
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) ui: Ui,
+    globals: Globals,
+}
+
+impl Context {
+    /// Where the vault is; commands that need no vault never ask.
+    pub(crate) fn connection(&self) -> Result<Connection, Failure> {
+        profile::resolve(&self.globals)
+    }
+
+    /// A client with the caller's API token.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.connection()?, &self.ui)
+    }
+}
+
+/// Runs the command that was asked for.
+pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
+    let context = Context { ui: cli.globals.ui(), globals: cli.globals.clone() };
+    match &cli.command {
+        Command::Demo(args) => demo::run(args, &context.ui),
+        Command::Status => status::run(&context),
+        Command::Subject(SubjectCommand::Import(args)) => import::run(args, &context),
+        Command::Subject(command) => subject::run(command, &context),
+        Command::Erase(args) => erase::run(args, &context),
+        Command::Key(command) => key::run(command, &context),
+        Command::Lock => lock::lock(&context),
+        Command::Unlock(args) => lock::unlock(args, &context),
+        Command::Caller(command) => caller::run(command, &context),
+        Command::Completions { shell } => completions::script(*shell),
+        Command::Man { dir } => completions::man(dir, &context.ui),
+    }
+}

@@ -1,0 +1,401 @@
+//! `erase`: shreds subjects and waits until that is final; shows erasure requests.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::address::segment;
+use crate::args::{EraseArgs, EraseCommand};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::{Ui, printable};
+use crate::progress;
+
+mod ids;
+
+const ERASURES: &str = "/v1/erasures";
+/// Subjects in one request; more are split, so that none comes near the size limit of a request.
+const MAX_SUBJECTS: usize = 10_000;
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const SLOWEST_LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct NewErasure<'a> {
+    subjects: &'a [String],
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+/// An erasure request as the server tells it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Erasure {
+    id: String,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
+    created_at: String,
+    state: String,
+    counts: Counts,
+    total: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    f0_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    f1_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<String>,
+}
+
+/// How many subjects are in which state, by the API's names: final, refused, unknown, shredded, pending.
+type Counts = BTreeMap<String, u64>;
+
+#[derive(Deserialize)]
+struct DryRun {
+    counts: Counts,
+    total: u64,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Erasure>,
+    next: Option<String>,
+}
+
+/// What came of one `erase`, over all its requests.
+#[derive(Default, Serialize)]
+struct Outcome {
+    total: u64,
+    counts: Counts,
+    erasures: Vec<Erasure>,
+}
+
+impl Outcome {
+    fn add(&mut self, total: u64, counts: &Counts) {
+        self.total += total;
+        for (state, count) in counts {
+            *self.counts.entry(state.clone()).or_default() += count;
+        }
+    }
+
+    fn count(&self, state: &str) -> u64 {
+        self.counts.get(state).copied().unwrap_or(0)
+    }
+
+    fn exit(&self) -> Exit {
+        let (unknown, before) = (self.count("unknown"), self.count("shredded"));
+        match self.total {
+            0 => Exit::Done,
+            total if unknown == total => Exit::NotFound,
+            total if before == total => Exit::Shredded,
+            _ if unknown > 0 => Exit::Partial,
+            _ => Exit::Done,
+        }
+    }
+}
+
+/// Runs `erase` or one of its subcommands.
+pub(crate) fn run(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
+    match &args.command {
+        Some(EraseCommand::List) => list(context),
+        Some(EraseCommand::Show { erasure }) => show(erasure, context),
+        None => erase(args, context),
+    }
+}
+
+fn erase(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
+    let escaped = std::env::args_os().any(|word| word == "--");
+    let subjects = ids::collect(&args.ids, args.file.as_deref(), escaped)?;
+    let client = context.client()?;
+    if args.dry_run {
+        return dry_run(args, &subjects, &client, context);
+    }
+    context.ui.confirm(&question(&subjects))?;
+    let begun = begin(args, &subjects, &client)?;
+    let erasures = if args.no_wait { begun } else { wait(begun, &client, &context.ui)? };
+    conclude(erasures, context)
+}
+
+fn question(subjects: &[String]) -> String {
+    let whom = match subjects {
+        [one] => format!("subject {}", printable(one)),
+        many => format!("{} subjects", many.len()),
+    };
+    format!("Shred {whom}? Their data can never be brought back.")
+}
+
+fn request<'a>(args: &'a EraseArgs, subjects: &'a [String]) -> NewErasure<'a> {
+    NewErasure { subjects, reason: &args.reason, reference: args.reference.as_deref(), dry_run: args.dry_run }
+}
+
+fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let mut outcome = Outcome::default();
+    for some in subjects.chunks(MAX_SUBJECTS) {
+        let counted: DryRun = client.post(ERASURES, &request(args, some))?.json()?;
+        outcome.add(counted.total, &counted.counts);
+    }
+    if context.ui.wants_json() {
+        context.ui.json(&serde_json::json!({
+            "dry_run": true, "total": outcome.total, "counts": outcome.counts
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let columns = [
+        ("WOULD BE SHREDDED", outcome.count("pending")),
+        ("ALREADY REFUSED", outcome.count("refused")),
+        ("UNKNOWN", outcome.count("unknown")),
+        ("SHREDDED BEFORE", outcome.count("shredded")),
+        ("TOTAL", outcome.total),
+    ];
+    let row = columns.iter().map(|(_, n)| n.to_string()).collect();
+    context.ui.table(&columns.map(|(name, _)| name), &[row])?;
+    context.ui.note("nothing was changed");
+    Ok(Exit::Done)
+}
+
+fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<Erasure>, Failure> {
+    let mut begun: Vec<Erasure> = Vec::new();
+    for some in subjects.chunks(MAX_SUBJECTS) {
+        let answer = client.post(ERASURES, &request(args, some)).and_then(|answer| answer.json());
+        match answer {
+            Ok(erasure) => begun.push(erasure),
+            Err(failure) if begun.is_empty() => return Err(failure),
+            Err(failure) => {
+                let ids: Vec<_> = begun.iter().map(|e| printable(&e.id)).collect();
+                return Err(failure.hint(format!(
+                    "{} of {} ids were taken before that, in erasures {}; asking for all again is safe",
+                    begun.len() * MAX_SUBJECTS,
+                    subjects.len(),
+                    ids.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(begun)
+}
+
+/// Looks at each erasure until nothing of it is merely refused.
+fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, Failure> {
+    let of = |erasure: &Erasure, state| erasure.counts.get(state).copied().unwrap_or(0);
+    let shredding = begun.iter().map(|e| of(e, "final") + of(e, "refused")).sum();
+    let bar = progress::counting(ui, "shredding", shredding);
+    let mut ended = Vec::new();
+    let mut before = 0;
+    let mut told = false;
+    for mut erasure in begun {
+        let mut pause = FIRST_LOOK;
+        loop {
+            bar.set_position(before + of(&erasure, "final"));
+            if erasure.state == "final" && of(&erasure, "refused") == 0 {
+                break;
+            }
+            if !told && !erasure.waiting_for.is_empty() {
+                told = true;
+                let why = printable(&erasure.waiting_for.join("; "));
+                bar.suspend(|| {
+                    ui.warn(&format!(
+                        "reads are refused, but not final yet; waiting for {why}. It becomes final by itself: \
+                         this command may be interrupted, and `vault-cli erase show {}` tells",
+                        printable(&erasure.id)
+                    ));
+                });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(SLOWEST_LOOK);
+            erasure = client.get(&place(&erasure.id))?.json()?;
+        }
+        before += of(&erasure, "final");
+        ended.push(erasure);
+    }
+    bar.finish_and_clear();
+    Ok(ended)
+}
+
+fn conclude(erasures: Vec<Erasure>, context: &Context) -> Result<Exit, Failure> {
+    let mut outcome = Outcome::default();
+    for erasure in &erasures {
+        outcome.add(erasure.total, &erasure.counts);
+    }
+    outcome.erasures = erasures;
+    if context.ui.wants_json() {
+        context.ui.json(&outcome)?;
+    } else {
+        let rows: Vec<_> = outcome.erasures.iter().map(row).collect();
+        context.ui.table(&HEADER, &rows)?;
+        context.ui.note(&format!(
+            "{} of {} shredded for good, {} still refused, {} unknown, {} shredded before",
+            outcome.count("final"),
+            outcome.total,
+            outcome.count("refused"),
+            outcome.count("unknown"),
+            outcome.count("shredded")
+        ));
+    }
+    Ok(outcome.exit())
+}
+
+const HEADER: [&str; 8] = ["ERASURE", "STATE", "CREATED", "FINAL", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
+
+fn row(erasure: &Erasure) -> Vec<String> {
+    let count = |state| erasure.counts.get(state).copied().unwrap_or(0).to_string();
+    let reason = match &erasure.reference {
+        Some(reference) => format!("{} ({reference})", erasure.reason),
+        None => erasure.reason.clone(),
+    };
+    vec![
+        erasure.id.clone(),
+        erasure.state.clone(),
+        erasure.created_at.clone(),
+        count("final"),
+        count("refused"),
+        count("unknown"),
+        count("shredded"),
+        reason,
+    ]
+}
+
+fn list(context: &Context) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    let mut erasures = Vec::new();
+    let mut path = format!("{ERASURES}?limit=200");
+    loop {
+        let page: Page = client.get(&path)?.json()?;
+        erasures.extend(page.data);
+        match page.next {
+            Some(next) => path = format!("{ERASURES}?limit=200&after={}", segment(&next)),
+            None => break,
+        }
+    }
+    // RFC 3339 times in UTC sort as text.
+    erasures.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+    if context.ui.wants_json() {
+        context.ui.json(&erasures)?;
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<_> = erasures.iter().map(row).collect();
+    context.ui.table(&HEADER, &rows)?;
+    Ok(Exit::Done)
+}
+
+fn show(id: &str, context: &Context) -> Result<Exit, Failure> {
+    let answer = context.client()?.get(&place(id))?;
+    if context.ui.wants_json() {
+        context.ui.line(answer.text()?)?;
+        return Ok(Exit::Done);
+    }
+    let erasure: Erasure = answer.json()?;
+    context.ui.table(&HEADER, &[row(&erasure)])?;
+    let times = [("refused since", &erasure.f0_at), ("final since", &erasure.f1_at)];
+    for (what, time) in times {
+        if let Some(time) = time {
+            context.ui.line(&format!("{what} {}", printable(time)))?;
+        }
+    }
+    for slot in &erasure.waiting_for {
+        context.ui.line(&format!("waiting for {}", printable(slot)))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn place(id: &str) -> String {
+    format!("{ERASURES}/{}", segment(id))
+}
+
+/// Shreds one subject and waits until that is final.
+pub(crate) fn shred_one(client: &Client, subject: &str, ui: &Ui) -> Result<(), Failure> {
+    let begun: Erasure = client
+        .post(
+            ERASURES,
+            &NewErasure { subjects: &[subject.to_owned()], reason: "demo", reference: None, dry_run: false },
+        )?
+        .json()?;
+    let ended = wait(vec![begun], client, ui)?;
+    let shredded: u64 = ended.iter().filter_map(|e| e.counts.get("final")).sum();
+    if shredded == 1 { Ok(()) } else { Err(Failure::failed("the server did not shred the subject")) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fake::FakeVault;
+    use crate::output::Format;
+
+    fn outcome(done: u64, unknown: u64, before: u64) -> Outcome {
+        let mut outcome = Outcome::default();
+        let counts = [("final", done), ("unknown", unknown), ("shredded", before)];
+        outcome.add(done + unknown + before, &counts.map(|(state, n)| (state.to_owned(), n)).into());
+        outcome
+    }
+
+    #[test]
+    fn the_exit_code_tells_what_became_of_the_ids() {
+        for ((done, unknown, before), code) in
+            [((3, 0, 0), 0), ((3, 0, 1), 0), ((3, 1, 0), 9), ((0, 1, 1), 9), ((0, 2, 0), 3), ((0, 0, 2), 7)]
+        {
+            assert_eq!(outcome(done, unknown, before).exit() as u8, code);
+        }
+    }
+
+    fn answer(state: &str, done: u64, refused: u64) -> String {
+        format!(
+            r#"{{"id":"e1","reason":"r","created_at":"t","state":"{state}","total":2,"f0_at":"t",
+            "counts":{{"final":{done},"refused":{refused},"unknown":0,"shredded":0}}}}"#
+        )
+    }
+
+    #[test]
+    fn an_erasure_is_waited_for_until_nothing_is_merely_refused() {
+        let fake = FakeVault::answering(vec![
+            (201, answer("refused", 0, 2)),
+            (200, answer("refused", 1, 1)),
+            (200, answer("final", 2, 0)),
+        ]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let args = EraseArgs {
+            command: None,
+            ids: vec![],
+            file: None,
+            reason: "r".into(),
+            reference: None,
+            dry_run: false,
+            no_wait: false,
+        };
+        let subjects = ["a".to_owned(), "b".to_owned()];
+        let begun = begin(&args, &subjects, &client).unwrap();
+        let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: true };
+        let ended = wait(begun, &client, &ui).unwrap();
+        assert_eq!(ended[0].counts["final"], 2);
+        let asked = fake.requests();
+        assert!(asked[0].ends_with(r#"{"subjects":["a","b"],"reason":"r"}"#));
+        assert!(asked[2].starts_with("GET /v1/erasures/e1 "));
+    }
+
+    #[test]
+    fn many_ids_are_split_into_requests_of_ten_thousand() {
+        let fake = FakeVault::answering(vec![
+            (201, answer("final", 2, 0)),
+            (423, r#"{"code":"locked","detail":"locked"}"#.into()),
+        ]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let args = EraseArgs {
+            command: None,
+            ids: vec![],
+            file: None,
+            reason: "r".into(),
+            reference: None,
+            dry_run: false,
+            no_wait: true,
+        };
+        let subjects: Vec<_> = (0..10_001).map(|n| n.to_string()).collect();
+        let failure = begin(&args, &subjects, &client).unwrap_err();
+        assert_eq!(failure.exit as u8, 6);
+        assert!(failure.hint.unwrap().contains("10000 of 10001 ids"));
+        assert!(fake.requests()[1].contains(r#"{"subjects":["10000"],"#));
+    }
+}

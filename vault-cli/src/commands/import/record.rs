@@ -1,0 +1,214 @@
+//! One line of an import: from an NDJSON object to the item the vault takes, values byte for byte.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::commands::subject::{check_id, quoted};
+
+/// The fields of the built-in schema.
+const FIELDS: [&str; 9] =
+    ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"];
+
+/// A subject and its fields, each value as raw JSON.
+pub(crate) struct Record {
+    pub(crate) subject: String,
+    pub(crate) fields: Vec<(&'static str, Zeroizing<String>)>,
+}
+
+impl Record {
+    /// Reads a line; the reason of a refusal never quotes it.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned())?;
+        // A byte order mark is what some editors begin a file with.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let keys: Keys<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => "not a JSON object".to_owned(),
+            _ => format!("not valid JSON (column {})", error.column()),
+        })?;
+        if let Some(name) = keys.repeated {
+            return Err(format!("key {name} is given twice"));
+        }
+        let subject = keys.subject.ok_or("no subject")?;
+        let subject: String = serde_json::from_str(subject.get()).map_err(|_| "the subject is not text".to_owned())?;
+        check_id(&subject)?;
+        Ok(Self { subject, fields: fields(keys.fields, keys.phone_national, keys.region)? })
+    }
+
+    /// The item for a batch write.
+    pub(crate) fn item(&self) -> Zeroizing<String> {
+        let size: usize = self.fields.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
+        let mut json = Zeroizing::new(String::with_capacity(size + 2 * self.subject.len() + 32));
+        json.push_str("{\"subject\":");
+        json.push_str(&quoted(&self.subject));
+        json.push_str(",\"fields\":{");
+        for (index, (name, value)) in self.fields.iter().enumerate() {
+            if index > 0 {
+                json.push(',');
+            }
+            json.push_str(&quoted(name));
+            json.push(':');
+            json.push_str(value);
+        }
+        json.push_str("}}");
+        json
+    }
+}
+
+/// The fields to store; a national number with its region becomes the phone, unless `phone` is given itself.
+fn fields(
+    given: Vec<(&'static str, &RawValue)>,
+    national: Option<&RawValue>,
+    region: Option<&RawValue>,
+) -> Result<Vec<(&'static str, Zeroizing<String>)>, String> {
+    let mut fields: Vec<_> =
+        given.into_iter().map(|(name, value)| (name, Zeroizing::new(value.get().to_owned()))).collect();
+    let has_phone = fields.iter().any(|(name, _)| *name == "phone");
+    if let Some(national) = national.filter(|_| !has_phone) {
+        let region = region.ok_or("phone_national needs a region")?;
+        let phone = format!("{{\"national\":{},\"region\":{}}}", national.get(), region.get());
+        fields.push(("phone", Zeroizing::new(phone)));
+    }
+    if fields.is_empty() {
+        return Err("no field of the schema".to_owned());
+    }
+    Ok(fields)
+}
+
+/// The keys of a line that matter, in raw JSON.
+#[derive(Default)]
+struct Keys<'a> {
+    subject: Option<&'a RawValue>,
+    fields: Vec<(&'static str, &'a RawValue)>,
+    phone_national: Option<&'a RawValue>,
+    region: Option<&'a RawValue>,
+    /// A key that matters and came twice: which value is meant cannot be known.
+    repeated: Option<&'static str>,
+}
+
+impl<'de> Deserialize<'de> for Keys<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = Keys<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut keys = Keys::default();
+        while let Some(key) = map.next_key::<String>()? {
+            let value: &'de RawValue = map.next_value()?;
+            keys.note(&key, value);
+        }
+        Ok(keys)
+    }
+}
+
+impl<'a> Keys<'a> {
+    fn note(&mut self, key: &str, value: &'a RawValue) {
+        let (name, place) = match key {
+            "subject" => ("subject", &mut self.subject),
+            "phone_national" => ("phone_national", &mut self.phone_national),
+            "region" => ("region", &mut self.region),
+            _ => return self.note_field(key, value),
+        };
+        if place.replace(value).is_some() {
+            self.repeated = Some(name);
+        }
+        // Exports write null for what they do not know.
+        if name != "subject" && value.get() == "null" {
+            *place = None;
+        }
+    }
+
+    fn note_field(&mut self, key: &str, value: &'a RawValue) {
+        let Some(name) = FIELDS.into_iter().find(|name| *name == key) else {
+            return;
+        };
+        if self.fields.iter().any(|(known, _)| *known == name) {
+            self.repeated = Some(name);
+        }
+        self.fields.push((name, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn item(line: &str) -> String {
+        Record::parse(line.as_bytes()).unwrap().item().to_string()
+    }
+
+    fn refusal(line: &[u8]) -> String {
+        Record::parse(line).err().unwrap()
+    }
+
+    // Two customers of the sample data, as they stand in the file.
+    const ANDORRA: &str = r#"{"subject": "cust-00001", "region": "AD", "name": "Chris Curtis", "nickname": "nicholsonclinton", "email": "browningjason0@hamilton.com", "phone_e164": "+376315260", "phone_national": "315 260", "home_address": "88 Avinguda Meritxell\nAD500 Andorra la Vella\nAndorra", "home_address_parts": {"country": "Andorra", "country_code": "ad", "house_number": "88"}, "birth_date": "1937-12-20", "ip_address": "90c1:92cf:d3ac:94af:f21:ddb7:6cad:4a26", "device": {"model": "Pixel 9", "os": "Debian 12", "device_id": "5feceb66ffc86f38"}, "location": {"lat": -47.76309, "lon": 29.80368}}"#;
+    const EMIRATES: &str = r#"{"subject": "cust-00003", "region": "AE", "phone_e164": "+971501236091", "phone_national": "050 123 6091", "home_address": "28th Street\nأبو ظبي\nالإمارات العربية المتحدة", "location": {"lat": 63.20216, "lon": 27.75706}}"#;
+
+    #[test]
+    fn a_customer_becomes_an_item_with_its_values_as_written() {
+        assert_eq!(
+            item(ANDORRA),
+            r#"{"subject":"cust-00001","fields":{"name":"Chris Curtis","nickname":"nicholsonclinton","email":"browningjason0@hamilton.com","home_address":"88 Avinguda Meritxell\nAD500 Andorra la Vella\nAndorra","birth_date":"1937-12-20","ip_address":"90c1:92cf:d3ac:94af:f21:ddb7:6cad:4a26","device":{"model": "Pixel 9", "os": "Debian 12", "device_id": "5feceb66ffc86f38"},"location":{"lat": -47.76309, "lon": 29.80368},"phone":{"national":"315 260","region":"AD"}}}"#
+        );
+        assert_eq!(
+            item(EMIRATES),
+            r#"{"subject":"cust-00003","fields":{"home_address":"28th Street\nأبو ظبي\nالإمارات العربية المتحدة","location":{"lat": 63.20216, "lon": 27.75706},"phone":{"national":"050 123 6091","region":"AE"}}}"#
+        );
+    }
+
+    #[test]
+    fn numbers_and_escapes_keep_their_spelling() {
+        let line = r#"{"subject":"x","location":{"lat":-47.7630900,"lon":1e1},"name":"\u0041da"}"#;
+        assert_eq!(
+            item(line),
+            r#"{"subject":"x","fields":{"location":{"lat":-47.7630900,"lon":1e1},"name":"\u0041da"}}"#
+        );
+    }
+
+    #[test]
+    fn a_phone_given_itself_wins_and_unknown_numbers_are_left_out() {
+        let line = r#"{"subject":"x","phone":"+376315260","phone_national":"315 260","region":"AD"}"#;
+        assert_eq!(item(line), r#"{"subject":"x","fields":{"phone":"+376315260"}}"#);
+        let line = r#"{"subject":"x","name":"A","phone_national":null,"region":null}"#;
+        assert_eq!(item(line), r#"{"subject":"x","fields":{"name":"A"}}"#);
+        assert!(item("\u{feff}{\"subject\":\"x\",\"name\":null}").ends_with(r#"{"name":null}}"#));
+    }
+
+    #[test]
+    fn bad_lines_say_why_and_never_what() {
+        let table: [(&[u8], &str); 11] = [
+            (b"secret", "not valid JSON"),
+            (b"{\"subject\":\"secret\"", "not valid JSON"),
+            (b"{\"subject\":\"secret\"} x", "not valid JSON"),
+            (b"[\"secret\"]", "not a JSON object"),
+            (b"\"secret\"", "not a JSON object"),
+            (b"{\"name\":\"secret\"}", "no subject"),
+            (b"{\"subject\":7,\"name\":\"secret\"}", "the subject is not text"),
+            (b"{\"subject\":\"\",\"name\":\"secret\"}", "empty"),
+            (b"{\"subject\":\"secret\",\"colour\":\"secret\"}", "no field"),
+            (b"{\"subject\":\"s\",\"name\":\"secret\",\"name\":\"x\"}", "name is given twice"),
+            (b"{\"subject\":\"s\",\"phone_national\":\"secret\"}", "needs a region"),
+        ];
+        for (line, why) in table {
+            let reason = refusal(line);
+            assert!(reason.contains(why), "{reason} / {why}");
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+        assert!(refusal(b"{\"subject\":\"\xff\"}").contains("UTF-8"));
+    }
+}

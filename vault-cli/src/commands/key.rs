@@ -1,0 +1,283 @@
+//! `key`: the layers of the vault's own keys, and their rotations.
+
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::address::segment;
+use crate::age;
+use crate::args::{KeyCommand, Rotate};
+use crate::client::{Answer, Client};
+use crate::exit::{Exit, Failure};
+use crate::output::printable;
+use crate::progress;
+
+const ROTATIONS: &str = "/v1/keys/rotations";
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const SLOWEST_LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+struct Keys {
+    layers: Vec<LayerStatus>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LayerStatus {
+    layer: String,
+    version: Option<u64>,
+    created_at: Option<String>,
+    older: Option<u64>,
+    pages: Option<u64>,
+    methods: Option<Vec<String>>,
+    last_rotation: Option<LastRotation>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LastRotation {
+    finished_at: Option<String>,
+}
+
+/// A rotation as the server tells it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rotation {
+    pub(crate) id: String,
+    layer: String,
+    state: String,
+    done: u64,
+    total: u64,
+    started_at: String,
+    finished_at: Option<String>,
+    eta: Option<String>,
+    detail: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Rotation>,
+}
+
+#[derive(Serialize)]
+struct NewRotation<'a> {
+    layer: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct NewState<'a> {
+    state: &'a str,
+}
+
+impl Rotation {
+    fn has_ended(&self) -> bool {
+        matches!(self.state.as_str(), "done" | "failed" | "cancelled")
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<String> {
+        let when = match (&self.finished_at, &self.eta) {
+            (Some(at), _) => format!("{} ago", age::since(at, now)),
+            (None, Some(eta)) => format!("in {}", age::until(eta, now)),
+            (None, None) => "-".into(),
+        };
+        vec![
+            self.id.clone(),
+            self.layer.clone(),
+            self.state.clone(),
+            format!("{}/{}", self.done, self.total),
+            format!("{} ago", age::since(&self.started_at, now)),
+            when,
+            self.detail.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+/// Runs a `key` command.
+pub(crate) fn run(command: &KeyCommand, context: &Context) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    match command {
+        KeyCommand::Status => status(&client, context),
+        KeyCommand::Rotate(args) => rotate(args, &client, context),
+        KeyCommand::Watch { rotation } => watch(rotation, &client, context),
+        KeyCommand::Pause { rotation } => change(rotation, "paused", &client, context),
+        KeyCommand::Resume { rotation } => change(rotation, "running", &client, context),
+        KeyCommand::Cancel { rotation } => change(rotation, "cancelled", &client, context),
+    }
+}
+
+fn status(client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let answer = client.get("/v1/keys")?;
+    if context.ui.wants_json() {
+        context.ui.line(answer.text()?)?;
+        return Ok(Exit::Done);
+    }
+    let keys: Keys = answer.json()?;
+    let now = Timestamp::now();
+    let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
+    let header = ["LAYER", "VERSION", "AGE", "ON OLDER", "LAST ROTATION", "WHAT IT IS"];
+    context.ui.table(&header, &rows)?;
+
+    let page: Page = client.get(ROTATIONS)?.json()?;
+    let open: Vec<_> = page.data.iter().filter(|r| !r.has_ended()).collect();
+    if !open.is_empty() {
+        context.ui.line("")?;
+        let rows: Vec<_> = open.into_iter().map(|rotation| rotation.row(now)).collect();
+        show_rotations(&rows, context)?;
+    }
+    Ok(Exit::Done)
+}
+
+impl LayerStatus {
+    fn row(&self, now: Timestamp) -> Vec<String> {
+        let number = |n: Option<u64>| n.map_or("-".into(), |n| n.to_string());
+        let created = self.created_at.as_deref();
+        let last = self.last_rotation.as_ref().map(|last| {
+            last.finished_at.as_deref().map_or("unfinished".into(), |at| format!("{} ago", age::since(at, now)))
+        });
+        vec![
+            self.layer.clone(),
+            number(self.version),
+            created.map_or("-".into(), |at| age::since(at, now)),
+            number(self.older),
+            last.unwrap_or_else(|| "never".into()),
+            self.meaning(),
+        ]
+    }
+
+    fn meaning(&self) -> String {
+        match self.layer.as_str() {
+            "unlock" => format!("opens the root slots: {}", self.methods.as_deref().unwrap_or_default().join(", ")),
+            "root" => "opens the vault's header; kept in the root slots".into(),
+            "keks" => match self.pages {
+                Some(pages) => format!("{pages} page keys; wrap the data keys"),
+                None => "page keys; wrap the data keys".into(),
+            },
+            "deks" => "data keys, one for each subject and compartment".into(),
+            "lookups" => "the keys lookups are made with".into(),
+            _ => String::new(),
+        }
+    }
+}
+
+fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure> {
+    let header = ["ROTATION", "LAYER", "STATE", "DONE", "STARTED", "ENDS", ""];
+    context.ui.table(&header, rows)
+}
+
+fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let body = NewRotation { layer: args.layer.name(), rate: args.rate };
+    let answer = client.post(ROTATIONS, &body)?;
+    let rotation: Rotation = answer.json()?;
+    if args.wait {
+        return watch(&rotation.id, client, context);
+    }
+    show(&answer, &rotation, context)?;
+    context.ui.note(&format!("follow it with: vault-cli key watch {}", printable(&rotation.id)));
+    Ok(Exit::Done)
+}
+
+fn change(id: &str, state: &str, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let answer = client.patch(&place(id), &NewState { state })?;
+    show(&answer, &answer.json()?, context)?;
+    Ok(Exit::Done)
+}
+
+fn watch(id: &str, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let bar = progress::counting(&context.ui, "rotating", 0);
+    let answer = until_ended(client, id, |rotation| {
+        bar.set_length(rotation.total);
+        bar.set_position(rotation.done);
+        bar.set_message(printable(&rotation.state));
+    })?;
+    bar.finish_and_clear();
+    let rotation: Rotation = answer.json()?;
+    show(&answer, &rotation, context)?;
+    match rotation.state.as_str() {
+        "done" => Ok(Exit::Done),
+        state => Err(Failure::failed(format!("the rotation ended {}", printable(state)))),
+    }
+}
+
+/// Looks at a rotation, less and less often, until it has ended.
+fn until_ended(client: &Client, id: &str, mut seen: impl FnMut(&Rotation)) -> Result<Answer, Failure> {
+    let mut pause = FIRST_LOOK;
+    loop {
+        let answer = client.get(&place(id))?;
+        let rotation: Rotation = answer.json()?;
+        seen(&rotation);
+        if rotation.has_ended() {
+            return Ok(answer);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(SLOWEST_LOOK);
+    }
+}
+
+/// Rotates a layer and waits for its end; returns how many pages it rotated.
+pub(crate) fn rotate_and_wait(client: &Client, layer: &str) -> Result<u64, Failure> {
+    let begun: Rotation = client.post(ROTATIONS, &NewRotation { layer, rate: None })?.json()?;
+    let ended: Rotation = until_ended(client, &begun.id, |_| ())?.json()?;
+    match ended.state.as_str() {
+        "done" => Ok(ended.total),
+        state => Err(Failure::failed(format!("the rotation of {layer} ended {}", printable(state)))),
+    }
+}
+
+fn show(answer: &Answer, rotation: &Rotation, context: &Context) -> Result<(), Failure> {
+    if context.ui.wants_json() {
+        return context.ui.line(answer.text()?);
+    }
+    show_rotations(&[rotation.row(Timestamp::now())], context)
+}
+
+fn place(id: &str) -> String {
+    format!("{ROTATIONS}/{}", segment(id))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fake::FakeVault;
+
+    fn state(state: &str, done: u64) -> (u16, String) {
+        let text = format!(
+            r#"{{"id":"r1","layer":"keks","state":"{state}","done":{done},"total":8,"started_at":"2026-03-10T10:00:00Z"}}"#
+        );
+        (200, text)
+    }
+
+    #[test]
+    fn a_rotation_is_followed_to_its_end() {
+        let fake = FakeVault::answering(vec![state("queued", 0), state("running", 5), state("done", 8)]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        assert_eq!(rotate_and_wait(&client, "keks").unwrap(), 8);
+        let asked = fake.requests();
+        assert!(asked[0].ends_with(r#"{"layer":"keks"}"#), "{asked:?}");
+        assert!(asked[2].starts_with("GET /v1/keys/rotations/r1 "), "{asked:?}");
+
+        let fake = FakeVault::answering(vec![state("queued", 0), state("failed", 2)]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        assert_eq!(rotate_and_wait(&client, "keks").unwrap_err().exit, Exit::Failed);
+    }
+
+    #[test]
+    fn layers_are_told_in_words_whatever_they_leave_out() {
+        let keys: Keys = serde_json::from_str(
+            r#"{"layers":[{"layer":"unlock","methods":["key-file","passphrase"]},
+                {"layer":"root","version":7,"created_at":"2026-03-01T00:00:00Z","older":0,"last_rotation":null},
+                {"layer":"keks","pages":null,"last_rotation":{"id":"r","finished_at":"2026-03-09T00:00:00Z"}}]}"#,
+        )
+        .unwrap();
+        let now = "2026-03-10T00:00:00Z".parse().unwrap();
+        let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
+        assert!(rows[0][5].ends_with("key-file, passphrase"));
+        assert_eq!(rows[1][..5], ["root", "7", "9 days", "0", "never"]);
+        assert_eq!(rows[2][4], "24 hours ago");
+    }
+}

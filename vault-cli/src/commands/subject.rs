@@ -1,0 +1,394 @@
+//! `subject put|show|lookup|forget`: the data of one person.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::address::segment;
+use crate::args::{ForgetArgs, FormChoice, LookupArgs, PutArgs, ShowArgs, SubjectCommand, ViewChoice};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::printable;
+
+const MAX_ID: usize = 256;
+/// The server takes no larger request.
+const MAX_FIELDS: u64 = 1024 * 1024;
+
+#[derive(Deserialize)]
+struct Written {
+    fields: BTreeMap<String, FieldVersion>,
+}
+
+#[derive(Deserialize)]
+struct FieldVersion {
+    version: u64,
+    updated_at: String,
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    fields: BTreeMap<String, Box<RawValue>>,
+    #[serde(default)]
+    views: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    subjects: Vec<String>,
+    next: Option<String>,
+}
+
+/// Runs a `subject` command other than `import`, which has its own room.
+pub(crate) fn run(command: &SubjectCommand, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        SubjectCommand::Put(args) => put(args, context),
+        SubjectCommand::Show(args) => show(args, context),
+        SubjectCommand::Lookup(args) => lookup(args, context),
+        SubjectCommand::Forget(args) => forget(args, context),
+        SubjectCommand::Import(args) => super::import::run(args, context),
+    }
+}
+
+/// Checks a subject id before it is sent: 1 to 256 bytes, no control characters.
+pub(crate) fn check_id(id: &str) -> Result<(), &'static str> {
+    if id.is_empty() {
+        return Err("the subject id is empty");
+    }
+    if id.len() > MAX_ID {
+        return Err("the subject id is longer than 256 bytes");
+    }
+    if id.chars().any(char::is_control) {
+        return Err("the subject id has control characters");
+    }
+    Ok(())
+}
+
+fn fields_path(id: &str) -> Result<String, Failure> {
+    check_id(id).map_err(Failure::usage)?;
+    Ok(format!("/v1/subjects/{}/fields", segment(id)))
+}
+
+fn with_query(path: String, query: &[(&str, String)]) -> String {
+    let pairs: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", segment(value))).collect();
+    if pairs.is_empty() { path } else { format!("{path}?{}", pairs.join("&")) }
+}
+
+fn put(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
+    let fields = match &args.json {
+        Some(source) => read_fields(source)?,
+        None => assigned_fields(&args.assignments, &args.null)?,
+    };
+    let mut query = Vec::new();
+    if args.enrol_again {
+        query.push(("enrol", "again".to_owned()));
+    }
+    if args.make_final {
+        query.push(("final", "true".to_owned()));
+    }
+    let path = with_query(fields_path(&args.id)?, &query);
+    let body = Zeroizing::new(format!("{{\"fields\":{}}}", fields.as_str()));
+    let answer = context.client()?.patch_text(&path, &body).map_err(|failure| match failure.exit {
+        Exit::Shredded => failure.hint("to store this person again, as a new subject: --enrol-again"),
+        _ => failure,
+    })?;
+    context.ui.note(if answer.status == 201 { "created" } else { "merged" });
+    if context.ui.wants_json() {
+        context.ui.line(answer.text()?)?;
+        return Ok(Exit::Done);
+    }
+    let written: Written = answer.json()?;
+    let rows: Vec<_> = written
+        .fields
+        .into_iter()
+        .map(|(name, field)| vec![name, field.version.to_string(), field.updated_at])
+        .collect();
+    context.ui.table(&["FIELD", "VERSION", "UPDATED"], &rows)?;
+    Ok(Exit::Done)
+}
+
+/// The fields object as it stands in a file or on standard input; its values keep their spelling.
+fn read_fields(source: &Path) -> Result<Zeroizing<String>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    let read = if source == Path::new("-") {
+        io::stdin().take(MAX_FIELDS + 1).read_to_string(&mut text)
+    } else {
+        fs::File::open(source).and_then(|file| file.take(MAX_FIELDS + 1).read_to_string(&mut text))
+    };
+    read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", source.display())))?;
+    if text.len() as u64 > MAX_FIELDS {
+        return Err(Failure::failed("the fields are larger than 1 MiB"));
+    }
+    serde_json::from_str::<BTreeMap<String, &RawValue>>(&text).map_err(|error| {
+        Failure::usage(format!(
+            "{} is not one JSON object (line {}, column {})",
+            source.display(),
+            error.line(),
+            error.column()
+        ))
+    })?;
+    Ok(text)
+}
+
+/// The fields object for `NAME=VALUE` arguments. Refusals name the field or the position, never a value.
+fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<String>, Failure> {
+    let mut fields: BTreeMap<&str, Zeroizing<String>> = BTreeMap::new();
+    let mut set = |name, json| match fields.insert(name, Zeroizing::new(json)) {
+        Some(_) => Err(Failure::usage(format!("field {} is given twice", printable(name)))),
+        None => Ok(()),
+    };
+    for (position, assignment) in assignments.iter().enumerate() {
+        let (name, value) = assignment
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| Failure::usage(format!("value {} is not NAME=VALUE", position + 1)))?;
+        if value.is_empty() {
+            return Err(Failure::usage(format!("field {} has no value", printable(name)))
+                .hint(format!("to remove it: --null {}", printable(name))));
+        }
+        set(name, value_json(name, value)?)?;
+    }
+    for name in null {
+        set(name, "null".to_owned())?;
+    }
+    if fields.is_empty() {
+        return Err(Failure::usage("no fields are given").hint("give NAME=VALUE, --null NAME, or --json FILE"));
+    }
+    let mut json = Zeroizing::new(String::from("{"));
+    for (name, value) in &fields {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        json.push_str(&quoted(name));
+        json.push(':');
+        json.push_str(value);
+    }
+    json.push('}');
+    Ok(json)
+}
+
+/// A value from the command line as JSON: objects as they are, anything else as text.
+fn value_json(name: &str, value: &str) -> Result<String, Failure> {
+    if !value.starts_with('{') {
+        return Ok(quoted(value));
+    }
+    match serde_json::from_str::<BTreeMap<String, &RawValue>>(value) {
+        Ok(_) => Ok(value.to_owned()),
+        Err(error) => Err(Failure::usage(format!(
+            "field {} starts with {{ but is not a JSON object (column {})",
+            printable(name),
+            error.column()
+        ))),
+    }
+}
+
+/// Text as a JSON string.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn show(args: &ShowArgs, context: &Context) -> Result<Exit, Failure> {
+    let mut query = Vec::new();
+    if !args.names.is_empty() {
+        query.push(("names", args.names.join(",")));
+    }
+    if let Some(view) = args.view {
+        query.push(("view", view_name(view).to_owned()));
+    }
+    if let Some(form) = args.form {
+        query.push(("form", form_name(form).to_owned()));
+    }
+    let path = with_query(fields_path(&args.id)?, &query);
+    let answer = context.client()?.get_for(&path, args.purpose.as_deref()).map_err(|failure| match failure.status {
+        Some(403) => failure.hint("what is shown depends on --view and on the --purpose it is read for"),
+        _ => failure,
+    })?;
+    if context.ui.wants_json() {
+        context.ui.line(answer.text()?)?;
+        return Ok(Exit::Done);
+    }
+    let mut shown: Shown = answer.json()?;
+    let rows: Vec<_> = shown
+        .fields
+        .into_iter()
+        .map(|(name, value)| {
+            let lowered = shown.views.remove(&name);
+            let remark = lowered.map_or(String::new(), |view| format!("lowered to {view}"));
+            vec![name, value_text(&value), remark]
+        })
+        .collect();
+    context.ui.table(&["FIELD", "VALUE", ""], &rows)?;
+    Ok(Exit::Done)
+}
+
+/// A value for people: text without its quotes, anything else as JSON.
+fn value_text(value: &RawValue) -> String {
+    serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned())
+}
+
+fn view_name(view: ViewChoice) -> &'static str {
+    match view {
+        ViewChoice::Masked => "masked",
+        ViewChoice::Full => "full",
+        ViewChoice::Last4 => "last4",
+        ViewChoice::None => "none",
+    }
+}
+
+fn form_name(form: FormChoice) -> &'static str {
+    match form {
+        FormChoice::Given => "given",
+        FormChoice::Normal => "normal",
+    }
+}
+
+fn lookup(args: &LookupArgs, context: &Context) -> Result<Exit, Failure> {
+    let value = if args.value == "-" {
+        let mut text = Zeroizing::new(String::new());
+        io::stdin().take(MAX_FIELDS).read_to_string(&mut text)?;
+        Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
+    } else {
+        Zeroizing::new(args.value.clone())
+    };
+    let json = Zeroizing::new(value_json(&args.field, &value)?);
+    let client = context.client()?;
+    let subjects = find(&client, &args.field, &json, args.region.as_deref())?;
+    if context.ui.wants_json() {
+        context.ui.json(&serde_json::json!({ "subjects": subjects }))?;
+        return Ok(Exit::Done);
+    }
+    for subject in &subjects {
+        context.ui.line(&printable(subject))?;
+    }
+    if subjects.is_empty() {
+        context.ui.note("no subject has this value");
+    }
+    Ok(Exit::Done)
+}
+
+/// All subjects with a value, which is given as JSON; follows the pages of a long answer.
+pub(crate) fn find(client: &Client, field: &str, value: &str, region: Option<&str>) -> Result<Vec<String>, Failure> {
+    let mut subjects = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut body = Zeroizing::new(format!("{{\"field\":{},\"value\":{value}", quoted(field)));
+        for (name, text) in [("region", region), ("after", after.as_deref())] {
+            if let Some(text) = text {
+                body.push_str(&format!(",\"{name}\":{}", quoted(text)));
+            }
+        }
+        body.push('}');
+        let found: Found = client.post_text("/v1/lookups", &body)?.json()?;
+        subjects.extend(found.subjects);
+        match found.next {
+            Some(next) => after = Some(next),
+            None => return Ok(subjects),
+        }
+    }
+}
+
+fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
+    let path = format!("{}/{}", fields_path(&args.id)?, segment(&args.field));
+    if args.field.is_empty() {
+        return Err(Failure::usage("the field name is empty"));
+    }
+    let client = context.client()?;
+    context.ui.confirm(&format!(
+        "Forget field {} of subject {}? Its value cannot be brought back.",
+        printable(&args.field),
+        printable(&args.id)
+    ))?;
+    let answer = client.delete(&path)?;
+    let (state, words) = if answer.status == 202 {
+        ("refused", "refused to readers now; final by itself once every root slot is reached, see vault-cli status")
+    } else {
+        ("final", "forgotten: final")
+    };
+    if context.ui.wants_json() {
+        context.ui.json(&serde_json::json!({ "state": state }))?;
+    } else {
+        context.ui.note(words);
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fake::FakeVault;
+
+    fn owned(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn assignments_become_json_and_objects_stay_as_written() {
+        let json =
+            assigned_fields(&owned(&["name=Zoë \"Z\" = me", "location={\"lat\":-47.76309000}"]), &owned(&["nickname"]))
+                .unwrap();
+        assert_eq!(*json, r#"{"location":{"lat":-47.76309000},"name":"Zoë \"Z\" = me","nickname":null}"#);
+    }
+
+    #[test]
+    fn wrong_assignments_are_usage_errors_that_show_no_value() {
+        let table: [(&[&str], &[&str], &str); 6] = [
+            (&["nickname="], &[], "nickname"),
+            (&["+971501238301"], &[], "value 1"),
+            (&["=+971501238301"], &[], "value 1"),
+            (&["phone={+971501238301"], &[], "phone"),
+            (&["name=+971501238301"], &["name"], "name"),
+            (&[], &[], "no fields"),
+        ];
+        for (assignments, null, named) in table {
+            let failure = assigned_fields(&owned(assignments), &owned(null)).unwrap_err();
+            assert_eq!(failure.exit as u8, 2, "{assignments:?}");
+            assert!(failure.message.contains(named), "{failure}");
+            assert!(!failure.message.contains("1238301"), "{failure}");
+        }
+        let empty = assigned_fields(&owned(&["nickname="]), &[]).unwrap_err();
+        assert!(empty.hint.unwrap().contains("--null nickname"));
+    }
+
+    #[test]
+    fn ids_are_checked_before_they_are_sent() {
+        assert!(check_id("a/b ü").is_ok());
+        assert!(check_id(&"x".repeat(256)).is_ok());
+        for bad in [String::new(), "x".repeat(257), "a\nb".into(), "a\u{7f}".into()] {
+            assert!(check_id(&bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_long_lookup_is_followed_page_by_page() {
+        let fake = FakeVault::answering(vec![
+            (200, r#"{"subjects":["a"],"next":"p2"}"#.into()),
+            (200, r#"{"subjects":["b"]}"#.into()),
+        ]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let found = find(&client, "phone", "\"050 123\"", Some("AE")).unwrap();
+        assert_eq!(found, ["a", "b"]);
+        let asked = fake.requests();
+        assert!(asked[0].ends_with(r#"{"field":"phone","value":"050 123","region":"AE"}"#));
+        assert!(asked[1].contains(r#""after":"p2""#));
+    }
+
+    #[test]
+    fn a_fields_file_must_be_one_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fields.json");
+        fs::write(&path, "{\"location\": {\"lat\": 1.50}}\n").unwrap();
+        assert!(read_fields(&path).unwrap().contains("1.50"));
+        for bad in ["[1]", "{\"name\": \"Ada\"", "", "{} {}"] {
+            fs::write(&path, bad).unwrap();
+            let failure = read_fields(&path).unwrap_err();
+            assert_eq!(failure.exit as u8, 2, "{bad}");
+            assert!(!failure.message.contains("Ada"), "{failure}");
+        }
+    }
+}

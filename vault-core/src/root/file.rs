@@ -1,0 +1,292 @@
+//! A root slot in a file: two sealed copies in blocks of their own, overwritten in place.
+//!
+//! A random slot key seals the entries and is itself wrapped by each unlock key. Only the slot key stays in memory, so
+//! new roots can be written without a passphrase or key file at hand.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::copies::{COPIES, Copies, Copy, next_sequence, overwriting_order, reading};
+use super::layout::{BLOCK_LEN, Block, ENTRIES_MAX, STANZAS_MAX, block};
+use super::stanza::{Stanza, Unlocking};
+use super::{Method, NewUnlock, Reading, RootEntry, RootSlot, SlotError, Unlock};
+use crate::crypto::{Random, SlotKey};
+use crate::ids::VaultId;
+
+/// A root slot in a file of 8 KiB with mode 0600.
+#[derive(Clone)]
+pub struct FileSlot(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    vault: VaultId,
+    /// Held over every access to the file, so that accesses do not overlap.
+    state: Mutex<State>,
+}
+
+struct State {
+    stanzas: Vec<Stanza>,
+    key: Option<SlotKey>,
+}
+
+impl FileSlot {
+    /// Makes the file, with `first` in it, to be opened by any of `unlocks`; the slot is then unlocked. Blocks: an
+    /// Argon2id run for each passphrase.
+    ///
+    /// # Errors
+    /// [`SlotError::Exists`] if there is a file already; no unlock keys or more than 8; a cost out of bounds; a disk that
+    /// does not take it, and then no file is left.
+    pub fn create(
+        path: &Path,
+        vault: VaultId,
+        unlocks: &[NewUnlock],
+        first: &RootEntry,
+    ) -> Result<FileSlot, SlotError> {
+        if !(1..=STANZAS_MAX).contains(&unlocks.len()) {
+            return Err(SlotError::Count { what: "unlock keys", most: STANZAS_MAX });
+        }
+        let slot_key = SlotKey::draw(&mut Random::for_keys(1));
+        let stanzas = unlocks.iter().map(|u| Stanza::new(vault, u, &slot_key)).collect::<Result<Vec<_>, _>>()?;
+        make_file(path)?;
+        let state = State { stanzas, key: Some(slot_key) };
+        let inner = Inner { path: path.to_owned(), vault, state: Mutex::new(state) };
+        let written = inner.write(std::slice::from_ref(first), COPIES).and_then(|()| inner.sync_directory());
+        if let Err(error) = written {
+            // Nothing depends on the file yet, and a half-made one would only be in the way of the next attempt.
+            drop(std::fs::remove_file(path));
+            return Err(error);
+        }
+        Ok(FileSlot(Arc::new(inner)))
+    }
+
+    /// Opens the file and leaves it locked.
+    ///
+    /// # Errors
+    /// [`SlotError::Missing`], [`SlotError::Damaged`] if no copy is whole, [`SlotError::Unreachable`].
+    pub fn open(path: &Path) -> Result<FileSlot, SlotError> {
+        let newest = read_blocks(path)?.into_iter().flatten().max_by_key(|b| b.sequence);
+        let Some(Block { vault, stanzas, .. }) = newest else {
+            return Err(SlotError::Damaged { slot: name(path) });
+        };
+        let state = Mutex::new(State { stanzas, key: None });
+        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, state })))
+    }
+
+    /// The vault it says it belongs to; certain once it is unlocked.
+    pub fn vault(&self) -> VaultId {
+        self.0.vault
+    }
+
+    /// Refuses another vault's slot.
+    ///
+    /// # Errors
+    /// [`SlotError::OtherVault`].
+    pub fn belongs_to(&self, vault: VaultId) -> Result<(), SlotError> {
+        if self.0.vault == vault { Ok(()) } else { Err(SlotError::OtherVault { slot: self.name() }) }
+    }
+
+    /// The ways it can be unlocked, in the order of its unlock keys.
+    pub fn methods(&self) -> Vec<Method> {
+        self.0.state().stanzas.iter().map(|s| s.origin.method()).collect()
+    }
+
+    /// Whether the slot key is in memory.
+    pub fn is_unlocked(&self) -> bool {
+        self.0.state().key.is_some()
+    }
+
+    /// Loads the slot key. Blocks: a passphrase costs an Argon2id run.
+    ///
+    /// # Errors
+    /// [`SlotError::NoSuchMethod`], [`SlotError::WrongUnlockKey`]; [`SlotError::Damaged`] if the unlock key is right and
+    /// yet no copy opens; as [`FileSlot::open`].
+    pub fn unlock(&self, unlock: &Unlock) -> Result<(), SlotError> {
+        self.0.unlock(unlock)
+    }
+
+    /// Drops the slot key.
+    pub fn lock(&self) {
+        self.0.state().key = None;
+    }
+
+    /// Runs blocking work on the file away from the async workers.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, SlotError> + Send + 'static,
+    ) -> Result<T, SlotError> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|_| Err(self.0.unreachable("its task was ended")))
+    }
+}
+
+#[async_trait::async_trait]
+impl RootSlot for FileSlot {
+    fn name(&self) -> String {
+        name(&self.0.path)
+    }
+
+    async fn read(&self) -> Result<Reading, SlotError> {
+        self.blocking(|inner| inner.read()).await
+    }
+
+    async fn stage(&self, entries: &[RootEntry]) -> Result<(), SlotError> {
+        let entries: Vec<_> = entries.iter().map(RootEntry::duplicate).collect();
+        self.blocking(move |inner| inner.write(&entries, 1)).await
+    }
+
+    async fn settle(&self, entries: &[RootEntry]) -> Result<(), SlotError> {
+        let entries: Vec<_> = entries.iter().map(RootEntry::duplicate).collect();
+        self.blocking(move |inner| inner.write(&entries, COPIES)).await
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing is left half-changed in there by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unlock(&self, unlock: &Unlock) -> Result<(), SlotError> {
+        let mut blocks: Vec<Block> =
+            read_blocks(&self.path)?.into_iter().flatten().filter(|b| b.vault == self.vault).collect();
+        blocks.sort_by_key(|b| std::cmp::Reverse(b.sequence));
+        if blocks.is_empty() {
+            return Err(self.damaged());
+        }
+        self.offer(unlock.method(), &blocks)?;
+        let mut unlocking = Unlocking::new(unlock);
+        let mut right_key = false;
+        for block in blocks {
+            let Some(key) = unlocking.slot_key(self.vault, &block.stanzas)? else { continue };
+            right_key = true;
+            if block.entries(&key).is_ok() {
+                *self.state() = State { stanzas: block.stanzas, key: Some(key) };
+                return Ok(());
+            }
+        }
+        Err(if right_key { self.damaged() } else { SlotError::WrongUnlockKey { slot: name(&self.path) } })
+    }
+
+    /// Refuses a way that no copy offers, naming those there are.
+    fn offer(&self, method: Method, blocks: &[Block]) -> Result<(), SlotError> {
+        let mut others: Vec<&str> = Vec::new();
+        for offered in blocks.iter().flat_map(|b| &b.stanzas).map(|s| s.origin.method()) {
+            if offered == method {
+                return Ok(());
+            }
+            if !others.contains(&offered.as_str()) {
+                others.push(offered.as_str());
+            }
+        }
+        let (slot, others) = (name(&self.path), others.join(", "));
+        Err(SlotError::NoSuchMethod { slot, method: method.as_str(), others })
+    }
+
+    fn read(&self) -> Result<Reading, SlotError> {
+        let state = self.state();
+        let key = state.key.as_ref().ok_or_else(|| self.locked())?;
+        reading(self.copies(key)?).ok_or_else(|| self.damaged())
+    }
+
+    /// Overwrites the first `count` copies in the order of [`overwriting_order`].
+    fn write(&self, entries: &[RootEntry], count: usize) -> Result<(), SlotError> {
+        if !(1..=ENTRIES_MAX).contains(&entries.len()) {
+            return Err(SlotError::Count { what: "roots", most: ENTRIES_MAX });
+        }
+        let state = self.state();
+        let key = state.key.as_ref().ok_or_else(|| self.locked())?;
+        let copies = self.copies(key)?;
+        let sequence = next_sequence(&copies);
+        for (sequence, at) in (sequence..).zip(overwriting_order(&copies, entries)).take(count) {
+            self.write_block(at, &block(sequence, self.vault, &state.stanzas, entries, key))?;
+        }
+        Ok(())
+    }
+
+    /// Both copies. A file in which no block is whole is taken for a damaged slot of ours and may be written anew, for
+    /// the root is in memory; whole blocks that are not ours are not.
+    fn copies(&self, key: &SlotKey) -> Result<Copies, SlotError> {
+        let blocks = read_blocks(&self.path)?;
+        let foreign = blocks.iter().flatten().any(|b| b.vault != self.vault);
+        let whole = blocks.iter().flatten().count();
+        let open = |block: Block| {
+            let entries = (block.vault == self.vault).then(|| block.entries(key))?.ok()?;
+            Some(Copy { sequence: block.sequence, entries })
+        };
+        let copies = blocks.map(|block| block.and_then(open));
+        match copies.iter().flatten().count() {
+            0 if foreign => Err(SlotError::OtherVault { slot: name(&self.path) }),
+            0 if whole > 0 => Err(self.damaged()),
+            _ => Ok(copies),
+        }
+    }
+
+    /// Writes one copy in place, makes it durable, and reads it back through a handle of its own.
+    fn write_block(&self, at: usize, bytes: &[u8]) -> Result<(), SlotError> {
+        let offset = u64::try_from(at * BLOCK_LEN).expect("a slot file has two blocks");
+        let write = || {
+            let file = OpenOptions::new().write(true).open(&self.path)?;
+            file.write_all_at(bytes, offset)?;
+            file.sync_all()?;
+            let mut back = vec![0; BLOCK_LEN];
+            File::open(&self.path)?.read_exact_at(&mut back, offset)?;
+            Ok(back)
+        };
+        let back: Vec<u8> = write().map_err(|error| failed(&self.path, &error))?;
+        if back == bytes { Ok(()) } else { Err(SlotError::NotKept { slot: name(&self.path) }) }
+    }
+
+    /// Makes the file's name durable.
+    fn sync_directory(&self) -> Result<(), SlotError> {
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| failed(&self.path, &error))
+    }
+
+    fn damaged(&self) -> SlotError {
+        SlotError::Damaged { slot: name(&self.path) }
+    }
+
+    fn locked(&self) -> SlotError {
+        SlotError::Locked { slot: name(&self.path) }
+    }
+
+    fn unreachable(&self, why: &str) -> SlotError {
+        SlotError::Unreachable { slot: name(&self.path), why: why.to_owned() }
+    }
+}
+
+fn make_file(path: &Path) -> Result<(), SlotError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(SlotError::Exists { slot: name(path) }),
+        Err(error) => Err(SlotError::Unreachable { slot: name(path), why: error.to_string() }),
+    }
+}
+
+/// The blocks of the file; none for one that is cut short or damaged.
+fn read_blocks(path: &Path) -> Result<[Option<Block>; COPIES], SlotError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let limit = u64::try_from(COPIES * BLOCK_LEN).expect("8 KiB");
+        let mut bytes = Vec::with_capacity(COPIES * BLOCK_LEN);
+        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| failed(path, &error))?;
+    let mut blocks = bytes.chunks(BLOCK_LEN);
+    Ok(std::array::from_fn(|_| blocks.next().and_then(Block::parse)))
+}
+
+fn failed(path: &Path, error: &io::Error) -> SlotError {
+    match error.kind() {
+        ErrorKind::NotFound => SlotError::Missing { slot: name(path) },
+        _ => SlotError::Unreachable { slot: name(path), why: error.to_string() },
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}

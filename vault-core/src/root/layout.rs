@@ -1,0 +1,160 @@
+//! The bytes of one copy in a slot file: fixed layout, one block of 4 KiB.
+//!
+//! ```text
+//! off 0     7 B  "udvslot"          7 u8 format = 1                 (numbers are big-endian)
+//! off 8     u64  sequence: the write that made this copy
+//! off 16    16 B vault id
+//! off 32    u8   number of unlock stanzas, 1 to 8, then each:
+//!                u8 1, u32 memory in KiB, u32 passes, u32 lanes, 16 B salt    (passphrase, Argon2id)
+//!             or u8 2                                                         (key file)
+//!                81 B the slot key, wrapped (sealed box, label "uv1/slot/wrap", AAD = vault id ‖ the above)
+//!           u16  length of the sealed entries, then
+//!                sealed box, label "uv1/slot/entries", AAD = all bytes of the block before it, of
+//!                u8 number of entries, 1 to 32, then each: u64 epoch, 16 B root id, 32 B root key
+//!           zeros
+//! off 4064  32 B SHA-256 of bytes 0..4064
+//! ```
+//! The digest tells damage from a wrong unlock key before anything is unlocked; it keeps nobody out, the boxes do.
+
+use zeroize::Zeroizing;
+
+use super::RootEntry;
+use super::stanza::{self, Origin, Stanza, WRAPPED_LEN};
+use crate::crypto::passphrase::Cost;
+use crate::crypto::{RootKey, SlotKey, Unauthentic, digest, sealed_box};
+use crate::ids::{RootId, VaultId};
+
+/// Length of a copy, in bytes.
+pub(super) const BLOCK_LEN: usize = 4096;
+/// The most unlock keys a slot may have.
+pub(super) const STANZAS_MAX: usize = 8;
+/// The most roots a slot may hold at once.
+pub(super) const ENTRIES_MAX: usize = 32;
+
+const MAGIC: &[u8; 8] = b"udvslot\x01";
+const DIGEST_AT: usize = BLOCK_LEN - 32;
+const ENTRY_LEN: usize = 8 + 16 + 32;
+
+/// A copy whose bytes are whole; what it seals is not opened yet.
+pub(super) struct Block {
+    pub(super) sequence: u64,
+    pub(super) vault: VaultId,
+    pub(super) stanzas: Vec<Stanza>,
+    /// All bytes before the sealed entries: their AAD.
+    head: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+impl Block {
+    /// Reads a copy; `None` if it is cut short, damaged, of another format, or has an Argon2id cost out of bounds.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != BLOCK_LEN || digest(&bytes[..DIGEST_AT]) != bytes[DIGEST_AT..] {
+            return None;
+        }
+        let mut at = Cursor { bytes: &bytes[..DIGEST_AT], used: 0 };
+        if at.array::<8>()? != *MAGIC {
+            return None;
+        }
+        let sequence = u64::from_be_bytes(at.array()?);
+        let vault = VaultId(at.array()?);
+        let count = usize::from(at.array::<1>()?[0]);
+        if !(1..=STANZAS_MAX).contains(&count) {
+            return None;
+        }
+        let stanzas = (0..count).map(|_| read_stanza(&mut at)).collect::<Option<Vec<_>>>()?;
+        let len = usize::from(u16::from_be_bytes(at.array()?));
+        let head = bytes[..at.used].to_vec();
+        let sealed = at.take(len)?.to_vec();
+        Some(Self { sequence, vault, stanzas, head, sealed })
+    }
+
+    /// Opens the entries.
+    pub(super) fn entries(&self, key: &SlotKey) -> Result<Vec<RootEntry>, Unauthentic> {
+        read_entries(&key.open_entries(&self.head, &self.sealed)?).ok_or(Unauthentic)
+    }
+}
+
+/// The bytes of a copy. `stanzas` and `entries` are within their bounds.
+pub(super) fn block(
+    sequence: u64,
+    vault: VaultId,
+    stanzas: &[Stanza],
+    entries: &[RootEntry],
+    key: &SlotKey,
+) -> Vec<u8> {
+    let plaintext = put_entries(entries);
+    let mut out = Vec::with_capacity(BLOCK_LEN);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&sequence.to_be_bytes());
+    out.extend_from_slice(&vault.0);
+    out.push(u8::try_from(stanzas.len()).expect("a slot has at most 8 stanzas"));
+    for stanza in stanzas {
+        stanza::put_origin(&mut out, &stanza.origin);
+        out.extend_from_slice(&stanza.wrapped);
+    }
+    let len = u16::try_from(sealed_box::OVERHEAD + plaintext.len()).expect("32 entries take less than 2 KiB");
+    out.extend_from_slice(&len.to_be_bytes());
+    let sealed = key.seal_entries(&out, &plaintext);
+    out.extend_from_slice(&sealed);
+    assert!(out.len() <= DIGEST_AT, "8 stanzas and 32 entries fit a block");
+    out.resize(DIGEST_AT, 0);
+    let sum = digest(&out);
+    out.extend_from_slice(&sum);
+    out
+}
+
+fn read_stanza(at: &mut Cursor<'_>) -> Option<Stanza> {
+    let origin = match at.array::<1>()?[0] {
+        stanza::PASSPHRASE => {
+            let mut number = || at.array().map(u32::from_be_bytes);
+            let cost = Cost { memory_kib: number()?, passes: number()?, lanes: number()? };
+            Origin::Passphrase { cost: cost.check().ok()?, salt: at.array()? }
+        }
+        stanza::KEY_FILE => Origin::KeyFile,
+        _ => return None,
+    };
+    Some(Stanza { origin, wrapped: at.array::<WRAPPED_LEN>()? })
+}
+
+fn put_entries(entries: &[RootEntry]) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(1 + entries.len() * ENTRY_LEN));
+    out.push(u8::try_from(entries.len()).expect("a slot holds at most 32 roots"));
+    for entry in entries {
+        out.extend_from_slice(&entry.epoch.to_be_bytes());
+        out.extend_from_slice(&entry.id.0);
+        out.extend_from_slice(entry.key.expose());
+    }
+    out
+}
+
+fn read_entries(bytes: &[u8]) -> Option<Vec<RootEntry>> {
+    let (&count, rest) = bytes.split_first()?;
+    let count = usize::from(count);
+    if !(1..=ENTRIES_MAX).contains(&count) || rest.len() != count * ENTRY_LEN {
+        return None;
+    }
+    let mut at = Cursor { bytes: rest, used: 0 };
+    let mut entry = || {
+        let (epoch, id) = (u64::from_be_bytes(at.array()?), RootId(at.array()?));
+        Some(RootEntry { epoch, id, key: RootKey::from_slice(at.take(32)?)? })
+    };
+    (0..count).map(|_| entry()).collect()
+}
+
+/// Takes pieces off a byte string, never past its end.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    used: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let piece = self.bytes.get(self.used..self.used.checked_add(len)?)?;
+        self.used += len;
+        Some(piece)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+}

@@ -1,0 +1,432 @@
+//! The vault header: the one page the root key opens, and all the ways into the sealed tries.
+//!
+//! ```text
+//! off  0  u8  version = 1
+//! off  1  u64 epoch                 9  u64 created, ms            17  u64 root created, ms
+//! off 25  u32 reseals              29  32 B META key              61  32 B caller key
+//! off 93  u8  count of subtrees, then each, ascending by kind and generation:
+//!         u8 kind ‖ u32 generation ‖ u64 created, ms ‖ 32 B tag key ‖ u8 (1: there is a root page) ‖ 32 B its key or zeros
+//! ```
+//! Numbers are big-endian. It is sealed like a page (subtree 0, generation 0, no path) under the root's header key.
+
+use zeroize::Zeroizing;
+
+use super::pages::row_key;
+use super::{Branch, EntryKey, Kind, TrieError};
+use crate::crypto::page::{self, PagePlace};
+use crate::crypto::{CallerKey, MetaKey, PageKey, Random, RootKey, TagKey};
+use crate::ids::VaultId;
+use crate::time::Timestamp;
+
+const VERSION: u8 = 1;
+const FIXED: usize = 94;
+const SUBTREE: usize = 1 + 4 + 8 + 32 + 1 + 32;
+
+/// The vault header, opened. Immutable for readers: a batch makes a new one.
+pub struct Header {
+    vault: VaultId,
+    epoch: u64,
+    created_at: Timestamp,
+    root_created_at: Timestamp,
+    reseals: u32,
+    meta_key: MetaKey,
+    caller_key: CallerKey,
+    subtrees: Vec<Subtree>,
+    /// The row it lies in; none before it was ever sealed.
+    row: Option<Vec<u8>>,
+}
+
+/// One sealed trie: its kind, its generation, and the keys that lead into it.
+pub(super) struct Subtree {
+    pub(super) branch: Branch,
+    created_at: Timestamp,
+    tag_key: TagKey,
+    pub(super) root: Option<PageKey>,
+}
+
+/// What may be told about a subtree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubtreeInfo {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its generation; counts tag keys of this kind, from 1.
+    pub generation: u32,
+    /// When its tag key was drawn.
+    pub created_at: Timestamp,
+    /// Whether it has no page.
+    pub empty: bool,
+}
+
+impl Header {
+    /// The header of a new vault: empty subtrees, fresh keys, epoch 1.
+    pub fn new(vault: VaultId, now: Timestamp, random: &mut Random) -> Header {
+        let subtrees = Kind::ALL.map(|kind| Subtree::empty(Branch { kind, generation: 1 }, now, random));
+        Header {
+            vault,
+            epoch: 1,
+            created_at: now,
+            root_created_at: now,
+            reseals: 0,
+            meta_key: MetaKey::draw(random),
+            caller_key: CallerKey::draw(random),
+            subtrees: subtrees.into(),
+            row: None,
+        }
+    }
+
+    /// Seals it under `root` and notes the row it now lies in: the row's key and value.
+    pub fn seal(&mut self, root: &RootKey, random: &mut Random) -> (Vec<u8>, Vec<u8>) {
+        let key = root.header_key();
+        let row = row_key(&key.address());
+        let sealed = page::seal(&key, &self.place(), &self.encode(), random);
+        self.row = Some(row.clone());
+        (row, sealed)
+    }
+
+    /// Opens the value of the row at [`Header::row_key`].
+    ///
+    /// # Errors
+    /// [`TrieError::Damaged`]: another root's or vault's header, or a changed byte.
+    pub fn open(root: &RootKey, vault: VaultId, sealed: &[u8]) -> Result<Header, TrieError> {
+        let place = PagePlace { vault, subtree: 0, generation: 0, path: &[] };
+        let bytes = page::open(&root.header_key(), &place, sealed).map_err(|_| TrieError::Damaged)?;
+        let mut header = decode(vault, &bytes).ok_or(TrieError::Damaged)?;
+        header.row = Some(Header::row_key(root));
+        Ok(header)
+    }
+
+    /// The key of the row that holds the header under `root`.
+    pub fn row_key(root: &RootKey) -> Vec<u8> {
+        row_key(&root.header_key().address())
+    }
+
+    /// The vault it belongs to.
+    pub fn vault(&self) -> VaultId {
+        self.vault
+    }
+
+    /// The epoch of the root it is sealed under.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// When the vault was made.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// When the root it is sealed under was drawn.
+    pub fn root_created_at(&self) -> Timestamp {
+        self.root_created_at
+    }
+
+    /// Makes the tags of the newest subtree of `kind`.
+    pub fn tag_key(&self, kind: Kind) -> &TagKey {
+        &self.newest(kind).tag_key
+    }
+
+    /// Seals the META record.
+    pub fn meta_key(&self) -> &MetaKey {
+        &self.meta_key
+    }
+
+    /// Makes the stored form of callers' API tokens.
+    pub fn caller_key(&self) -> &CallerKey {
+        &self.caller_key
+    }
+
+    /// The key of an entry in the newest subtree of `kind`: the tag of (`tag_kind`, `name`, `value`), then the
+    /// discriminator.
+    pub fn entry_key(&self, kind: Kind, tag_kind: &str, name: &str, value: &[u8], discriminator: [u8; 16]) -> EntryKey {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&self.tag_key(kind).tag(tag_kind, name, value));
+        key[16..].copy_from_slice(&discriminator);
+        key
+    }
+
+    /// What may be told about the subtrees, ascending by kind and generation.
+    pub fn subtree_info(&self) -> Vec<SubtreeInfo> {
+        let info = |subtree: &Subtree| SubtreeInfo {
+            kind: subtree.branch.kind,
+            generation: subtree.branch.generation,
+            created_at: subtree.created_at,
+            empty: subtree.root.is_none(),
+        };
+        self.subtrees.iter().map(info).collect()
+    }
+
+    /// The same header with the newest subtree of `kind` replaced by an empty one: the next generation, a fresh tag key.
+    ///
+    /// What was in it is forgotten once this header is sealed by a batch that changes the root. Its rows stay behind,
+    /// dead; a walk of the old header names them.
+    #[must_use]
+    pub fn with_new_generation(&self, kind: Kind, now: Timestamp, random: &mut Random) -> Header {
+        let mut next = self.duplicate();
+        let newest = next.newest_index(kind);
+        let generation = next.subtrees[newest].branch.generation + 1;
+        next.subtrees[newest] = Subtree::empty(Branch { kind, generation }, now, random);
+        next
+    }
+
+    pub(super) fn newest(&self, kind: Kind) -> &Subtree {
+        &self.subtrees[self.newest_index(kind)]
+    }
+
+    pub(super) fn newest_index(&self, kind: Kind) -> usize {
+        let newest = self.subtrees.iter().rposition(|subtree| subtree.branch.kind == kind);
+        newest.expect("a header has a subtree of every kind: new() makes them, decode() insists")
+    }
+
+    pub(super) fn subtrees(&self) -> &[Subtree] {
+        &self.subtrees
+    }
+
+    pub(super) fn set_root(&mut self, index: usize, root: Option<PageKey>) {
+        self.subtrees[index].root = root;
+    }
+
+    /// The key of the row it lies in, once it was sealed or opened.
+    pub fn current_row(&self) -> Option<&[u8]> {
+        self.row.as_deref()
+    }
+
+    /// Goes on to the next epoch; to be sealed under its root.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        self.epoch += 1;
+        self.root_created_at = now;
+        self.reseals = 0;
+    }
+
+    /// Notes that it is sealed once more under the same root. That happens when a subtree gets its first page, and so
+    /// only a few times for each root.
+    pub(super) fn count_reseal(&mut self) {
+        self.reseals = self.reseals.saturating_add(1);
+    }
+
+    pub(super) fn duplicate(&self) -> Header {
+        Header {
+            vault: self.vault,
+            epoch: self.epoch,
+            created_at: self.created_at,
+            root_created_at: self.root_created_at,
+            reseals: self.reseals,
+            meta_key: self.meta_key.duplicate(),
+            caller_key: self.caller_key.duplicate(),
+            subtrees: self.subtrees.iter().map(Subtree::duplicate).collect(),
+            row: self.row.clone(),
+        }
+    }
+
+    fn place(&self) -> PagePlace<'static> {
+        PagePlace { vault: self.vault, subtree: 0, generation: 0, path: &[] }
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(FIXED + SUBTREE * self.subtrees.len()));
+        out.push(VERSION);
+        out.extend_from_slice(&self.epoch.to_be_bytes());
+        out.extend_from_slice(&self.created_at.0.to_be_bytes());
+        out.extend_from_slice(&self.root_created_at.0.to_be_bytes());
+        out.extend_from_slice(&self.reseals.to_be_bytes());
+        out.extend_from_slice(self.meta_key.expose());
+        out.extend_from_slice(self.caller_key.expose());
+        out.push(u8::try_from(self.subtrees.len()).expect("there are few kinds and generations"));
+        for subtree in &self.subtrees {
+            subtree.encode(&mut out);
+        }
+        out
+    }
+}
+
+impl Subtree {
+    fn empty(branch: Branch, now: Timestamp, random: &mut Random) -> Subtree {
+        Subtree { branch, created_at: now, tag_key: TagKey::draw(random), root: None }
+    }
+
+    fn duplicate(&self) -> Subtree {
+        Subtree {
+            branch: self.branch,
+            created_at: self.created_at,
+            tag_key: self.tag_key.duplicate(),
+            root: self.root.as_ref().map(PageKey::duplicate),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.branch.kind as u8);
+        out.extend_from_slice(&self.branch.generation.to_be_bytes());
+        out.extend_from_slice(&self.created_at.0.to_be_bytes());
+        out.extend_from_slice(self.tag_key.expose());
+        out.push(u8::from(self.root.is_some()));
+        out.extend_from_slice(self.root.as_ref().map_or(&[0u8; 32], |key| key.expose()));
+    }
+}
+
+/// Shows the epoch only.
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+fn decode(vault: VaultId, bytes: &[u8]) -> Option<Header> {
+    let mut reader = Reader(bytes);
+    (reader.u8()? == VERSION).then_some(())?;
+    let mut header = Header {
+        vault,
+        epoch: reader.u64()?,
+        created_at: Timestamp(reader.u64()?),
+        root_created_at: Timestamp(reader.u64()?),
+        reseals: reader.u32()?,
+        meta_key: MetaKey::from_slice(reader.take(32)?)?,
+        caller_key: CallerKey::from_slice(reader.take(32)?)?,
+        subtrees: Vec::new(),
+        row: None,
+    };
+    let count = usize::from(reader.u8()?);
+    header.subtrees.reserve_exact(count);
+    for _ in 0..count {
+        header.subtrees.push(decode_subtree(&mut reader)?);
+    }
+    let ascending = header.subtrees.is_sorted_by(|a, b| a.branch < b.branch);
+    let complete = Kind::ALL.iter().all(|kind| header.subtrees.iter().any(|subtree| subtree.branch.kind == *kind));
+    (reader.0.is_empty() && ascending && complete).then_some(header)
+}
+
+fn decode_subtree(reader: &mut Reader<'_>) -> Option<Subtree> {
+    let branch = Branch { kind: Kind::from_number(reader.u8()?)?, generation: reader.u32()? };
+    let created_at = Timestamp(reader.u64()?);
+    let tag_key = TagKey::from_slice(reader.take(32)?)?;
+    let (has_root, root) = (reader.u8()?, reader.take(32)?);
+    let root = match has_root {
+        0 => root.iter().all(|&byte| byte == 0).then_some(None)?,
+        1 => Some(PageKey::from_slice(root)?),
+        _ => return None,
+    };
+    Some(Subtree { branch, created_at, tag_key, root })
+}
+
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    fn take(&mut self, len: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const VAULT: VaultId = VaultId([9; 16]);
+
+    fn known() -> Header {
+        let mut header = Header::new(VAULT, Timestamp(0x0102), &mut Random::for_keys(8));
+        header.epoch = 3;
+        header.root_created_at = Timestamp(0x0304);
+        header.reseals = 5;
+        header.meta_key = MetaKey::from_slice(&[0x0a; 32]).unwrap();
+        header.caller_key = CallerKey::from_slice(&[0x0b; 32]).unwrap();
+        for (subtree, byte) in header.subtrees.iter_mut().zip(0xc1..) {
+            subtree.tag_key = TagKey::from_slice(&[byte; 32]).unwrap();
+        }
+        header.subtrees[1].branch.generation = 4;
+        header.subtrees[1].root = PageKey::from_slice(&[0xdd; 32]);
+        header
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mut expected = "01".to_owned() + "0000000000000003" + "0000000000000102" + "0000000000000304" + "00000005";
+        expected += &("0a".repeat(32) + &"0b".repeat(32) + "05");
+        for (kind, generation, tag, root) in [
+            ("01", "00000001", "c1", None),
+            ("02", "00000004", "c2", Some("dd")),
+            ("03", "00000001", "c3", None),
+            ("04", "00000001", "c4", None),
+            ("05", "00000001", "c5", None),
+        ] {
+            expected += &(kind.to_owned() + generation + "0000000000000102" + &tag.repeat(32));
+            expected += &(if root.is_some() { "01" } else { "00" }.to_owned() + &root.unwrap_or("00").repeat(32));
+        }
+        assert_eq!(hex::encode(&*known().encode()), expected);
+        assert_eq!(expected.len() / 2, FIXED + 5 * SUBTREE);
+    }
+
+    #[test]
+    fn opens_only_under_its_root_and_vault_and_unchanged() {
+        let mut random = Random::for_keys(4);
+        let (root, other) = (RootKey::draw(&mut random), RootKey::draw(&mut random));
+        let mut header = known();
+        let (row, sealed) = header.seal(&root, &mut random);
+        assert_eq!(row, Header::row_key(&root));
+        let opened = Header::open(&root, VAULT, &sealed).unwrap();
+        assert_eq!(opened.encode(), header.encode());
+        assert_eq!(opened.current_row(), Some(&row[..]));
+        assert!(Header::open(&other, VAULT, &sealed).is_err());
+        assert!(Header::open(&root, VaultId([8; 16]), &sealed).is_err());
+        for bit in 0..sealed.len() * 8 {
+            let mut bytes = sealed.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::open(&root, VAULT, &bytes).unwrap_err(), TrieError::Damaged);
+        }
+    }
+
+    #[test]
+    fn decoding_is_strict() {
+        let bytes = known().encode();
+        assert!(decode(VAULT, &bytes).is_some());
+        for len in 0..bytes.len() {
+            assert!(decode(VAULT, &bytes[..len]).is_none(), "cut to {len}");
+        }
+        assert!(decode(VAULT, &[&bytes[..], &[0]].concat()).is_none(), "trailing bytes");
+        let changed = |at: usize, to: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = to;
+            decode(VAULT, &bytes)
+        };
+        assert!(changed(0, 2).is_none(), "another version");
+        assert!(changed(FIXED, 2).is_none(), "a kind twice, another missing");
+        assert!(changed(FIXED, 9).is_none(), "an unknown kind");
+        assert!(changed(FIXED + SUBTREE - 33, 2).is_none(), "neither a root nor none");
+        assert!(changed(FIXED + SUBTREE - 1, 1).is_none(), "a key where there is none");
+    }
+
+    #[test]
+    fn several_generations_of_a_kind_fit_and_the_newest_serves() {
+        let mut header = known();
+        let older = Branch { kind: Kind::Lookups, generation: 3 };
+        let older = Subtree::empty(older, Timestamp(1), &mut Random::for_keys(1));
+        header.subtrees.insert(1, older);
+        let again = decode(VAULT, &header.encode()).unwrap();
+        assert_eq!(again.newest(Kind::Lookups).branch.generation, 4);
+        let next = again.with_new_generation(Kind::Lookups, Timestamp(2), &mut Random::for_keys(1));
+        assert_eq!(next.newest(Kind::Lookups).branch.generation, 5);
+        assert!(next.newest(Kind::Lookups).root.is_none());
+        assert_ne!(next.tag_key(Kind::Lookups), again.tag_key(Kind::Lookups));
+        assert_eq!(next.subtree_info().len(), 6);
+    }
+
+    #[test]
+    fn entry_keys_join_tag_and_discriminator() {
+        let header = known();
+        let key = header.entry_key(Kind::Lookups, "lookup", "phone", b"+1", [7; 16]);
+        assert_eq!(key[..16], header.tag_key(Kind::Lookups).tag("lookup", "phone", b"+1"));
+        assert_eq!(key[16..], [7; 16]);
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading: one entry, a range of them, or everything there is.
+
+use zeroize::Zeroizing;
+
+use super::header::{Header, Subtree};
+use super::page::Shape;
+use super::pages::{Pages, row_key};
+use super::path::{NIBBLES, Path, nibble};
+use super::{EntryKey, Kind, Payload, TrieError};
+use crate::crypto::PageKey;
+
+/// The payload at `key`, if there is one.
+///
+/// # Errors
+/// [`TrieError::Missing`] if the header is no longer current, or the store lost a page.
+pub async fn find(pages: &Pages, header: &Header, kind: Kind, key: &EntryKey) -> Result<Option<Payload>, TrieError> {
+    let subtree = header.newest(kind);
+    let mut next = subtree.root.as_ref().map(PageKey::duplicate);
+    let mut depth = 0;
+    while let Some(page_key) = next {
+        let page = pages.load(&page_key, subtree.branch, &Path::of(key, depth), true).await?;
+        next = match page.shape() {
+            Shape::Leaf(entries) => return Ok(entries.payload(key).map(|payload| Zeroizing::new(payload.to_vec()))),
+            Shape::Inner(inner) if !skip_leads_to(inner.skip, key, depth) => None,
+            Shape::Inner(inner) => {
+                depth += inner.skip.len() + 1;
+                inner.child(nibble(key, depth - 1))
+            }
+        };
+    }
+    Ok(None)
+}
+
+/// Up to `limit` entries whose keys begin with `prefix` and come after `after`, ascending.
+///
+/// # Errors
+/// As for [`find`].
+pub async fn scan(
+    pages: &Pages,
+    header: &Header,
+    kind: Kind,
+    prefix: &[u8],
+    after: Option<&EntryKey>,
+    limit: usize,
+) -> Result<Vec<(EntryKey, Payload)>, TrieError> {
+    let subtree = header.newest(kind);
+    let Some(range) = Range::new(prefix, after) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    let mut ahead = roots(subtree);
+    while let Some((key, path)) = ahead.pop() {
+        if found.len() >= limit {
+            break;
+        }
+        let page = pages.load(&key, subtree.branch, &path, true).await?;
+        match page.shape() {
+            Shape::Leaf(entries) => {
+                let wanted = entries.filter(|(key, _)| range.holds(key));
+                let room = limit - found.len();
+                found.extend(wanted.take(room).map(|(key, payload)| (*key, Zeroizing::new(payload.to_vec()))));
+            }
+            Shape::Inner(inner) => {
+                let below = inner.children().map(|(nibble, key)| (key, path.child(inner.skip, nibble)));
+                ahead.extend(below.rev().filter(|(_, path)| range.meets(path)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What a [`walk`] comes across.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Visit<'a> {
+    /// A page that opens; then its entries follow, or its children.
+    Page {
+        /// The subtree it is in.
+        kind: Kind,
+        /// The subtree's generation.
+        generation: u32,
+        /// The key of its row in the store.
+        row: &'a [u8],
+    },
+    /// An entry of the page before.
+    Entry {
+        /// The subtree it is in.
+        kind: Kind,
+        /// Its key.
+        key: &'a EntryKey,
+        /// Its payload.
+        payload: &'a [u8],
+    },
+    /// A page whose row is not there; what lay below it is lost.
+    Missing {
+        /// The subtree it is in.
+        kind: Kind,
+        /// The key of the row.
+        row: &'a [u8],
+    },
+    /// A page that does not open or decode; what lay below it is lost.
+    Damaged {
+        /// The subtree it is in.
+        kind: Kind,
+        /// The key of the row.
+        row: &'a [u8],
+    },
+}
+
+/// Visits every page and entry of every subtree, as the store has them: past the cache. Goes on past damage.
+///
+/// # Errors
+/// [`TrieError::Store`] only; damage is told to `visit`.
+pub async fn walk(pages: &Pages, header: &Header, visit: &mut (dyn FnMut(Visit<'_>) + Send)) -> Result<(), TrieError> {
+    for subtree in header.subtrees() {
+        walk_subtree(pages, subtree, visit).await?;
+    }
+    Ok(())
+}
+
+async fn walk_subtree(
+    pages: &Pages,
+    subtree: &Subtree,
+    visit: &mut (dyn FnMut(Visit<'_>) + Send),
+) -> Result<(), TrieError> {
+    let kind = subtree.branch.kind;
+    let mut ahead = roots(subtree);
+    while let Some((key, path)) = ahead.pop() {
+        let address = key.address();
+        let row = &row_key(&address)[..];
+        let page = match pages.fetch(&key, &address, subtree.branch, &path).await {
+            Ok(page) => page,
+            Err(TrieError::Missing) => {
+                visit(Visit::Missing { kind, row });
+                continue;
+            }
+            Err(TrieError::Damaged) => {
+                visit(Visit::Damaged { kind, row });
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        visit(Visit::Page { kind, generation: subtree.branch.generation, row });
+        match page.shape() {
+            Shape::Leaf(entries) => entries.for_each(|(key, payload)| visit(Visit::Entry { kind, key, payload })),
+            Shape::Inner(inner) => {
+                ahead.extend(inner.children().rev().map(|(nibble, key)| (key, path.child(inner.skip, nibble))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether `key` goes on with `skip` at `depth`.
+pub(super) fn skip_leads_to(skip: &[u8], key: &EntryKey, depth: usize) -> bool {
+    skip.iter().enumerate().all(|(i, &expected)| nibble(key, depth + i) == expected)
+}
+
+fn roots(subtree: &Subtree) -> Vec<(PageKey, Path)> {
+    subtree.root.iter().map(|root| (root.duplicate(), Path::ROOT)).collect()
+}
+
+/// Keys from `first` to `last`, and after `after`.
+struct Range<'a> {
+    first: EntryKey,
+    last: EntryKey,
+    after: Option<&'a EntryKey>,
+}
+
+impl<'a> Range<'a> {
+    /// None if no key can have that prefix.
+    fn new(prefix: &[u8], after: Option<&'a EntryKey>) -> Option<Range<'a>> {
+        if prefix.len() > NIBBLES / 2 {
+            return None;
+        }
+        let (mut first, mut last) = ([0; 32], [0xff; 32]);
+        first[..prefix.len()].copy_from_slice(prefix);
+        last[..prefix.len()].copy_from_slice(prefix);
+        Some(Range { first, last, after })
+    }
+
+    fn holds(&self, key: &EntryKey) -> bool {
+        (self.first..=self.last).contains(key) && self.after.is_none_or(|after| key > after)
+    }
+
+    /// Whether some key below `path` may be in the range.
+    fn meets(&self, path: &Path) -> bool {
+        path.first() <= self.last && path.last() >= self.first && self.after.is_none_or(|after| path.last() > *after)
+    }
+}

@@ -1,0 +1,462 @@
+//! Shredding: refuse at once (F0), then destroy the keys in a root batch (F1).
+//!
+//! While a shred is on its way each of its subjects has an entry under the erasure; the root batch removes it. What stays
+//! names the request and counts; it names no subject.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::finalizer::Job;
+use super::records::{DirectoryEntry, ErasureRecord, SubjectState, Tombstone, decode, encode};
+use super::row;
+use super::session::{Session, Snapshot, reading};
+use super::stale;
+use super::subject::{self, Found};
+use super::types::{Erasure, ErasureCounts};
+use super::writer::Write;
+use super::{Inner, Vault};
+use crate::crypto::Random;
+use crate::error::Error;
+use crate::ids::{ErasureId, SubjectId};
+use crate::time::Timestamp;
+use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
+
+/// The most subjects in one request.
+pub const SUBJECTS_MAX: usize = 100_000;
+/// The longest reason or reference, in bytes.
+pub const REASON_MAX: usize = 1024;
+/// Refused subjects that an erasure is shown with.
+const ITEMS_MAX: usize = 1000;
+/// Subjects whose refusal shares one commit.
+const REFUSE_TOGETHER: usize = 500;
+/// How often a refusal is prepared again because a subject changed meanwhile.
+const ATTEMPTS: usize = 64;
+
+/// The part of the queued shreds that one root batch takes.
+pub(crate) struct ShredPart {
+    pub(crate) taken: usize,
+    erasures: BTreeSet<ErasureId>,
+}
+
+impl Vault {
+    /// Refuses the subjects durably (F0) and has them shredded finally (F1) by the next root batches, which
+    /// [`Vault::wait_final`] waits for. From here on reading them answers [`Error::Shredded`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no or too many subjects, or too long a reason.
+    pub async fn shred(
+        &self,
+        subjects: Vec<SubjectId>,
+        reason: &str,
+        reference: Option<&str>,
+    ) -> Result<Erasure, Error> {
+        let session = self.session()?;
+        check_texts(reason, reference)?;
+        let subjects = distinct(&subjects)?;
+        let now = Timestamp::now();
+        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
+        let mut record = ErasureRecord {
+            id: ErasureId(*id.as_bytes()),
+            reason: reason.to_owned(),
+            reference: reference.map(str::to_owned),
+            created_at: now,
+            counts: ErasureCounts::default(),
+            total: subjects.len() as u64,
+            f0_at: now,
+            f1_at: None,
+        };
+        let mut refused = Vec::new();
+        for part in subjects.chunks(REFUSE_TOGETHER) {
+            refused.extend(self.inner.refuse(&session, part, &mut record).await?);
+        }
+        if record.counts.refused == 0 {
+            record.f1_at = Some(Timestamp::now());
+            let header = session.snapshot().header.clone();
+            session.commit(vec![noting(&header, &record)?]).await?;
+        } else {
+            let job = Job::Shred { erasure: record.id, subjects: refused };
+            session.finalizer.send(job).map_err(|_| Error::Locked)?;
+        }
+        self.erasure(record.id).await
+    }
+
+    /// What [`Vault::shred`] would do, changing nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no or too many subjects.
+    pub async fn shred_dry_run(&self, subjects: &[SubjectId]) -> Result<ErasureCounts, Error> {
+        let session = self.session()?;
+        let mut counts = ErasureCounts::default();
+        for id in distinct(subjects)? {
+            let found = reading!(session, |snapshot| subject::find(&self.inner, &snapshot.header, id).await)?;
+            match standing(&found, self.inner.options.tombstone_seconds) {
+                Standing::Living => counts.pending += 1,
+                Standing::Refused => counts.refused += 1,
+                Standing::Shredded => counts.shredded += 1,
+                Standing::Unknown => counts.unknown += 1,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Waits until the erasure is final, or until `limit` has passed; answers how it is then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such erasure.
+    pub async fn wait_final(&self, id: ErasureId, limit: Duration) -> Result<Erasure, Error> {
+        let session = self.session()?;
+        let mut progress = session.progress.subscribe();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            progress.mark_unchanged();
+            let erasure = self.erasure(id).await?;
+            if erasure.f1_at.is_some() {
+                return Ok(erasure);
+            }
+            if tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
+                return self.erasure(id).await;
+            }
+        }
+    }
+
+    /// One erasure.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn erasure(&self, id: ErasureId) -> Result<Erasure, Error> {
+        let session = self.session()?;
+        let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
+        let items = match record.f1_at {
+            Some(_) => Vec::new(),
+            None => reading!(session, |snapshot| self.inner.refused_items(&snapshot, id).await)?,
+        };
+        Ok(shown(record, items, &session))
+    }
+
+    /// Erasures, oldest first, in pages; items are left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `after` is not the `next` of an earlier page.
+    pub async fn erasures(&self, after: Option<&str>, limit: usize) -> Result<(Vec<Erasure>, Option<String>), Error> {
+        let session = self.session()?;
+        let after = after
+            .map(ErasureId::parse)
+            .transpose()
+            .map_err(|_| Error::Invalid { field: "after", expected: "the `next` of the page before" })?;
+        let limit = limit.clamp(1, 1000);
+        let records = reading!(session, |snapshot| list(&self.inner, &snapshot.header, after, limit).await)?;
+        let next = (records.len() == limit).then(|| records.last().map(|r| r.id.to_string())).flatten();
+        Ok((records.into_iter().map(|r| shown(r, Vec::new(), &session)).collect(), next))
+    }
+}
+
+/// How a subject stands towards a shred.
+enum Standing {
+    Living,
+    Refused,
+    Shredded,
+    Unknown,
+}
+
+fn standing(found: &Found, tombstone_seconds: u64) -> Standing {
+    match &found.entry {
+        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => Standing::Living,
+        Some(DirectoryEntry::Subject(_)) => Standing::Refused,
+        Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > Timestamp::now() => {
+            Standing::Shredded
+        }
+        Some(DirectoryEntry::Tombstone(_)) | None => Standing::Unknown,
+    }
+}
+
+impl Inner {
+    /// F0 for some subjects, in one commit; answers the directory keys of those it refused.
+    async fn refuse(
+        &self,
+        session: &Session,
+        part: &[&SubjectId],
+        record: &mut ErasureRecord,
+    ) -> Result<Vec<EntryKey>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut next = record.clone();
+            next.f0_at = Timestamp::now();
+            let (write, refused) =
+                reading!(session, |snapshot| self.prepare_refusal(&snapshot, part, &mut next).await)?;
+            if session.commit(vec![write]).await? == [true] {
+                *record = next;
+                return Ok(refused);
+            }
+        }
+        Err(Error::Conflict("the subjects are changed by too many requests at once: retry"))
+    }
+
+    async fn prepare_refusal(
+        &self,
+        snapshot: &Snapshot,
+        part: &[&SubjectId],
+        record: &mut ErasureRecord,
+    ) -> Result<(Write, Vec<EntryKey>), Error> {
+        let header = &*snapshot.header;
+        let mut write = Write { reclaim: true, ..Write::default() };
+        let mut refused = Vec::new();
+        let before = record.counts;
+        for id in part {
+            let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
+            match standing(&found, self.options.tombstone_seconds) {
+                Standing::Unknown => record.counts.unknown += 1,
+                Standing::Shredded | Standing::Refused => record.counts.shredded += 1,
+                Standing::Living => {
+                    record.counts.refused += 1;
+                    write.guards.push(found.guard());
+                    refused.push(found.key);
+                    let key = found.key;
+                    let Some(DirectoryEntry::Subject(mut subject)) = found.entry else { continue };
+                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
+                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
+                    let item = item_key(header, record.id, subject::tag_of(&key));
+                    write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
+                }
+            }
+        }
+        write.delta.refused = i64::try_from(refused.len()).expect("a part has few subjects");
+        write.edits.push(note(header, record)?);
+        Ok((write, refused))
+    }
+
+    async fn refused_items(&self, snapshot: &Snapshot, id: ErasureId) -> Result<Vec<(SubjectId, Timestamp)>, Error> {
+        let header = &*snapshot.header;
+        let mut items = Vec::new();
+        for directory in items_of(self, header, id, None, ITEMS_MAX).await? {
+            let found = subject::find_by_key(self, header, directory).await?;
+            if let Some(DirectoryEntry::Subject(record)) = found.entry
+                && let SubjectState::Refused { at, .. } = record.state
+            {
+                items.push((SubjectId::parse(&record.subject)?, at));
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// The shreds that an earlier run refused and did not finish.
+pub(crate) async fn unfinished(inner: &Inner, session: &Session) -> Result<Vec<(ErasureId, EntryKey)>, Error> {
+    let mut pending = Vec::new();
+    for record in all(inner, session).await?.into_iter().filter(|r| r.f1_at.is_none()) {
+        let mut after = None;
+        loop {
+            let part =
+                reading!(session, |snapshot| { items_of(inner, &snapshot.header, record.id, after, ITEMS_MAX).await })?;
+            after = part.last().map(subject::tag_of);
+            let full = part.len() == ITEMS_MAX;
+            pending.extend(part.into_iter().map(|directory| (record.id, directory)));
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(pending)
+}
+
+/// Notes the time for erasures whose root batch was committed just before a crash; the slots are settled by now.
+pub(crate) async fn settle(inner: &Inner, session: &Session) -> Result<(), Error> {
+    let records = all(inner, session).await?;
+    let finished: Vec<_> = records.into_iter().filter(|r| r.f1_at.is_none() && r.counts.refused == 0).collect();
+    note_times(session, finished).await
+}
+
+/// The edits that make a part of the queue final: keys, lookups, tombstones, rows.
+pub(crate) async fn prepare_final(
+    inner: &Inner,
+    session: &Session,
+    part: Vec<(ErasureId, EntryKey)>,
+) -> Result<(ShredPart, Write), Error> {
+    reading!(session, |snapshot| prepare_final_from(inner, &snapshot.header, &part).await)
+}
+
+async fn prepare_final_from(
+    inner: &Inner,
+    header: &Header,
+    part: &[(ErasureId, EntryKey)],
+) -> Result<(ShredPart, Write), Error> {
+    let mut write = Write { reclaim: true, ..Write::default() };
+    let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
+    for &(erasure, directory) in part {
+        if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
+            vacant.insert(find(inner, header, erasure).await?);
+        }
+        let record = records.get_mut(&erasure).expect("inserted above");
+        record.counts.refused = record.counts.refused.saturating_sub(1);
+        record.counts.r#final += 1;
+        shred_one(inner, header, erasure, directory, &mut write).await?;
+    }
+    for record in records.values() {
+        write.edits.push(note(header, record)?);
+    }
+    Ok((ShredPart { taken: part.len(), erasures: records.into_keys().collect() }, write))
+}
+
+async fn shred_one(
+    inner: &Inner,
+    header: &Header,
+    erasure: ErasureId,
+    directory: EntryKey,
+    write: &mut Write,
+) -> Result<(), Error> {
+    let item = item_key(header, erasure, subject::tag_of(&directory));
+    write.edits.push((Kind::Erasures, item, Op::Remove));
+    let found = subject::find_by_key(inner, header, directory).await?;
+    write.guards.push(found.guard());
+    let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(()) };
+    for lookup in &record.lookups {
+        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
+    }
+    write.edits.push(stale::unmark(header, &directory));
+    let tombstone = DirectoryEntry::Tombstone(Tombstone { at: Timestamp::now(), erasure });
+    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&tombstone)?)));
+    let rows = rows_of(inner, &record).await?;
+    write.delta.subjects -= 1;
+    write.delta.refused -= 1;
+    write.delta.tombstones += 1;
+    write.delta.rows -= i64::try_from(rows.len()).expect("a subject has few rows");
+    write.delete.extend(rows);
+    Ok(())
+}
+
+/// The keys of all of a subject's data rows; none of them is opened.
+async fn rows_of(inner: &Inner, record: &super::records::SubjectRecord) -> Result<Vec<Vec<u8>>, Error> {
+    let start = row::subject_prefix(record.uuid);
+    // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
+    let end = [&start[..], &[0xff; 4]].concat();
+    let rows = inner.store.scan(&start, Some(&end), 4096).await?;
+    Ok(rows.into_iter().map(|(key, _)| key).collect())
+}
+
+/// After the old root is gone from every slot: notes when, for the erasures that are complete.
+pub(crate) async fn note_final(inner: &Inner, session: &Session, part: &ShredPart) -> Result<(), Error> {
+    let mut finished = Vec::new();
+    for &id in &part.erasures {
+        let record = reading!(session, |snapshot| find(inner, &snapshot.header, id).await)?;
+        if record.counts.refused == 0 && record.f1_at.is_none() {
+            finished.push(record);
+        }
+    }
+    note_times(session, finished).await
+}
+
+async fn note_times(session: &Session, finished: Vec<ErasureRecord>) -> Result<(), Error> {
+    if finished.is_empty() {
+        return Ok(());
+    }
+    let header = session.snapshot().header.clone();
+    let mut writes = Vec::with_capacity(finished.len());
+    for mut record in finished {
+        record.f1_at = Some(Timestamp::now());
+        writes.push(noting(&header, &record)?);
+    }
+    session.commit(writes).await.map(|_| ())
+}
+
+async fn find(inner: &Inner, header: &Header, id: ErasureId) -> Result<ErasureRecord, Error> {
+    let payload = trie::find(&inner.pages, header, Kind::Erasures, &record_key(header, id)).await?;
+    decode(&payload.ok_or(Error::NotFound("erasure"))?)
+}
+
+async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
+    let mut records: Vec<ErasureRecord> = Vec::new();
+    loop {
+        let after = records.last().map(|r| r.id);
+        let page = reading!(session, |snapshot| list(inner, &snapshot.header, after, 1000).await)?;
+        if page.is_empty() {
+            return Ok(records);
+        }
+        records.extend(page);
+    }
+}
+
+async fn list(
+    inner: &Inner,
+    header: &Header,
+    after: Option<ErasureId>,
+    limit: usize,
+) -> Result<Vec<ErasureRecord>, Error> {
+    let prefix = &record_key(header, ErasureId([0; 16]))[..16];
+    let after = after.map(|id| record_key(header, id));
+    let entries = trie::scan(&inner.pages, header, Kind::Erasures, prefix, after.as_ref(), limit).await?;
+    entries.iter().map(|(_, payload)| decode(payload)).collect()
+}
+
+/// The directory keys of an erasure's refused subjects.
+async fn items_of(
+    inner: &Inner,
+    header: &Header,
+    id: ErasureId,
+    after: Option<[u8; 16]>,
+    limit: usize,
+) -> Result<Vec<EntryKey>, Error> {
+    let prefix = &item_key(header, id, [0; 16])[..16];
+    let after = after.map(|subject| item_key(header, id, subject));
+    let items = trie::scan(&inner.pages, header, Kind::Erasures, prefix, after.as_ref(), limit).await?;
+    let directory = |(item, _): (EntryKey, Payload)| {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&item[16..]);
+        key
+    };
+    Ok(items.into_iter().map(directory).collect())
+}
+
+/// Erasures lie together and in the order of their time, which their ids begin with.
+fn record_key(header: &Header, id: ErasureId) -> EntryKey {
+    header.entry_key(Kind::Erasures, "erasures", "", b"", id.0)
+}
+
+fn item_key(header: &Header, id: ErasureId, subject: [u8; 16]) -> EntryKey {
+    header.entry_key(Kind::Erasures, "erasure-items", "", &id.0, subject)
+}
+
+fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, EntryKey, Op), Error> {
+    Ok((Kind::Erasures, record_key(header, record.id), Op::Insert(encode(record)?)))
+}
+
+fn noting(header: &Header, record: &ErasureRecord) -> Result<Write, Error> {
+    Ok(Write { edits: vec![note(header, record)?], reclaim: true, ..Write::default() })
+}
+
+fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Session) -> Erasure {
+    let mut counts = record.counts;
+    if record.f1_at.is_none() && counts.refused == 0 {
+        // Committed, but the old root is still in some slot: that is not final.
+        counts.refused = counts.r#final;
+        counts.r#final = 0;
+    }
+    Erasure {
+        id: record.id,
+        reason: record.reason,
+        reference: record.reference,
+        created_at: record.created_at,
+        counts,
+        total: record.total,
+        f0_at: record.f0_at,
+        f1_at: record.f1_at,
+        waiting_for: if record.f1_at.is_none() { session.waiting() } else { Vec::new() },
+        items,
+    }
+}
+
+fn distinct(subjects: &[SubjectId]) -> Result<Vec<&SubjectId>, Error> {
+    let distinct: BTreeSet<&SubjectId> = subjects.iter().collect();
+    if distinct.is_empty() || distinct.len() > SUBJECTS_MAX {
+        return Err(Error::Invalid { field: "subjects", expected: "1 to 100,000 subject ids" });
+    }
+    Ok(distinct.into_iter().collect())
+}
+
+fn check_texts(reason: &str, reference: Option<&str>) -> Result<(), Error> {
+    let fits = |text: &str| text.len() <= REASON_MAX && !text.chars().any(char::is_control);
+    if reason.is_empty() || !fits(reason) {
+        return Err(Error::Invalid { field: "reason", expected: "1 to 1,024 bytes of text on one line" });
+    }
+    if reference.is_some_and(|r| !fits(r)) {
+        return Err(Error::Invalid { field: "reference", expected: "at most 1,024 bytes of text on one line" });
+    }
+    Ok(())
+}

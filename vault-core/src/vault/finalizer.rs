@@ -1,0 +1,298 @@
+//! The finalizer: the one task that replaces the root key. Shreds, final forgettings and rotations meet here and share
+//! root batches; one is outstanding at a time.
+//!
+//! A round: stage a fresh root in every slot, have the writer commit the root batch, overwrite the old root in every
+//! slot, then tell everybody that it is final. Ordinary writes go on meanwhile, for slots are never waited for by the
+//! writer. A slot that does not answer leaves shreds refused and not final; the round is tried again by itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Inner;
+use super::erase::{self, ShredPart};
+use super::records::RotationRecord;
+use super::rotate::{Alteration, Rotations};
+use super::session::Session;
+use super::stale;
+use super::writer::{Command, GroupError, RootDone, Write};
+use crate::crypto::Random;
+use crate::error::Error;
+use crate::ids::ErasureId;
+use crate::root::{Finish, RootEntry, SlotError};
+use crate::trie::EntryKey;
+
+/// Subjects that one root batch shreds.
+const SHRED_MAX: usize = 500;
+/// First and longest wait before a failed round is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// How often entries that ordinary writes left behind are looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// What the finalizer is asked for.
+pub(crate) enum Job {
+    /// Make the shred of refused subjects final.
+    Shred { erasure: ErasureId, subjects: Vec<EntryKey> },
+    /// Commit this write in a root batch. Answers `false` if it was prepared from a state that has changed.
+    Final { write: Write, reply: oneshot::Sender<Result<bool, Error>> },
+    /// Begin a rotation whose record is durable.
+    Rotation(RotationRecord),
+    /// Pause, resume, cancel or throttle one.
+    Alter(Alteration),
+    /// Finish the round, then end.
+    Stop,
+}
+
+type Reply = oneshot::Sender<Result<bool, Error>>;
+
+/// The finalizer's own state.
+pub(crate) struct Finalizer {
+    inner: Arc<Inner>,
+    session: Arc<Session>,
+    shreds: VecDeque<(ErasureId, EntryKey)>,
+    finals: Vec<(Write, Reply)>,
+    rotations: Rotations,
+    /// When to look for what ordinary writes left behind.
+    tidy_at: Instant,
+    retry_at: Option<Instant>,
+    retry_after: Duration,
+    stopping: bool,
+}
+
+/// A round that is committed, and who waits for it.
+struct Committed {
+    done: RootDone,
+    shredded: Option<ShredPart>,
+    replies: Vec<Reply>,
+}
+
+impl Finalizer {
+    /// Reads what an earlier run left to be done. Nobody may change the vault before this is read.
+    ///
+    /// # Errors
+    /// Damage, or the store's.
+    pub(super) async fn resume(inner: Arc<Inner>, session: Arc<Session>) -> Result<Self, Error> {
+        let rotations = Rotations::resume(&inner, &session).await?;
+        let shreds = erase::unfinished(&inner, &session).await?.into();
+        Ok(Self {
+            inner,
+            session,
+            shreds,
+            finals: Vec::new(),
+            rotations,
+            tidy_at: Instant::now() + TIDY_EVERY,
+            retry_at: None,
+            retry_after: RETRY.0,
+            stopping: false,
+        })
+    }
+
+    /// Runs until it is told to stop or the engine fails.
+    pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        self.settle_earlier().await;
+        while !self.stopping {
+            match self.next_round() {
+                Some(at) if at <= Instant::now() => {
+                    // Take what else waits, so that it shares the round.
+                    while let Ok(job) = jobs.try_recv() {
+                        self.take(job).await;
+                    }
+                    self.round().await;
+                }
+                due => self.wait(&mut jobs, due).await,
+            }
+            if *self.inner.failed.borrow() {
+                return;
+            }
+        }
+    }
+
+    /// Recovery may have left a slot behind that could not be reached; until it is settled nothing from before is final.
+    async fn settle_earlier(&mut self) {
+        let root = self.session.root.load_full();
+        if self.finish(&root).await
+            && let Err(error) = erase::settle(&self.inner, &self.session).await
+        {
+            tracing::warn!(%error, "the times of final erasures could not be noted; they are at the next start");
+        }
+        self.session.set_waiting(Vec::new());
+    }
+
+    async fn wait(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>, due: Option<Instant>) {
+        let due = due.unwrap_or_else(|| Instant::now() + TIDY_EVERY);
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(job) => self.take(job).await,
+                None => self.stopping = true,
+            },
+            () = tokio::time::sleep_until(due) => {}
+        }
+    }
+
+    async fn take(&mut self, job: Job) {
+        match job {
+            Job::Shred { erasure, subjects } => self.shreds.extend(subjects.into_iter().map(|s| (erasure, s))),
+            Job::Final { write, reply } => self.finals.push((write, reply)),
+            Job::Rotation(record) => self.rotations.add(record),
+            Job::Alter(ask) => {
+                let outcome = self.rotations.alter(&self.inner, &self.session, &ask).await;
+                // Who asked may have gone away; it is done all the same.
+                let _ = ask.reply.send(outcome);
+            }
+            Job::Stop => self.stopping = true,
+        }
+    }
+
+    /// When the next round is due: at once if something waits, later if a slot failed or a rotation is throttled.
+    fn next_round(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let work = if self.shreds.is_empty() && self.finals.is_empty() { None } else { Some(now) };
+        let due = [work, self.rotations.due(), Some(self.tidy_at)].into_iter().flatten().min()?;
+        Some(self.retry_at.map_or(due, |retry| due.max(retry)))
+    }
+
+    /// One root batch, from staging to the acknowledgement. What fails cleanly stays queued.
+    async fn round(&mut self) {
+        if !self.has_work().await {
+            return;
+        }
+        let current = self.session.root.load_full();
+        let staged = match self.inner.roots.stage(&current, &mut Random::new(64)).await {
+            Ok(staged) => Arc::new(staged.next),
+            Err(error) => return self.slot_failed(&error),
+        };
+        match self.commit(staged.clone()).await {
+            Ok(committed) => {
+                if self.finish(&staged).await {
+                    self.settle(committed).await;
+                }
+            }
+            // In doubt: neither root may be wiped. The process stops, and recovery decides.
+            Err(Error::Failed) => {}
+            Err(error) => self.batch_failed(&current, &error).await,
+        }
+    }
+
+    async fn has_work(&mut self) -> bool {
+        if !self.shreds.is_empty()
+            || !self.finals.is_empty()
+            || self.rotations.due().is_some_and(|at| at <= Instant::now())
+        {
+            return true;
+        }
+        self.tidy_at = Instant::now() + TIDY_EVERY;
+        let inner = &self.inner;
+        stale::sweep(inner, &self.session).await.is_ok_and(|writes| !writes.is_empty())
+    }
+
+    /// Prepares the batch and has the writer commit it.
+    async fn commit(&mut self, next: Arc<RootEntry>) -> Result<Committed, Error> {
+        let (shredded, mut writes) = self.prepare().await?;
+        let (step, records) = self.rotations.begin(&self.session.snapshot().header)?;
+        writes.extend(records);
+        let own = writes.len();
+        let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..).unzip();
+        writes.extend(finals);
+        let (reply, answer) = oneshot::channel();
+        let sent = self.session.writer.send(Command::Root { next, writes, rekey: step, reply }).await;
+        let outcome = match sent {
+            Ok(()) => answer.await.unwrap_or(Err(GroupError::Failed)),
+            Err(_) => Err(GroupError::Failed),
+        };
+        match outcome {
+            Ok(mut done) => {
+                let held: Vec<bool> = done.committed.drain(..own).collect();
+                // A part that did not hold stays queued, and is prepared again.
+                let shredded = shredded.filter(|_| held[0]);
+                Ok(Committed { done, shredded, replies })
+            }
+            Err(error) => {
+                for reply in replies {
+                    let _ = reply.send(Err(error.into()));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn prepare(&self) -> Result<(Option<ShredPart>, Vec<Write>), Error> {
+        let mut writes = Vec::new();
+        let part: Vec<_> = self.shreds.iter().take(SHRED_MAX).copied().collect();
+        let mut shredded = None;
+        if !part.is_empty() {
+            let (part, write) = erase::prepare_final(&self.inner, &self.session, part).await?;
+            writes.push(write);
+            shredded = Some(part);
+        }
+        writes.extend(stale::sweep(&self.inner, &self.session).await?);
+        Ok((shredded, writes))
+    }
+
+    /// Overwrites the old root in every slot, for as long as it takes: nothing is final before.
+    /// Answers `false` if it was told to stop first: then recovery goes on with it at the next start.
+    async fn finish(&mut self, next: &RootEntry) -> bool {
+        let mut wait = RETRY.0;
+        loop {
+            match self.inner.roots.finish(next).await {
+                Finish::Done => return true,
+                Finish::Waiting(slots) => {
+                    let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+                    tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
+                    self.session.set_waiting(reasons);
+                }
+            }
+            if self.session.stopping() {
+                return false;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// The old root is gone: note it, and tell everybody.
+    async fn settle(&mut self, committed: Committed) {
+        self.retry_at = None;
+        self.retry_after = RETRY.0;
+        self.session.set_waiting(Vec::new());
+        if let Some(part) = committed.shredded {
+            self.shreds.drain(..part.taken);
+            if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {
+                tracing::warn!(%error, "the time of a final erasure is noted at the next start");
+            }
+        }
+        if let Err(error) = self.rotations.advance(&self.session, &committed.done).await {
+            tracing::warn!(%error, "a rotation's progress could not be noted; it repeats its last step");
+        }
+        for (reply, held) in committed.replies.into_iter().zip(committed.done.committed) {
+            let _ = reply.send(Ok(held));
+        }
+        self.session.progress.send_modify(|count| *count += 1);
+    }
+
+    fn slot_failed(&mut self, error: &SlotError) {
+        tracing::warn!(%error, "a root slot does not take a new root; it is tried again");
+        for (_, reply) in self.finals.drain(..) {
+            let _ = reply.send(Err(Error::Slot(error.clone())));
+        }
+        self.postpone(error.to_string());
+    }
+
+    async fn batch_failed(&mut self, current: &RootEntry, error: &Error) {
+        tracing::warn!(%error, "a root batch was not committed; it is tried again");
+        if let Finish::Waiting(slots) = self.inner.roots.abandon(current).await {
+            let slots: Vec<&String> = slots.iter().map(|(name, _)| name).collect();
+            tracing::warn!(?slots, "a staged root that was not used could not be wiped yet");
+        }
+        self.postpone(error.to_string());
+    }
+
+    fn postpone(&mut self, reason: String) {
+        self.session.set_waiting(vec![reason]);
+        self.rotations.postponed();
+        self.retry_at = Some(Instant::now() + self.retry_after);
+        self.retry_after = (self.retry_after * 2).min(RETRY.1);
+    }
+}

@@ -1,0 +1,251 @@
+//! The vault's life: created, opened locked, unlocked, locked again, closed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::finalizer::{Finalizer, Job};
+use super::meta::{self, Meta, MetaHead};
+use super::session::{Session, Snapshot};
+use super::types::{Counts, State, Status, VaultOptions};
+use super::writer::{Command, QUEUE, Writer};
+use super::{Inner, Tasks, Vault};
+use crate::crypto::Random;
+use crate::error::Error;
+use crate::ids::VaultId;
+use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, Unlock};
+use crate::schema::Schema;
+use crate::store::{Batch, Expect, Store, StoreError};
+use crate::time::Timestamp;
+use crate::trie::{Header, Pages};
+
+impl Vault {
+    /// Creates a vault in an empty store, with new root slots, and leaves it unlocked.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the store is not empty; [`Error::Slot`] if a slot's file exists or can not be written.
+    pub async fn create(
+        store: Arc<dyn Store>,
+        slot_paths: &[PathBuf],
+        unlocks: Vec<NewUnlock>,
+        options: VaultOptions,
+    ) -> Result<Self, Error> {
+        if !store.scan(&[], None, 1).await?.is_empty() {
+            return Err(Error::Exists("a vault in this store"));
+        }
+        let mut random = Random::new(1024);
+        let vault = VaultId(random.array());
+        let root = RootEntry::draw(1, &mut random);
+        let slots = create_slots(slot_paths, vault, unlocks, &root).await?;
+
+        let mut header = Header::new(vault, Timestamp::now(), &mut random);
+        let head = MetaHead { vault, epoch: header.epoch() };
+        let meta = Meta { head, sequence: 1, counts: Counts::default() }.seal(header.meta_key());
+        let header_row = header.seal(&root.key, &mut random);
+        let mut batch = Batch::default();
+        batch.expect.push((meta::KEY.to_vec(), Expect::Absent));
+        batch.put = vec![header_row, (meta::KEY.to_vec(), meta)];
+        store.commit(batch).await?;
+
+        let created = Self::assemble(store, vault, slots, options);
+        created.start().await?;
+        Ok(created)
+    }
+
+    /// Opens an existing vault, locked.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the store has no valid META record; [`Error::Slot`] names a slot that is missing, damaged
+    /// or another vault's.
+    pub async fn open(store: Arc<dyn Store>, slot_paths: &[PathBuf], options: VaultOptions) -> Result<Self, Error> {
+        let head = MetaHead::decode(&meta_row(&*store).await?)?;
+        let mut slots = Vec::with_capacity(slot_paths.len());
+        for path in slot_paths {
+            let slot = FileSlot::open(path)?;
+            slot.belongs_to(head.vault)?;
+            slots.push(slot);
+        }
+        Ok(Self::assemble(store, head.vault, slots, options))
+    }
+
+    fn assemble(store: Arc<dyn Store>, vault: VaultId, slots: Vec<FileSlot>, options: VaultOptions) -> Self {
+        let pages = Pages::new(store.clone(), vault, options.cache_bytes);
+        let shared = slots.iter().map(|slot| Arc::new(slot.clone()) as Arc<dyn RootSlot>).collect();
+        let inner = Inner {
+            store,
+            pages,
+            vault,
+            schema: Schema::builtin(),
+            options,
+            roots: Roots::new(shared),
+            file_slots: slots,
+            session: ArcSwapOption::empty(),
+            callers: ArcSwap::from_pointee(None),
+            loading_callers: Mutex::new(()),
+            rotating: Mutex::new(()),
+            life: Mutex::new(None),
+            failed: watch::Sender::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Loads the root key and brings the vault into service. Recovers first, if a crash left something half done.
+    ///
+    /// # Errors
+    /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
+    /// changed; [`Error::Damaged`].
+    pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
+        let slots = self.inner.file_slots.clone();
+        let opened = tokio::task::spawn_blocking(move || slots.iter().try_for_each(|slot| slot.unlock(&unlock)));
+        opened.await.map_err(|_| Error::Failed)??;
+        self.start().await
+    }
+
+    /// Recovery, then the session: header, META, writer, finalizer.
+    async fn start(&self) -> Result<(), Error> {
+        let mut life = self.inner.life.lock().await;
+        if *self.inner.failed.borrow() {
+            return Err(Error::Failed);
+        }
+        if life.is_some() {
+            return Ok(());
+        }
+        let inner = &self.inner;
+        let row = meta_row(&*inner.store).await?;
+        let head = MetaHead::decode(&row)?;
+        let root = inner.recover(head.epoch).await?;
+        let header = inner.header(&root).await?;
+        let meta = Meta::open(&row, header.meta_key())?;
+        if meta.head != (MetaHead { vault: inner.vault, epoch: header.epoch() }) {
+            return Err(Error::Damaged("the META record and the vault header disagree"));
+        }
+        let snapshot = Snapshot { header: Arc::new(header), counts: meta.counts, sequence: meta.sequence };
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (jobs, job_queue) = mpsc::unbounded_channel();
+        let session = Arc::new(Session::new(snapshot, root, commands, jobs));
+        let writer = Writer {
+            store: inner.store.clone(),
+            pages: inner.pages.clone(),
+            vault: inner.vault,
+            session: session.clone(),
+            meta_row: row,
+            failed: inner.failed.clone(),
+        };
+        let finalizer = Finalizer::resume(inner.clone(), session.clone()).await?;
+        inner.load_callers(&session).await?;
+        let writer = tokio::spawn(writer.run(queue));
+        let finalizer = tokio::spawn(finalizer.run(job_queue));
+        *life = Some(Tasks { writer, finalizer });
+        inner.session.store(Some(session));
+        Ok(())
+    }
+
+    /// Drops every key from memory, once what was queued is committed. Reads and writes answer [`Error::Locked`] then.
+    ///
+    /// # Errors
+    /// None at present; the engine's failure is told by [`Vault::failed`].
+    pub async fn lock(&self) -> Result<(), Error> {
+        let mut life = self.inner.life.lock().await;
+        let session = self.inner.session.swap(None);
+        if let (Some(session), Some(tasks)) = (session, life.take()) {
+            session.stop();
+            // Either may have ended already, when the engine failed.
+            let _ = session.finalizer.send(Job::Stop);
+            let _ = tasks.finalizer.await;
+            let _ = session.writer.send(Command::Stop).await;
+            let _ = tasks.writer.await;
+        }
+        self.inner.file_slots.iter().for_each(FileSlot::lock);
+        self.inner.pages.clear();
+        Ok(())
+    }
+
+    /// Locks the vault and lets the store go.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the engine can not make its rows durable.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.lock().await?;
+        Ok(self.inner.store.close().await?)
+    }
+
+    /// What opens the root slots.
+    pub fn unlock_methods(&self) -> Vec<Method> {
+        let mut methods: Vec<Method> = self.inner.file_slots.iter().flat_map(FileSlot::methods).collect();
+        methods.sort_by_key(|method| method.as_str());
+        methods.dedup();
+        methods
+    }
+
+    /// How the vault is.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let session = inner.session.load_full();
+        let state = match &session {
+            _ if *inner.failed.borrow() => State::Failed,
+            Some(_) => State::Unlocked,
+            None => State::Locked,
+        };
+        let snapshot = session.map(|session| session.snapshot());
+        Status {
+            vault: inner.vault,
+            state,
+            epoch: snapshot.as_ref().map(|s| s.header.epoch()),
+            counts: snapshot.as_ref().map(|s| s.counts),
+            slots: inner.roots.status(),
+            store: inner.store.health(),
+            cache: inner.pages.stats(),
+        }
+    }
+
+    /// Resolves when the engine has failed: nothing is acknowledged any more and the process should be restarted.
+    pub async fn failed(&self) {
+        let mut failed = self.inner.failed.subscribe();
+        // The sender lives as long as this handle.
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+}
+
+impl Inner {
+    async fn recover(&self, epoch: u64) -> Result<RootEntry, Error> {
+        let recovered = self.roots.recover(epoch, |root| {
+            let (store, vault) = (self.store.clone(), self.vault);
+            async move {
+                let row = store.get(&Header::row_key(&root)).await?;
+                Ok::<bool, StoreError>(row.is_some_and(|sealed| Header::open(&root, vault, &sealed).is_ok()))
+            }
+        });
+        Ok(recovered.await?)
+    }
+
+    async fn header(&self, root: &RootEntry) -> Result<Header, Error> {
+        let sealed = self.store.get(&Header::row_key(&root.key)).await?;
+        let sealed = sealed.ok_or(Error::Damaged("the vault header is missing"))?;
+        Ok(Header::open(&root.key, self.vault, &sealed)?)
+    }
+}
+
+async fn create_slots(
+    paths: &[PathBuf],
+    vault: VaultId,
+    unlocks: Vec<NewUnlock>,
+    root: &RootEntry,
+) -> Result<Vec<FileSlot>, Error> {
+    if paths.is_empty() {
+        return Err(Error::Invalid { field: "slots", expected: "at least one root slot" });
+    }
+    let (paths, root) = (paths.to_vec(), root.duplicate());
+    let created = tokio::task::spawn_blocking(move || {
+        paths.iter().map(|path| FileSlot::create(path, vault, &unlocks, &root)).collect::<Result<Vec<_>, SlotError>>()
+    });
+    Ok(created.await.map_err(|_| Error::Failed)??)
+}
+
+async fn meta_row(store: &dyn Store) -> Result<Vec<u8>, Error> {
+    store
+        .get(meta::KEY)
+        .await?
+        .ok_or(Error::Damaged("the META record is missing: the store lost its rows, or is not a vault's"))
+}

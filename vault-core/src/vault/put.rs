@@ -1,0 +1,405 @@
+//! Writing fields: parse → seal under the subject's DEK → the writer checks and commits → done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use zeroize::Zeroizing;
+
+use super::records::{CompartmentKeys, DirectoryEntry, LookupRef, SubjectRecord, SubjectState, encode};
+use super::row::{Row, RowWriter};
+use super::session::{Session, Snapshot, reading};
+use super::subject::{self, Found};
+use super::types::{Change, Changes, FieldStamp, PutOptions, PutOutcome};
+use super::writer::{Guard, Write};
+use super::{Inner, Vault, stale};
+use crate::crypto::{AuditKey, Dek, Random};
+use crate::error::Error;
+use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
+use crate::schema::FieldSpec;
+use crate::time::Timestamp;
+use crate::trie::{Header, Kind, Op, Payload};
+
+/// How often a write is prepared again because the subject changed meanwhile.
+const ATTEMPTS: usize = 64;
+/// The rows of compartment `profile`; `system`, when it comes, has 0.
+const PROFILE_ORDINAL: u16 = 1;
+
+/// A change that passed its field's type.
+struct Parsed<'a> {
+    spec: &'a FieldSpec,
+    /// None removes the field.
+    value: Option<ParsedValue>,
+}
+
+struct ParsedValue {
+    /// What is sealed.
+    encoded: Zeroizing<Vec<u8>>,
+    /// What the lookup tag is made of, if the field is looked up by.
+    lookup_form: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// A write ready for the writer, and what to answer when it is committed.
+struct Prepared {
+    write: Write,
+    outcome: PutOutcome,
+    /// Whether it replaces keys, so that it needs a root batch.
+    replaces: bool,
+}
+
+impl Vault {
+    /// Enrols the subject, or merges the changes into what it has. Durable when this returns; with
+    /// [`PutOptions::final_`], what was overwritten or removed is finally forgotten too.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] for an undeclared field or a value that is not of its type, [`Error::Shredded`] on a shredded id
+    /// unless [`PutOptions::enrol_again`], [`Error::PreconditionFailed`] where `if_match` does not hold.
+    pub async fn put_fields(
+        &self,
+        id: &SubjectId,
+        changes: Changes,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        let session = self.session()?;
+        let parsed = self.inner.parse(&changes)?;
+        self.inner.put(&session, id, &parsed, options).await
+    }
+
+    /// Puts many subjects in one durable commit. Each item succeeds or fails on its own.
+    pub async fn write_batch(&self, items: Vec<(SubjectId, Changes, PutOptions)>) -> Vec<Result<PutOutcome, Error>> {
+        let Ok(session) = self.session() else { return items.iter().map(|_| Err(Error::Locked)).collect() };
+        let mut results: Vec<Option<Result<PutOutcome, Error>>> = items.iter().map(|_| None).collect();
+        let mut writes = Vec::with_capacity(items.len());
+        let mut waiting = Vec::with_capacity(items.len());
+        for (index, (id, changes, options)) in items.iter().enumerate() {
+            match self.inner.prepare(&session, id, changes, options).await {
+                Ok(prepared) if !prepared.replaces => {
+                    writes.push(prepared.write);
+                    waiting.push((index, prepared.outcome));
+                }
+                // A final change waits for the root slots; it goes its own way below.
+                Ok(_) => {}
+                Err(error) => results[index] = Some(Err(error)),
+            }
+        }
+        match session.commit(writes).await {
+            Ok(committed) => {
+                for ((index, outcome), _) in waiting.into_iter().zip(committed).filter(|(_, held)| *held) {
+                    results[index] = Some(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                for (index, _) in waiting {
+                    results[index] = Some(Err(error.again()));
+                }
+            }
+        }
+        // What is left changed under us (the same subject twice in one batch, say) or is final: one by one, in order.
+        let mut answers = Vec::with_capacity(items.len());
+        for ((id, changes, options), result) in items.into_iter().zip(results) {
+            answers.push(match result {
+                Some(result) => result,
+                None => self.put_fields(&id, changes, &options).await,
+            });
+        }
+        answers
+    }
+
+    /// Forgets one field for good: its compartment gets a new DEK, the row is re-sealed, and the old DEK is removed in a
+    /// root batch. Final when this returns. A field that is not held is no error: an earlier removal that was not final becomes so.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSubject`], [`Error::Shredded`], and [`Error::Slot`] if a root slot does not answer: then
+    /// nothing was changed.
+    pub async fn forget_field(&self, id: &SubjectId, field: &FieldName) -> Result<(), Error> {
+        let session = self.session()?;
+        let parsed = [Parsed { spec: self.inner.schema.field(field)?, value: None }];
+        self.describe(id).await?;
+        let options = PutOptions { final_: true, ..PutOptions::default() };
+        self.inner.put(&session, id, &parsed, &options).await.map(|_| ())
+    }
+}
+
+impl Inner {
+    fn parse<'a>(&'a self, changes: &Changes) -> Result<Vec<Parsed<'a>>, Error> {
+        let mut seen = BTreeSet::new();
+        let mut parsed = Vec::with_capacity(changes.len());
+        for (name, change) in changes {
+            if !seen.insert(name) {
+                return Err(Error::Invalid { field: "fields", expected: "each field at most once" });
+            }
+            let spec = self.schema.field(name)?;
+            let value = match change {
+                Change::Remove => None,
+                Change::Set(raw) => {
+                    let value = spec.parse(raw)?;
+                    Some(ParsedValue { encoded: value.encode(), lookup_form: spec.lookup_form(&value) })
+                }
+            };
+            parsed.push(Parsed { spec, value });
+        }
+        Ok(parsed)
+    }
+
+    async fn put(
+        &self,
+        session: &Session,
+        id: &SubjectId,
+        parsed: &[Parsed<'_>],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        for _ in 0..ATTEMPTS {
+            let prepared = self.prepare_parsed(session, id, parsed, options).await?;
+            let held = if prepared.replaces {
+                session.finalize(prepared.write).await?
+            } else {
+                session.commit(vec![prepared.write]).await? == [true]
+            };
+            if held {
+                return Ok(prepared.outcome);
+            }
+        }
+        Err(Error::Conflict("the subject is changed by too many requests at once: retry"))
+    }
+
+    async fn prepare(
+        &self,
+        session: &Session,
+        id: &SubjectId,
+        changes: &Changes,
+        options: &PutOptions,
+    ) -> Result<Prepared, Error> {
+        let parsed = self.parse(changes)?;
+        self.prepare_parsed(session, id, &parsed, options).await
+    }
+
+    async fn prepare_parsed(
+        &self,
+        session: &Session,
+        id: &SubjectId,
+        parsed: &[Parsed<'_>],
+        options: &PutOptions,
+    ) -> Result<Prepared, Error> {
+        reading!(session, |snapshot| self.prepare_from(&snapshot, id, parsed, options).await)
+    }
+
+    async fn prepare_from(
+        &self,
+        snapshot: &Snapshot,
+        id: &SubjectId,
+        parsed: &[Parsed<'_>],
+        options: &PutOptions,
+    ) -> Result<Prepared, Error> {
+        let header = &*snapshot.header;
+        let found = subject::find(self, header, id).await?;
+        let now = Timestamp::now();
+        match &found.entry {
+            Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => {
+                self.merge(header, found, parsed, options, now).await
+            }
+            Some(DirectoryEntry::Subject(_)) if options.enrol_again => {
+                Err(Error::Conflict("the shred of this subject is not final yet: enrol it again once it is"))
+            }
+            Some(DirectoryEntry::Subject(_)) => Err(Error::Shredded),
+            Some(DirectoryEntry::Tombstone(t))
+                if !options.enrol_again && t.at.plus_seconds(self.options.tombstone_seconds) > now =>
+            {
+                Err(Error::Shredded)
+            }
+            Some(DirectoryEntry::Tombstone(_)) | None => self.enrol(header, &found, id, parsed, options, now),
+        }
+    }
+
+    /// A new subject: new keys, one row, its lookup entries.
+    fn enrol(
+        &self,
+        header: &Header,
+        found: &Found,
+        id: &SubjectId,
+        parsed: &[Parsed<'_>],
+        options: &PutOptions,
+        now: Timestamp,
+    ) -> Result<Prepared, Error> {
+        let mut random = Random::new(10 + 64);
+        let uuid = uuid::Builder::from_unix_timestamp_millis(now.0, &random.array()).into_uuid();
+        let profile = CompartmentKeys {
+            name: Compartment::profile(),
+            ordinal: PROFILE_ORDINAL,
+            dek_version: 1,
+            dek: Dek::draw(&mut random),
+        };
+        let mut record = SubjectRecord {
+            uuid: SubjectUuid(*uuid.as_bytes()),
+            state: SubjectState::Active,
+            enrolled_at: now,
+            subject: Zeroizing::new(id.as_str().to_owned()),
+            audit_key: AuditKey::draw(&mut random),
+            lookups: Vec::new(),
+            compartments: vec![profile],
+        };
+        let mut write = Write { guards: vec![found.guard()], ..Write::default() };
+        update_lookups(header, found, parsed, &mut record, &mut write);
+        let place = record.row_place(&record.compartments[0]);
+        let mut writer = RowWriter::new(Row::empty(), place, self.schema.version, parsed.len());
+        let stamps = set_fields(&mut writer, &BTreeMap::new(), parsed, options, now)?;
+        let rows = writer.finish()?;
+        write.delta.subjects = 1;
+        if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
+            write.delta.tombstones = -1;
+        }
+        write.delta.rows = rows_in(&rows.put);
+        write.put = rows.put;
+        write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+        Ok(Prepared { write, outcome: PutOutcome { created: true, fields: stamps }, replaces: false })
+    }
+
+    /// Changes of a living subject: its row one version on, and its record only if a lookup or a key changes.
+    async fn merge(
+        &self,
+        header: &Header,
+        mut found: Found,
+        parsed: &[Parsed<'_>],
+        options: &PutOptions,
+        now: Timestamp,
+    ) -> Result<Prepared, Error> {
+        let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { return Err(Error::UnknownSubject) };
+        let mut write = Write { guards: vec![found.guard()], ..Write::default() };
+        let lookups_changed = update_lookups(header, &found, parsed, &mut record, &mut write);
+        let keys = &record.compartments[0];
+        let place = record.row_place(keys);
+        let row = subject::open_row(self, &place).await?;
+        write.guards.push(Guard::Row { key: place.key(), version: Some(row.version) });
+        let held = versions(&row);
+
+        // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
+        // being final goes with it, so this holds even if the field is not there any more.
+        let next_keys = options.final_.then(|| next_keys(keys));
+        let mut writer = match &next_keys {
+            None => RowWriter::new(row, place, self.schema.version, parsed.len()),
+            Some(next) => {
+                let kept = self.open_kept(&row, &place, parsed).await?;
+                write.delete = row.spill_keys(&place);
+                let sealing = kept.len() + parsed.len();
+                let mut writer =
+                    RowWriter::new(Row::empty_at(row.version), record.row_place(next), self.schema.version, sealing);
+                for (stamp, value) in &kept {
+                    writer.set(&stamp.name, stamp.version, stamp.updated_at, value);
+                }
+                writer
+            }
+        };
+        let stamps = set_fields(&mut writer, &held, parsed, options, now)?;
+        let rows = writer.finish()?;
+        write.delete.extend(rows.delete);
+        write.put = rows.put;
+        // The row itself is replaced; every other row that is put is new.
+        write.delta.rows = rows_in(&write.put) - 1 - rows_in(&write.delete);
+
+        let replaces = next_keys.is_some();
+        if let Some(next) = next_keys {
+            record.compartments[0] = next;
+            for dead in record.lookups.iter().filter(|l| !l.live) {
+                write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
+            }
+            record.lookups.retain(|l| l.live);
+            write.edits.push(stale::unmark(header, &found.key));
+            write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
+        } else if lookups_changed {
+            if record.lookups.iter().any(|l| !l.live) {
+                write.edits.push(stale::mark(header, &found.key));
+            }
+            write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+        }
+        Ok(Prepared { write, outcome: PutOutcome { created: false, fields: stamps }, replaces })
+    }
+
+    /// The fields that a call does not touch, opened under the old key.
+    async fn open_kept(
+        &self,
+        row: &Row,
+        place: &super::row::RowPlace<'_>,
+        parsed: &[Parsed<'_>],
+    ) -> Result<Vec<(FieldStamp, Zeroizing<Vec<u8>>)>, Error> {
+        let mut kept = Vec::with_capacity(row.fields.len());
+        for (name, entry) in &row.fields {
+            if parsed.iter().all(|p| p.spec.name != *name) {
+                let value = subject::open_field(self, row, name, place).await?;
+                let stamp = FieldStamp { name: name.clone(), version: entry.version, updated_at: entry.updated_at };
+                kept.push((stamp, value));
+            }
+        }
+        Ok(kept)
+    }
+}
+
+fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
+    CompartmentKeys {
+        name: keys.name.clone(),
+        ordinal: keys.ordinal,
+        dek_version: keys.dek_version + 1,
+        dek: Dek::draw(&mut Random::for_keys(1)),
+    }
+}
+
+fn versions(row: &Row) -> BTreeMap<FieldName, u32> {
+    row.fields.iter().map(|(name, entry)| (name.clone(), entry.version)).collect()
+}
+
+fn rows_in<T>(rows: &[T]) -> i64 {
+    i64::try_from(rows.len()).expect("a subject has far fewer rows than that")
+}
+
+/// Seals the values that are set and takes out the ones that are removed.
+fn set_fields(
+    writer: &mut RowWriter<'_>,
+    held: &BTreeMap<FieldName, u32>,
+    parsed: &[Parsed<'_>],
+    options: &PutOptions,
+    now: Timestamp,
+) -> Result<Vec<FieldStamp>, Error> {
+    let mut stamps = Vec::with_capacity(parsed.len());
+    for Parsed { spec, value } in parsed {
+        let present = held.get(&spec.name).copied().unwrap_or(0);
+        if options.if_match.is_some_and(|wanted| wanted != present) {
+            return Err(Error::PreconditionFailed);
+        }
+        match value {
+            Some(ParsedValue { encoded, .. }) => {
+                let stamp = FieldStamp { name: spec.name.clone(), version: present + 1, updated_at: now };
+                writer.set(&stamp.name, stamp.version, now, encoded);
+                stamps.push(stamp);
+            }
+            None => {
+                writer.remove(&spec.name);
+            }
+        }
+    }
+    Ok(stamps)
+}
+
+/// Brings the record's lookups up to the changes and puts new entries into the write; answers whether any changed.
+fn update_lookups(
+    header: &Header,
+    found: &Found,
+    parsed: &[Parsed<'_>],
+    record: &mut SubjectRecord,
+    write: &mut Write,
+) -> bool {
+    let mut changed = false;
+    for Parsed { spec, value } in parsed.iter().filter(|p| p.spec.lookup) {
+        let form = value.as_ref().and_then(|v| v.lookup_form.as_ref());
+        let tag = form.map(|form| subject::lookup_tag(header, &spec.name, form));
+        let mut listed = false;
+        for lookup in record.lookups.iter_mut().filter(|l| l.field == spec.name) {
+            let live = Some(lookup.tag) == tag;
+            listed |= live;
+            changed |= lookup.live != live;
+            lookup.live = live;
+        }
+        if let Some(tag) = tag.filter(|_| !listed) {
+            changed = true;
+            record.lookups.push(LookupRef { field: spec.name.clone(), tag, live: true });
+            let entry = subject::lookup_entry(tag, &found.key);
+            write.edits.push((Kind::Lookups, entry, Op::Insert(Payload::default())));
+        }
+    }
+    changed
+}

@@ -1,0 +1,146 @@
+//! Payloads of trie entries: what the vault writes under each key, and nothing about how.
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{ErasureCounts, Layer, Role, RotationState};
+use crate::codec;
+use crate::crypto::tag::Tag;
+use crate::crypto::{AuditKey, Dek};
+use crate::error::Error;
+use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose, RotationId, SubjectUuid};
+use crate::time::Timestamp;
+use crate::trie::{Payload, RekeyCursor};
+
+/// An entry of the directory.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum DirectoryEntry {
+    /// A subject with its keys.
+    Subject(SubjectRecord),
+    /// The id was shredded: no key, no name.
+    Tombstone(Tombstone),
+}
+
+/// The fact that an id was shredded.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Tombstone {
+    pub(crate) at: Timestamp,
+    pub(crate) erasure: ErasureId,
+}
+
+/// A living subject: its keys, and all that a shred must remove elsewhere.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SubjectRecord {
+    pub(crate) uuid: SubjectUuid,
+    pub(crate) state: SubjectState,
+    pub(crate) enrolled_at: Timestamp,
+    /// The caller's id. Here and not in a data row, so that a lookup opens no row and a shred forgets it with the keys.
+    pub(crate) subject: zeroize::Zeroizing<String>,
+    #[serde(with = "wrapped_audit")]
+    pub(crate) audit_key: AuditKey,
+    /// Listed, so that a shred opens no data row.
+    pub(crate) lookups: Vec<LookupRef>,
+    pub(crate) compartments: Vec<CompartmentKeys>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SubjectState {
+    Active,
+    /// F0: a shred is durable, its root batch is not.
+    Refused {
+        at: Timestamp,
+        erasure: ErasureId,
+    },
+}
+
+/// A lookup entry that the subject has in the trie.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LookupRef {
+    pub(crate) field: FieldName,
+    pub(crate) tag: Tag,
+    /// Whether it is the field's present value. One that is not waits for the next root batch to be removed.
+    pub(crate) live: bool,
+}
+
+/// A compartment and the key of its fields.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CompartmentKeys {
+    pub(crate) name: Compartment,
+    /// Tells the subject's rows apart in the store, where a name would say too much.
+    pub(crate) ordinal: u16,
+    pub(crate) dek_version: u32,
+    #[serde(with = "wrapped_dek")]
+    pub(crate) dek: Dek,
+}
+
+/// An API client, its token only as a keyed hash.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct CallerRecord {
+    pub(crate) id: CallerId,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) purposes: Vec<Purpose>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) revoked: bool,
+    pub(crate) token_hash: [u8; 32],
+}
+
+/// An erasure request: counts and times, no subject.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ErasureRecord {
+    pub(crate) id: ErasureId,
+    pub(crate) reason: String,
+    pub(crate) reference: Option<String>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) counts: ErasureCounts,
+    pub(crate) total: u64,
+    pub(crate) f0_at: Timestamp,
+    /// Written once the old root is gone from every slot.
+    pub(crate) f1_at: Option<Timestamp>,
+}
+
+/// A rotation and where it goes on after a restart.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct RotationRecord {
+    pub(crate) id: RotationId,
+    pub(crate) layer: Layer,
+    pub(crate) state: RotationState,
+    pub(crate) rate: Option<u32>,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) detail: Option<String>,
+    pub(crate) cursor: RekeyCursor,
+}
+
+/// Encodes a payload.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Payload, Error> {
+    // The only way to fail is a record over the limit: names and reasons are bounded, so it is the subject that is large.
+    codec::encode(record).map_err(|_| Error::TooLarge)
+}
+
+/// Decodes a payload.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
+    Ok(codec::decode(payload)?)
+}
+
+macro_rules! wrapped {
+    ($module:ident, $key:ty) => {
+        mod $module {
+            use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+            pub(super) fn serialize<S: Serializer>(key: &$key, serializer: S) -> Result<S::Ok, S::Error> {
+                key.expose().serialize(serializer)
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$key, D::Error> {
+                let bytes = zeroize::Zeroizing::new(<[u8; 32]>::deserialize(deserializer)?);
+                <$key>::from_slice(&*bytes).ok_or_else(|| serde::de::Error::custom("a key has 32 bytes"))
+            }
+        }
+    };
+}
+
+wrapped!(wrapped_dek, crate::crypto::Dek);
+wrapped!(wrapped_audit, crate::crypto::AuditKey);

@@ -1,0 +1,126 @@
+//! What exists only while the vault is unlocked: the snapshot for readers, and the way to the writer and the finalizer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
+
+use super::finalizer::Job;
+use super::types::Counts;
+use super::writer::{Command, GroupError, Write};
+use crate::error::Error;
+use crate::root::RootEntry;
+use crate::trie::Header;
+
+/// A committed state of the vault. Never changes; the next commit publishes another one.
+pub(crate) struct Snapshot {
+    pub(crate) header: Arc<Header>,
+    pub(crate) counts: Counts,
+    pub(crate) sequence: u64,
+}
+
+/// From unlock to lock.
+pub(crate) struct Session {
+    snapshot: ArcSwap<Snapshot>,
+    /// The root in force; the finalizer replaces it.
+    pub(crate) root: ArcSwap<RootEntry>,
+    /// Held by the writer from before a commit to after its publication.
+    pub(crate) publication: RwLock<()>,
+    pub(crate) writer: mpsc::Sender<Command>,
+    pub(crate) finalizer: mpsc::UnboundedSender<Job>,
+    /// Counts finished root batches and settled erasures; waiters look again when it changes.
+    pub(crate) progress: watch::Sender<u64>,
+    /// What root batches wait for, in words for the operator.
+    waiting_for: Mutex<Vec<String>>,
+    stopping: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        root: RootEntry,
+        writer: mpsc::Sender<Command>,
+        finalizer: mpsc::UnboundedSender<Job>,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            root: ArcSwap::from_pointee(root),
+            publication: RwLock::new(()),
+            writer,
+            finalizer,
+            progress: watch::Sender::new(0),
+            waiting_for: Mutex::new(Vec::new()),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Asks whoever waits for a slot to give up waiting.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The newest published state.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The newest state, once no commit stands between the store and its publication.
+    pub(crate) async fn settled(&self) -> Arc<Snapshot> {
+        let _publication = self.publication.read().await;
+        self.snapshot()
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Commits ordinary writes as one durable group. Answers for each whether it was committed; one that was not was
+    /// prepared from a state that has changed since.
+    pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<Vec<bool>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.writer.send(Command::Data { writes, reply }).await.map_err(|_| Error::Locked)?;
+        answer.await.map_err(|_| Error::Failed)?.map_err(GroupError::into)
+    }
+
+    /// Commits a write in a root batch; `true` once it is final.
+    pub(crate) async fn finalize(&self, write: Write) -> Result<bool, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.finalizer.send(Job::Final { write, reply }).map_err(|_| Error::Locked)?;
+        answer.await.map_err(|_| Error::Locked)?
+    }
+
+    pub(crate) fn set_waiting(&self, reasons: Vec<String>) {
+        *self.waiting_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = reasons;
+    }
+
+    pub(crate) fn waiting(&self) -> Vec<String> {
+        self.waiting_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// Reads from the newest snapshot. A page or key that is not there may mean that the snapshot is too old: then the newest
+/// is taken and the reading repeated. If there is no newer one, it is damage.
+macro_rules! reading {
+    ($session:expr, |$snapshot:ident| $body:expr) => {{
+        let mut $snapshot = $session.snapshot();
+        let mut attempts = 0;
+        loop {
+            let outcome = $body;
+            if !matches!(outcome, Err($crate::error::Error::Damaged(_))) || attempts == 16 {
+                break outcome;
+            }
+            let newest = $session.settled().await;
+            if newest.sequence == $snapshot.sequence {
+                break outcome;
+            }
+            $snapshot = newest;
+            attempts += 1;
+        }
+    }};
+}
+pub(crate) use reading;

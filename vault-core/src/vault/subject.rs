@@ -1,0 +1,107 @@
+//! Finding a subject: from the caller's id to its directory entry, its keys and its rows.
+
+use super::Inner;
+use super::records::{CompartmentKeys, DirectoryEntry, SubjectRecord, SubjectState, decode};
+use super::row::{Row, RowPlace};
+use super::writer::Guard;
+use crate::crypto::digest;
+use crate::crypto::tag::Tag;
+use crate::error::Error;
+use crate::ids::{FieldName, SubjectId};
+use crate::time::Timestamp;
+use crate::trie::{self, EntryKey, Header, Kind};
+
+/// A directory entry as it was found.
+pub(crate) struct Found {
+    pub(crate) key: EntryKey,
+    pub(crate) entry: Option<DirectoryEntry>,
+    seen: Option<[u8; 32]>,
+}
+
+impl Found {
+    /// What a write that was prepared from this must find unchanged.
+    pub(crate) fn guard(&self) -> Guard {
+        Guard::Entry { kind: Kind::Directory, key: self.key, seen: self.seen }
+    }
+
+    /// The living subject, or why there is none.
+    pub(crate) fn living(self, now: Timestamp, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
+        match self.entry {
+            Some(DirectoryEntry::Subject(record)) => match record.state {
+                SubjectState::Active => Ok(record),
+                SubjectState::Refused { .. } => Err(Error::Shredded),
+            },
+            Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > now => Err(Error::Shredded),
+            Some(DirectoryEntry::Tombstone(_)) | None => Err(Error::UnknownSubject),
+        }
+    }
+}
+
+/// The key of a subject's directory entry.
+pub(crate) fn directory_key(header: &Header, id: &SubjectId) -> EntryKey {
+    header.entry_key(Kind::Directory, "subject", "", id.as_str().as_bytes(), [0; 16])
+}
+
+/// The subject's tag: first half of its directory key, second half of its lookup entries' keys.
+pub(crate) fn tag_of(directory: &EntryKey) -> Tag {
+    directory[..16].try_into().expect("an entry key has 32 bytes")
+}
+
+/// The tag of a field's value, under the header's lookups generation.
+pub(crate) fn lookup_tag(header: &Header, field: &FieldName, form: &[u8]) -> Tag {
+    header.tag_key(Kind::Lookups).tag("lookup", field.as_str(), form)
+}
+
+/// The key of a subject's entry under a lookup tag.
+pub(crate) fn lookup_entry(tag: Tag, directory: &EntryKey) -> EntryKey {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&tag);
+    key[16..].copy_from_slice(&directory[..16]);
+    key
+}
+
+/// Looks a subject up in the directory.
+pub(crate) async fn find(inner: &Inner, header: &Header, id: &SubjectId) -> Result<Found, Error> {
+    find_by_key(inner, header, directory_key(header, id)).await
+}
+
+/// The same by the entry's key.
+pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -> Result<Found, Error> {
+    let payload = trie::find(&inner.pages, header, Kind::Directory, &key).await?;
+    let seen = payload.as_deref().map(|p| digest(p));
+    let entry = payload.map(|p| decode(&p)).transpose()?;
+    Ok(Found { key, entry, seen })
+}
+
+impl SubjectRecord {
+    /// Where a compartment's row is and which key opens it.
+    pub(crate) fn row_place<'a>(&'a self, keys: &'a CompartmentKeys) -> RowPlace<'a> {
+        RowPlace {
+            uuid: self.uuid,
+            compartment: &keys.name,
+            ordinal: keys.ordinal,
+            dek: &keys.dek,
+            dek_version: keys.dek_version,
+        }
+    }
+}
+
+/// Opens a compartment's row; every compartment has one.
+pub(crate) async fn open_row(inner: &Inner, place: &RowPlace<'_>) -> Result<Row, Error> {
+    let value = inner.store.get(&place.key()).await?.ok_or(Error::Damaged("a subject's data row is missing"))?;
+    Row::open(&value, place)
+}
+
+/// Opens one field of an opened row, wherever it lies.
+pub(crate) async fn open_field(
+    inner: &Inner,
+    row: &Row,
+    name: &FieldName,
+    place: &RowPlace<'_>,
+) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
+    let spilled = match row.spilled_at(name, place) {
+        Some(key) => inner.store.get(&key).await?,
+        None => None,
+    };
+    row.open_field(name, place, spilled.as_deref())
+}

@@ -1,0 +1,362 @@
+//! What callers of the vault hand in and get back.
+
+use zeroize::Zeroizing;
+
+use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose, RotationId, SubjectId, VaultId};
+use crate::root::{Method, SlotStatus};
+use crate::schema::{Form, View};
+use crate::store::Health;
+use crate::time::Timestamp;
+use crate::trie::CacheStats;
+
+/// How a vault is run.
+#[derive(Clone, Copy, Debug)]
+pub struct VaultOptions {
+    /// Bound on the cache of opened trie pages, in bytes.
+    pub cache_bytes: usize,
+    /// How long a shredded id answers "shredded" before it is unknown again, in seconds.
+    pub tombstone_seconds: u64,
+}
+
+impl Default for VaultOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 256 * 1024 * 1024, tombstone_seconds: 365 * 24 * 3600 }
+    }
+}
+
+/// What happens to one field.
+pub enum Change {
+    /// Set it: the JSON text of the value, as the caller sent it.
+    Set(Zeroizing<String>),
+    /// Remove it.
+    Remove,
+}
+
+/// Changes of one subject's fields; each field at most once.
+pub type Changes = Vec<(FieldName, Change)>;
+
+/// How fields are put.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// Enrol a shredded id as a new subject.
+    pub enrol_again: bool,
+    /// Make every removal and overwriting in this call final.
+    pub final_: bool,
+    /// The version that the one changed field must have; 0 means that it must be absent.
+    pub if_match: Option<u32>,
+}
+
+/// Version and time of one stored field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldStamp {
+    /// The field.
+    pub name: FieldName,
+    /// Counts its writes, from 1.
+    pub version: u32,
+    /// When it was last written.
+    pub updated_at: Timestamp,
+}
+
+/// What a put did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// Whether the subject is new.
+    pub created: bool,
+    /// The fields that were set.
+    pub fields: Vec<FieldStamp>,
+}
+
+/// How fields are read.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// How much is wanted.
+    pub view: View,
+    /// As given, or the normal form.
+    pub form: Form,
+    /// Why.
+    pub purpose: Option<Purpose>,
+}
+
+impl Default for ReadRequest {
+    fn default() -> Self {
+        Self { view: View::Masked, form: Form::Given, purpose: None }
+    }
+}
+
+/// One field as read.
+pub struct ReadField {
+    /// Which, and which version.
+    pub stamp: FieldStamp,
+    /// JSON text of what is shown.
+    pub value: Zeroizing<String>,
+    /// The view, where the policy shows less than was asked for.
+    pub lowered: Option<View>,
+}
+
+/// What a read answers.
+pub struct ReadOutcome {
+    /// The fields, in the order of their names.
+    pub fields: Vec<ReadField>,
+}
+
+/// What is held of a subject, without values.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// When the subject was enrolled.
+    pub enrolled_at: Timestamp,
+    /// Compartments and the version of their DEK.
+    pub compartments: Vec<(Compartment, u32)>,
+    /// Fields and where they are.
+    pub fields: Vec<(FieldStamp, Compartment)>,
+}
+
+/// A page of a lookup's answer.
+pub struct LookupPage {
+    /// Subjects whose field has exactly the value.
+    pub subjects: Vec<SubjectId>,
+    /// Where the next page starts.
+    pub next: Option<String>,
+}
+
+/// How the subjects of an erasure stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ErasureCounts {
+    /// Would be shredded (dry runs only).
+    pub pending: u64,
+    /// F0: durable, reads answer 410, not final yet.
+    pub refused: u64,
+    /// F1: final.
+    pub r#final: u64,
+    /// Were never enrolled.
+    pub unknown: u64,
+    /// Had been shredded before.
+    pub shredded: u64,
+}
+
+/// An erasure request and how far it is.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    /// Its id.
+    pub id: ErasureId,
+    /// Why it was asked for.
+    pub reason: String,
+    /// The asker's own reference.
+    pub reference: Option<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Subjects by state.
+    pub counts: ErasureCounts,
+    /// Distinct subjects asked for.
+    pub total: u64,
+    /// When refusal was durable.
+    pub f0_at: Timestamp,
+    /// When the old root was gone from every slot, for all of its subjects.
+    pub f1_at: Option<Timestamp>,
+    /// What a shred that is not final yet waits for.
+    pub waiting_for: Vec<String>,
+    /// Subjects that are refused and not final yet, and since when; at most 1,000.
+    pub items: Vec<(SubjectId, Timestamp)>,
+}
+
+macro_rules! word_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word for it outside.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// Reads the word.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text)
+            }
+        }
+    };
+}
+
+word_enum! {
+    /// What a caller may do.
+    Role {
+        /// Everything, under any declared purpose.
+        Admin = "admin",
+        /// Fields and lookups, as its purposes allow.
+        Service = "service",
+        /// Keys, lock, callers; no values.
+        Security = "security",
+        /// Erasures; no bulk reads.
+        Privacy = "privacy",
+        /// Status and, later, the audit log.
+        Auditor = "auditor",
+    }
+}
+
+word_enum! {
+    /// A layer of keys that can be rotated.
+    Layer {
+        /// The root key: one batch, whatever the size of the vault.
+        Root = "root",
+        /// Every page key, and the root with them.
+        Keks = "keks",
+    }
+}
+
+word_enum! {
+    /// How far a rotation is.
+    RotationState {
+        /// Durable, not begun.
+        Queued = "queued",
+        /// Under way.
+        Running = "running",
+        /// Waiting for somebody to go on.
+        Paused = "paused",
+        /// Complete: the old keys are gone.
+        Done = "done",
+        /// Given up; the detail says why.
+        Failed = "failed",
+        /// Given up by request.
+        Cancelled = "cancelled",
+    }
+}
+
+word_enum! {
+    /// Whether the vault can be used.
+    State {
+        /// The root key is not loaded.
+        Locked = "locked",
+        /// In service.
+        Unlocked = "unlocked",
+        /// The engine failed; the process must be restarted.
+        Failed = "failed",
+    }
+}
+
+/// A caller to be created.
+pub struct NewCaller {
+    /// For people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Why it may read.
+    pub purposes: Vec<Purpose>,
+    /// When its API token stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An authenticated API client.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Its id.
+    pub id: CallerId,
+    /// For people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Why it may read.
+    pub purposes: Vec<Purpose>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its API token stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A rotation and how far it is.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// Its id.
+    pub id: RotationId,
+    /// What it replaces.
+    pub layer: Layer,
+    /// How far it is.
+    pub state: RotationState,
+    /// Bound on its speed, in pages a second.
+    pub rate: Option<u32>,
+    /// Pages done.
+    pub done: u64,
+    /// Pages in all, as counted when it started.
+    pub total: u64,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it will end at its present speed.
+    pub eta: Option<Timestamp>,
+    /// What it waits for, or why it failed.
+    pub detail: Option<String>,
+}
+
+/// The layers of keys and their ages.
+#[derive(Clone, Debug)]
+pub struct KeyStatus {
+    /// Counts root keys.
+    pub epoch: u64,
+    /// Age of the root key.
+    pub root_since: Timestamp,
+    /// Pages, each under a key of its own.
+    pub pages: u64,
+    /// Generation of the lookups subtree.
+    pub lookups_generation: u32,
+    /// Age of that generation and its tag key.
+    pub lookups_since: Timestamp,
+    /// The last root rotation that was asked for.
+    pub last_root: Option<Rotation>,
+    /// The last rotation of every page key.
+    pub last_keks: Option<Rotation>,
+    /// What opens the root slots.
+    pub methods: Vec<Method>,
+}
+
+/// What the vault counts; kept in the META record with every commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Living subjects, the refused among them.
+    pub subjects: u64,
+    /// Shredded ids that are remembered.
+    pub tombstones: u64,
+    /// Subjects refused and not final yet.
+    pub refused: u64,
+    /// Callers that were not revoked.
+    pub callers: u64,
+    /// Pages of the trie, without the header.
+    pub pages: u64,
+    /// Data rows.
+    pub rows: u64,
+}
+
+/// How the vault is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Which vault.
+    pub vault: VaultId,
+    /// Whether it can be used.
+    pub state: State,
+    /// Counts root keys; unknown while locked.
+    pub epoch: Option<u64>,
+    /// What it holds; unknown while locked.
+    pub counts: Option<Counts>,
+    /// The root slots.
+    pub slots: Vec<SlotStatus>,
+    /// The storage engine.
+    pub store: Health,
+    /// The cache of opened pages.
+    pub cache: CacheStats,
+}
+
+/// What a scrub found.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Pages that opened.
+    pub pages: u64,
+    /// Living subjects.
+    pub subjects: u64,
+    /// Fields that opened.
+    pub fields: u64,
+    /// What is damaged or missing; names kinds and positions, never ids or values.
+    pub problems: Vec<String>,
+}

@@ -1,0 +1,153 @@
+//! The scrub: every page reachable, every row and field opens, and the counts are what META says.
+
+use std::collections::HashSet;
+
+use super::records::{DirectoryEntry, SubjectRecord, decode};
+use super::types::VerifyReport;
+use super::{Inner, Vault, row, subject};
+use crate::error::Error;
+use crate::schema::FieldValue;
+use crate::trie::{Header, Kind, Visit, walk};
+
+/// Problems that are listed; more are only counted.
+const LISTED: usize = 1000;
+/// Rows that one look at the store takes.
+const SCAN: usize = 1000;
+
+impl Vault {
+    /// Opens everything and lists what is damaged or missing. `progress` is told how many of how many pages and subjects
+    /// are done. Meant for a vault that nobody writes to meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the store's. Damage is no error here but in the report.
+    pub async fn verify(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<VerifyReport, Error> {
+        let session = self.session()?;
+        let snapshot = session.settled().await;
+        let counts = snapshot.counts;
+        let total = counts.pages + counts.subjects;
+        let mut scrub = Scrub { report: VerifyReport::default(), pages: HashSet::new(), subjects: Vec::new(), more: 0 };
+        scrub.pages.insert(row_of_header(&snapshot.header));
+        walk(&self.inner.pages, &snapshot.header, &mut |visit| {
+            scrub.visit(&visit);
+            progress(scrub.report.pages, total);
+        })
+        .await?;
+        for record in std::mem::take(&mut scrub.subjects) {
+            scrub.subject(&self.inner, &record).await?;
+            progress(scrub.report.pages + scrub.report.subjects, total);
+        }
+        scrub.compare("pages of the trie", scrub.report.pages, counts.pages);
+        scrub.compare("subjects", scrub.report.subjects, counts.subjects);
+        let (pages, rows) = scrub.unreachable(&self.inner).await?;
+        scrub.compare("page rows in the store, the header's among them", pages, counts.pages + 1);
+        scrub.compare("data rows in the store", rows, counts.rows);
+        if scrub.more > 0 {
+            scrub.report.problems.push(format!("and {} more", scrub.more));
+        }
+        Ok(scrub.report)
+    }
+}
+
+struct Scrub {
+    report: VerifyReport,
+    pages: HashSet<Vec<u8>>,
+    subjects: Vec<SubjectRecord>,
+    more: usize,
+}
+
+impl Scrub {
+    fn problem(&mut self, text: String) {
+        if self.report.problems.len() < LISTED {
+            self.report.problems.push(text);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn compare(&mut self, what: &str, found: u64, expected: u64) {
+        if found != expected {
+            self.problem(format!("{what}: {found} found, {expected} expected by the META record"));
+        }
+    }
+
+    fn visit(&mut self, visit: &Visit<'_>) {
+        match visit {
+            Visit::Page { row, .. } => {
+                self.report.pages += 1;
+                self.pages.insert(row.to_vec());
+            }
+            Visit::Entry { kind: Kind::Directory, payload, .. } => match decode(payload) {
+                Ok(DirectoryEntry::Subject(record)) => self.subjects.push(record),
+                Ok(DirectoryEntry::Tombstone(_)) => {}
+                Err(_) => self.problem("a directory entry does not decode".to_owned()),
+            },
+            Visit::Entry { .. } => {}
+            Visit::Missing { kind, row } => {
+                self.problem(format!("page {} of {kind:?} is missing, with all below it", place(row)));
+            }
+            Visit::Damaged { kind, row } => {
+                self.pages.insert(row.to_vec());
+                self.problem(format!("page {} of {kind:?} is damaged, with all below it", place(row)));
+            }
+        }
+    }
+
+    /// Opens every field of a subject.
+    async fn subject(&mut self, inner: &Inner, record: &SubjectRecord) -> Result<(), Error> {
+        self.report.subjects += 1;
+        for keys in &record.compartments {
+            let place_of_row = record.row_place(keys);
+            let at = place(&place_of_row.key());
+            let opened = match subject::open_row(inner, &place_of_row).await {
+                Ok(row) => row,
+                Err(Error::Damaged(what)) => {
+                    self.problem(format!("data row {at}: {what}"));
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            for name in opened.fields.keys() {
+                let field = subject::open_field(inner, &opened, name, &place_of_row).await;
+                match field.and_then(|bytes| Ok(FieldValue::decode(&bytes)?)) {
+                    Ok(_) => self.report.fields += 1,
+                    Err(Error::Store(error)) => return Err(Error::Store(error)),
+                    Err(_) => self.problem(format!("data row {at}: field `{name}` does not open")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the store's rows, and reports page rows that nothing leads to.
+    async fn unreachable(&mut self, inner: &Inner) -> Result<(u64, u64), Error> {
+        let (mut pages, mut rows) = (0, 0);
+        let mut start = Vec::new();
+        loop {
+            let part = inner.store.scan(&start, None, SCAN).await?;
+            for (key, _) in &part {
+                match key.first() {
+                    Some(&row::PREFIX) => rows += 1,
+                    Some(b'p') => {
+                        pages += 1;
+                        if !self.pages.contains(key) {
+                            self.problem(format!("page {} is in the store, but nothing leads to it", place(key)));
+                        }
+                    }
+                    Some(b'm') => {}
+                    _ => self.problem(format!("row {} is none of the vault's", place(key))),
+                }
+            }
+            let Some((last, _)) = part.last() else { return Ok((pages, rows)) };
+            start = [&last[..], &[0]].concat();
+        }
+    }
+}
+
+fn row_of_header(header: &Header) -> Vec<u8> {
+    header.current_row().map(<[u8]>::to_vec).unwrap_or_default()
+}
+
+/// Enough of a row's key to tell it from others; it is random, or a uuid.
+fn place(key: &[u8]) -> String {
+    hex::encode(key.get(1..).unwrap_or_default()).chars().take(40).collect()
+}

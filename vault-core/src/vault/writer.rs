@@ -1,0 +1,384 @@
+//! The writer: the one task that changes the vault. It drains its queue into one batch, commits once, publishes a new
+//! snapshot, then answers everybody.
+//!
+//! Whoever wants to change something prepares a [`Write`] from a snapshot: the sealed rows, the edits of the trie, and
+//! guards that say what he saw. The writer holds the guards against the present state; a write whose guards fail is
+//! handed back to be prepared again, and its group mates go on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::meta::{self, Meta, MetaHead};
+use super::row;
+use super::session::{Session, Snapshot};
+use super::types::Counts;
+use crate::crypto::digest;
+use crate::error::Error;
+use crate::ids::VaultId;
+use crate::root::RootEntry;
+use crate::store::{Batch, Expect, Row, Store, StoreError};
+use crate::time::Timestamp;
+use crate::trie::{self, Applied, Edits, EntryKey, Kind, Mode, Op, Pages, RekeyCursor, RekeyStep, TrieError};
+
+/// The most writes that share one commit.
+const GROUP_MAX: usize = 512;
+/// Commands that may wait for the writer.
+pub(super) const QUEUE: usize = 4096;
+
+/// What a write was prepared from.
+pub(crate) enum Guard {
+    /// The payload that an entry had, as its digest, or none.
+    Entry { kind: Kind, key: EntryKey, seen: Option<[u8; 32]> },
+    /// The version that a row had, or none.
+    Row { key: Vec<u8>, version: Option<u64> },
+}
+
+/// A prepared change.
+#[derive(Default)]
+pub(crate) struct Write {
+    pub(crate) guards: Vec<Guard>,
+    pub(crate) edits: Vec<(Kind, EntryKey, Op)>,
+    pub(crate) put: Vec<Row>,
+    pub(crate) delete: Vec<Vec<u8>>,
+    pub(crate) delta: Delta,
+    /// Mainly removes, or must go through for a removal to follow: may use the reserve of a full disk.
+    pub(crate) reclaim: bool,
+}
+
+/// How a write changes the counts.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Delta {
+    pub(crate) subjects: i64,
+    pub(crate) tombstones: i64,
+    pub(crate) refused: i64,
+    pub(crate) callers: i64,
+    pub(crate) rows: i64,
+}
+
+/// Why a whole group was not committed. Nothing of it is stored, except perhaps after `Failed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupError {
+    DiskFull,
+    TooLarge,
+    Damaged,
+    Failed,
+}
+
+impl From<GroupError> for Error {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::DiskFull => Self::DiskFull,
+            GroupError::TooLarge => Self::TooLarge,
+            GroupError::Damaged => Self::Damaged("a page that the write needs"),
+            GroupError::Failed => Self::Failed,
+        }
+    }
+}
+
+/// What a root batch did.
+pub(crate) struct RootDone {
+    pub(crate) committed: Vec<bool>,
+    pub(crate) rekeyed: u64,
+    pub(crate) next_cursor: Option<RekeyCursor>,
+}
+
+/// What the writer is asked for.
+pub(crate) enum Command {
+    /// Ordinary writes that are prepared together and committed together.
+    Data { writes: Vec<Write>, reply: oneshot::Sender<Result<Vec<bool>, GroupError>> },
+    /// A root batch; `next` is staged in every slot.
+    Root {
+        next: Arc<RootEntry>,
+        writes: Vec<Write>,
+        rekey: Option<RekeyStep>,
+        reply: oneshot::Sender<Result<RootDone, GroupError>>,
+    },
+    /// Finish what was queued before, then end.
+    Stop,
+}
+
+type DataRequest = (Vec<Write>, oneshot::Sender<Result<Vec<bool>, GroupError>>);
+
+/// The writer's own state.
+pub(crate) struct Writer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) pages: Pages,
+    pub(super) vault: VaultId,
+    pub(super) session: Arc<Session>,
+    /// META as it lies in the store: expected by every commit.
+    pub(super) meta_row: Vec<u8>,
+    /// Told when the engine failed and nothing more can be acknowledged.
+    pub(super) failed: watch::Sender<bool>,
+}
+
+impl Writer {
+    /// Runs until it is told to stop or the engine fails.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let _alarm = Alarm(self.failed.clone());
+        let mut next = None;
+        loop {
+            let command = match next.take() {
+                Some(command) => Some(command),
+                None => queue.recv().await,
+            };
+            match command {
+                Some(Command::Data { writes, reply }) => {
+                    let mut group = vec![(writes, reply)];
+                    next = gather(&mut group, &mut queue);
+                    self.data(group).await;
+                }
+                Some(Command::Root { next, writes, rekey, reply }) => {
+                    let outcome = self.root(&next, writes, rekey).await;
+                    // The finalizer is gone only if the vault is being locked; then recovery settles the slots.
+                    let _ = reply.send(outcome);
+                }
+                Some(Command::Stop) | None => return,
+            }
+        }
+    }
+
+    async fn data(&mut self, group: Vec<DataRequest>) {
+        let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let sizes: Vec<usize> = requests.iter().map(Vec::len).collect();
+        let writes: Vec<Write> = requests.into_iter().flatten().collect();
+        let outcome = self.commit_data(writes).await;
+        let mut committed = outcome.as_deref().unwrap_or_default();
+        for (reply, size) in replies.into_iter().zip(sizes) {
+            let answer = outcome.as_ref().map_err(|error| *error).map(|_| {
+                let (own, rest) = committed.split_at(size);
+                committed = rest;
+                own.to_vec()
+            });
+            // A caller that went away does not undo what is committed.
+            let _ = reply.send(answer);
+        }
+    }
+
+    async fn commit_data(&mut self, writes: Vec<Write>) -> Result<Vec<bool>, GroupError> {
+        let snapshot = self.session.snapshot();
+        let root = self.session.root.load_full();
+        let merged = self.merge(&snapshot, writes).await?;
+        if merged.is_empty() {
+            return Ok(merged.committed);
+        }
+        let mode = Mode::Data { root: &root.key };
+        let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
+        self.commit(&snapshot, applied, merged.rows, merged.delta, merged.reclaim).await?;
+        Ok(merged.committed)
+    }
+
+    async fn root(
+        &mut self,
+        next: &Arc<RootEntry>,
+        writes: Vec<Write>,
+        rekey: Option<RekeyStep>,
+    ) -> Result<RootDone, GroupError> {
+        let snapshot = self.session.snapshot();
+        let merged = self.merge(&snapshot, writes).await?;
+        let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
+        let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
+        let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
+        let delta = merged.delta;
+        self.commit(&snapshot, applied, merged.rows, delta, true).await?;
+        // Before anybody commits under the old one again.
+        self.session.root.store(next.clone());
+        Ok(RootDone { committed: merged.committed, rekeyed, next_cursor })
+    }
+
+    /// Holds every write's guards against the present state and puts the good ones together.
+    async fn merge(&self, snapshot: &Snapshot, writes: Vec<Write>) -> Result<Merged, GroupError> {
+        let mut merged = Merged::default();
+        let mut touched = HashSet::new();
+        for write in writes {
+            let holds = self.holds(snapshot, &write.guards, &touched).await?;
+            merged.committed.push(holds);
+            if holds {
+                touched.extend(write.guards.into_iter().map(Guard::place));
+                for (kind, key, op) in write.edits {
+                    merged.edits.push(kind, key, op);
+                }
+                merged.rows.0.extend(write.put);
+                merged.rows.1.extend(write.delete);
+                merged.delta.add(write.delta);
+                merged.reclaim &= write.reclaim;
+            }
+        }
+        Ok(merged)
+    }
+
+    async fn holds(
+        &self,
+        snapshot: &Snapshot,
+        guards: &[Guard],
+        touched: &HashSet<Vec<u8>>,
+    ) -> Result<bool, GroupError> {
+        for guard in guards {
+            if touched.contains(&guard.place_of()) {
+                return Ok(false);
+            }
+            let holds = match guard {
+                Guard::Entry { kind, key, seen } => {
+                    let payload = trie::find(&self.pages, &snapshot.header, *kind, key).await.map_err(group_error)?;
+                    payload.map(|p| digest(&p)) == *seen
+                }
+                Guard::Row { key, version } => {
+                    let row = self.store.get(key).await.map_err(|e| group_error(TrieError::Store(e)))?;
+                    row.map(|value| row::version_of(&value)) == version.map(Some)
+                }
+            };
+            if !holds {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// One atomic, durable batch with META; then the new snapshot.
+    async fn commit(
+        &mut self,
+        before: &Snapshot,
+        mut applied: Applied,
+        rows: RowChanges,
+        delta: Delta,
+        reclaim: bool,
+    ) -> Result<(), GroupError> {
+        let counts = delta.apply(before.counts, applied.page_delta);
+        let header = &applied.header;
+        let head = MetaHead { vault: self.vault, epoch: header.epoch() };
+        let meta = Meta { head, sequence: before.sequence + 1, counts };
+        let meta_row = meta.seal(header.meta_key());
+        let mut batch = Batch { reclaim, ..Batch::default() };
+        batch.expect.push((meta::KEY.to_vec(), Expect::Value(self.meta_row.clone())));
+        batch.put.append(&mut applied.put);
+        batch.delete.append(&mut applied.delete);
+        batch.put.extend(rows.0);
+        batch.delete.extend(rows.1);
+        batch.put.push((meta::KEY.to_vec(), meta_row.clone()));
+
+        // Whoever misses a page from here on waits for the publication before he calls it damage.
+        let session = self.session.clone();
+        let _publication = session.publication.write().await;
+        match self.store.commit(batch).await {
+            Ok(()) => {}
+            Err(StoreError::Full) => return Err(GroupError::DiskFull),
+            Err(StoreError::TooLarge) => return Err(GroupError::TooLarge),
+            Err(error) => {
+                tracing::error!(%error, "the storage engine failed; nothing more is acknowledged");
+                self.failed.send_replace(true);
+                return Err(GroupError::Failed);
+            }
+        }
+        self.pages.publish(&applied);
+        self.meta_row = meta_row;
+        self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence });
+        Ok(())
+    }
+}
+
+/// Tells that the engine failed if the writer panics: whether its last batch landed is not known then.
+struct Alarm(watch::Sender<bool>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
+        }
+    }
+}
+
+/// Takes what waits into the group; answers a command that has to wait for its own turn.
+fn gather(group: &mut Vec<DataRequest>, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    let mut size: usize = group.iter().map(|(writes, _)| writes.len()).sum();
+    while size < GROUP_MAX {
+        match queue.try_recv() {
+            Ok(Command::Data { writes, reply }) => {
+                size += writes.len();
+                group.push((writes, reply));
+            }
+            Ok(other) => return Some(other),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn group_error(error: TrieError) -> GroupError {
+    match error {
+        TrieError::TooLarge => GroupError::TooLarge,
+        TrieError::Store(StoreError::Full) => GroupError::DiskFull,
+        other => {
+            tracing::error!(error = %other, "a write met a page that is missing or damaged");
+            GroupError::Damaged
+        }
+    }
+}
+
+/// Rows to put, and keys of rows to remove.
+type RowChanges = (Vec<Row>, Vec<Vec<u8>>);
+
+/// The writes of a group that hold, put together.
+struct Merged {
+    committed: Vec<bool>,
+    edits: Edits,
+    rows: RowChanges,
+    delta: Delta,
+    reclaim: bool,
+}
+
+impl Default for Merged {
+    fn default() -> Self {
+        Self {
+            committed: Vec::new(),
+            edits: Edits::default(),
+            rows: Default::default(),
+            delta: Delta::default(),
+            reclaim: true,
+        }
+    }
+}
+
+impl Merged {
+    fn is_empty(&self) -> bool {
+        self.edits.is_empty() && self.rows.0.is_empty() && self.rows.1.is_empty()
+    }
+}
+
+impl Guard {
+    fn place(self) -> Vec<u8> {
+        match self {
+            Self::Entry { .. } => self.place_of(),
+            Self::Row { key, .. } => key,
+        }
+    }
+
+    fn place_of(&self) -> Vec<u8> {
+        match self {
+            // Row keys start with 'd'; no kind has that number.
+            Self::Entry { kind, key, .. } => [&[*kind as u8], &key[..]].concat(),
+            Self::Row { key, .. } => key.clone(),
+        }
+    }
+}
+
+impl Delta {
+    fn add(&mut self, other: Self) {
+        self.subjects += other.subjects;
+        self.tombstones += other.tombstones;
+        self.refused += other.refused;
+        self.callers += other.callers;
+        self.rows += other.rows;
+    }
+
+    fn apply(self, counts: Counts, pages: i64) -> Counts {
+        Counts {
+            subjects: counts.subjects.saturating_add_signed(self.subjects),
+            tombstones: counts.tombstones.saturating_add_signed(self.tombstones),
+            refused: counts.refused.saturating_add_signed(self.refused),
+            callers: counts.callers.saturating_add_signed(self.callers),
+            pages: counts.pages.saturating_add_signed(pages),
+            rows: counts.rows.saturating_add_signed(self.rows),
+        }
+    }
+}
