@@ -1,2 +1,42 @@
-//! Placeholder.
-fn main() {}
+//! The user data vault over HTTP: starts it, serves it, scrubs it.
+
+mod app;
+mod args;
+mod auth;
+mod body;
+mod commands;
+mod config;
+mod files;
+mod logging;
+mod metrics;
+mod openapi;
+mod problem;
+mod routes;
+mod serve;
+mod site;
+mod tls;
+mod unlock;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    no_core_dumps();
+    let args = args::Args::parse();
+    match commands::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vault-server: {failure}");
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// A core dump would write keys and values to disk.
+fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_err() {
+        eprintln!("vault-server: core dumps could not be switched off; switch them off for this service");
+    }
+}

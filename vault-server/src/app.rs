@@ -1,0 +1,225 @@
+//! The HTTP service as a whole: its state, its routes, and what surrounds every request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use vault_core::crypto::Random;
+use vault_core::time::Timestamp;
+use vault_core::vault::Vault;
+
+use crate::auth::{self, AnsweredFor};
+use crate::metrics::Metrics;
+use crate::openapi;
+use crate::problem::{Kind, Problem};
+use crate::unlock::{Gate, Source};
+
+/// What every handler can reach; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Inner>);
+
+/// The state behind an [`App`].
+pub(crate) struct Inner {
+    pub(crate) vault: Vault,
+    /// How the vault unlocks without a passphrase being sent.
+    pub(crate) unlock_source: Option<Source>,
+    pub(crate) unlock_gate: Gate,
+    pub(crate) started_at: Timestamp,
+    pub(crate) metrics: Metrics,
+    in_flight: AtomicUsize,
+    max_in_flight: usize,
+    request_ids: RequestIds,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// A service of `vault` that answers at most `max_in_flight` requests at once.
+    pub(crate) fn new(vault: Vault, unlock_source: Option<Source>, max_in_flight: usize) -> Self {
+        Self(Arc::new(Inner {
+            metrics: Metrics::new(vault.clone()),
+            vault,
+            unlock_source,
+            unlock_gate: Gate::default(),
+            started_at: Timestamp::now(),
+            in_flight: AtomicUsize::new(0),
+            max_in_flight,
+            request_ids: RequestIds::new(),
+        }))
+    }
+
+    /// The router with everything that surrounds it.
+    pub(crate) fn router(self) -> Router {
+        let (router, document) = openapi::assemble();
+        router
+            .route("/openapi.json", axum::routing::get(async move || document.clone()))
+            .route_layer(from_fn_with_state(self.clone(), auth::guard))
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(CatchPanicLayer::custom(|_| panicked()))
+            .layer(from_fn_with_state(self.clone(), surround))
+            .with_state(self)
+    }
+}
+
+async fn not_found() -> Problem {
+    Problem::new(Kind::NotFound, "there is no such path: /openapi.json lists them")
+}
+
+async fn method_not_allowed(path: Option<MatchedPath>) -> Response {
+    let allowed = auth::methods(path.as_ref().map_or("", MatchedPath::as_str)).collect::<Vec<_>>().join(", ");
+    let told = format!("this path takes {allowed}");
+    let mut response = Problem::new(Kind::MethodNotAllowed, told).into_response();
+    if let Ok(value) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+fn panicked() -> Response {
+    Problem::new(Kind::Internal, "an internal error; the log of the server names its place").into_response()
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Around every request: its id, the bound on how many run at once, its count and its line in the log.
+async fn surround(State(app): State<App>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = known_method(request.method().as_str());
+    let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, |path| known_route(path.as_str()));
+    let id = request.headers().get(REQUEST_ID).filter(|id| acceptable(id)).cloned();
+    let id = id.unwrap_or_else(|| app.request_ids.next());
+
+    let mut response = match InFlight::enter(&app, route) {
+        Some(_held) => next.run(request).await,
+        None => Problem::retry(Kind::Overloaded, 1, "too many requests at once: retry shortly").into_response(),
+    };
+
+    response.headers_mut().insert(REQUEST_ID, id.clone());
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    app.metrics.answered(method, route, status, took);
+    log(method, route, status, took, &id, response.extensions().get::<AnsweredFor>());
+    response
+}
+
+/// One line a request. The route is its template, so that no id and no query is in it.
+fn log(method: &str, route: &str, status: u16, took: Duration, id: &HeaderValue, caller: Option<&AnsweredFor>) {
+    let request_id = id.to_str().unwrap_or_default();
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let caller = caller.map(|AnsweredFor(id)| tracing::field::display(*id));
+    tracing::info!(method, route, status, micros, request_id, caller, "request");
+}
+
+const UNMATCHED: &str = "unmatched";
+
+fn known_route(template: &str) -> &'static str {
+    auth::ROUTES.iter().find(|(_, known, _)| *known == template).map_or(UNMATCHED, |(_, known, _)| known)
+}
+
+/// A method is the caller's text, which belongs neither into a log nor into a label.
+fn known_method(method: &str) -> &'static str {
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].into_iter().find(|m| *m == method).unwrap_or("other")
+}
+
+/// An id that a caller may choose: up to 128 visible ASCII characters.
+fn acceptable(id: &HeaderValue) -> bool {
+    (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// One of the requests that run at once; lets the next one in when it is dropped.
+struct InFlight<'a>(&'a App);
+
+impl<'a> InFlight<'a> {
+    fn enter(app: &'a App, route: &str) -> Option<Self> {
+        let held = Self(app);
+        app.metrics.in_flight.inc();
+        let before = app.in_flight.fetch_add(1, Ordering::Relaxed);
+        // Who watches the server must get an answer just when it is busy.
+        let watches = matches!(route, "/healthz" | "/readyz" | "/metrics");
+        (before < app.max_in_flight || watches).then_some(held)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+/// Names requests that bring no name: a random prefix of this process, and a count.
+struct RequestIds {
+    prefix: String,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let prefix: [u8; 6] = Random::new(6).array();
+        Self { prefix: hex::encode(prefix), count: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> HeaderValue {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        HeaderValue::from_str(&format!("{}-{count}", self.prefix)).unwrap_or(HeaderValue::from_static("unnamed"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_template_and_no_id() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let route = known_route("/v1/subjects/{id}/fields");
+            let id = HeaderValue::from_static("r-1");
+            log(known_method("GET"), route, 200, Duration::from_millis(2), &id, None);
+            log(known_method("JANE"), known_route("/v1/subjects/jane"), 404, Duration::ZERO, &id, None);
+        });
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("/v1/subjects/{id}/fields") && text.contains("\"micros\":2000"));
+        assert!(!text.to_lowercase().contains("jane"));
+    }
+
+    #[test]
+    fn request_ids_of_callers_are_bounded() {
+        let id = |text: &str| acceptable(&HeaderValue::from_bytes(text.as_bytes()).unwrap());
+        assert!(id("a-1") && id(&"x".repeat(128)));
+        assert!(!id("") && !id("a b") && !id("é") && !id(&"x".repeat(129)));
+        let ids = RequestIds::new();
+        assert_ne!(ids.next(), ids.next());
+    }
+}

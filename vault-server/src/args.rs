@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::logging::LogFormat;
+
+/// A vault for personal data that can really forget.
+///
+/// Try it:        vault-server dev
+/// Run it:        vault-server init --config vault.toml, then vault-server run --config vault.toml
+/// Talk to it:    vault-cli status
+#[derive(Debug, Parser)]
+#[command(name = "vault-server", version, verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// How log lines look on standard error; their level is set by UDV_LOG (error, warn, info, debug).
+    #[arg(long, global = true, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a vault for trying it out: made if it is new, unlocked, on the loopback only.
+    ///
+    /// DIR then holds store/ (the data), root.slot and unlock.key (what opens it) and admin.token (the API token).
+    /// Start it again with the same DIR to go on.
+    Dev(DevArgs),
+    /// Make a vault for real use, as the configuration file says. Refuses one that exists.
+    ///
+    /// Asks twice for a passphrase, or takes it from a file; --key-file writes a second unlock key. Keep two: who loses
+    /// all of them loses everybody's data.
+    Init(InitArgs),
+    /// Serve a vault made by `init`. It starts locked unless an unattended unlock is configured.
+    ///
+    /// Unlock it with `vault-cli unlock`. SIGTERM finishes what was begun and stops within 10 seconds; SIGHUP reads the
+    /// TLS certificate again.
+    Run(RunArgs),
+    /// Check a stopped vault from end to end: every page reachable, every row and field opens. Exits 8 on damage.
+    Verify(VerifyArgs),
+    /// Make a new admin API token for a stopped vault, for who lost the last one and can unlock it.
+    AdminToken(AdminTokenArgs),
+    /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
+    CheckConfig(RunArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DevArgs {
+    /// The directory of the vault.
+    #[arg(long, value_name = "DIR", default_value = "./vault-data")]
+    pub(crate) data: PathBuf,
+    /// Where to listen; a loopback address. Port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8250")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InitArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Write a new key file here, which unlocks the vault as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// No passphrase: the key file is the only unlock key.
+    #[arg(long, requires = "key_file", conflicts_with = "passphrase_file")]
+    pub(crate) no_passphrase: bool,
+    /// Write the admin's API token to this file (0600) instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_out: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// The directory of a vault made by `dev`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The configuration file of a vault made by `init`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Draw no progress bar.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AdminTokenArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Write the API token to this file (0600) instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_vault_is_named_by_one_of_two() {
+        assert!(Args::try_parse_from(["vault-server", "verify"]).is_err());
+        assert!(Args::try_parse_from(["vault-server", "verify", "--data", "d", "--config", "c"]).is_err());
+        assert!(Args::try_parse_from(["vault-server", "verify", "--data", "d"]).is_ok());
+    }
+
+    #[test]
+    fn no_passphrase_needs_a_key_file() {
+        assert!(Args::try_parse_from(["vault-server", "init", "--config", "c", "--no-passphrase"]).is_err());
+        let args = ["vault-server", "init", "--config", "c", "--no-passphrase", "--key-file", "k"];
+        assert!(Args::try_parse_from(args).is_ok());
+    }
+}

@@ -1,0 +1,266 @@
+//! Who may call what: one table of every route, and the guard that applies it before a body is read.
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use vault_core::ids::{CallerId, Purpose};
+use vault_core::schema::RULE_PURPOSE_UNDECLARED;
+use vault_core::vault::{Caller, Role};
+
+use crate::app::App;
+use crate::problem::{Kind, Problem};
+
+/// Rule: the caller's role may not call this.
+pub(crate) const RULE_ROLE: &str = "role";
+/// Rule: the purpose is not among the caller's.
+pub(crate) const RULE_PURPOSE_NOT_ALLOWED: &str = "purpose_not_allowed";
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Anybody, without an API token.
+    Open,
+    /// Callers of these roles.
+    Roles(&'static [Role]),
+}
+
+use Role::{Admin, Auditor, Privacy, Security, Service};
+
+const ANYONE: Access = Access::Roles(&[Admin, Service, Security, Privacy, Auditor]);
+/// Reads and writes values of one or many subjects.
+const VALUES: Access = Access::Roles(&[Admin, Service]);
+/// Sees or forgets what is held of one subject.
+const ONE_SUBJECT: Access = Access::Roles(&[Admin, Service, Privacy]);
+const ERASURES: Access = Access::Roles(&[Admin, Privacy]);
+const KEYS: Access = Access::Roles(&[Admin, Security]);
+
+/// Every route: method, path template, who may call it. What is not here may be called by nobody.
+pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
+    ("GET", "/v1/status", ANYONE),
+    ("PATCH", "/v1/subjects/{id}/fields", VALUES),
+    ("GET", "/v1/subjects/{id}/fields", ONE_SUBJECT),
+    ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
+    ("PUT", "/v1/subjects/{id}/fields/{name}", VALUES),
+    ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
+    ("GET", "/v1/subjects/{id}", ONE_SUBJECT),
+    ("DELETE", "/v1/subjects/{id}", ERASURES),
+    ("POST", "/v1/lookups", VALUES),
+    ("POST", "/v1/batch/write", VALUES),
+    ("POST", "/v1/batch/read", VALUES),
+    ("POST", "/v1/erasures", ERASURES),
+    ("GET", "/v1/erasures", ERASURES),
+    ("GET", "/v1/erasures/{id}", ERASURES),
+    ("GET", "/v1/keys", KEYS),
+    ("POST", "/v1/keys/rotations", KEYS),
+    ("GET", "/v1/keys/rotations", KEYS),
+    ("GET", "/v1/keys/rotations/{id}", KEYS),
+    ("PATCH", "/v1/keys/rotations/{id}", KEYS),
+    ("POST", "/v1/lock", KEYS),
+    // A passphrase is the proof itself; without one the handler asks for a caller of `KEYS`.
+    ("POST", "/v1/unlock", Access::Open),
+    ("POST", "/v1/callers", KEYS),
+    ("GET", "/v1/callers", KEYS),
+    ("DELETE", "/v1/callers/{id}", KEYS),
+    ("GET", "/healthz", Access::Open),
+    ("GET", "/readyz", Access::Open),
+    ("GET", "/metrics", Access::Open),
+    ("GET", "/openapi.json", Access::Open),
+];
+
+/// An authenticated caller, and the purpose it named.
+#[derive(Debug)]
+pub(crate) struct Who {
+    pub(crate) caller: Caller,
+    pub(crate) purpose: Option<Purpose>,
+}
+
+/// Left on an answer for the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnsweredFor(pub(crate) CallerId);
+
+/// Lets a request through to its handler if its caller may make it.
+pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    match admit(&app, &request) {
+        Ok(None) => next.run(request).await,
+        Ok(Some(who)) => {
+            let id = who.caller.id;
+            request.extensions_mut().insert(Admitted(Some(who).into()));
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(AnsweredFor(id));
+            response
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The methods that a path takes, for an answer to one that it does not.
+pub(crate) fn methods(template: &str) -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().filter(move |(_, t, _)| *t == template).map(|(method, _, _)| *method)
+}
+
+/// Extensions must be cloneable and a caller need not be: the handler takes it out.
+#[derive(Clone)]
+struct Admitted(std::sync::Arc<Option<Who>>);
+
+fn admit(app: &App, request: &Request) -> Result<Option<Who>, Problem> {
+    let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    match access(request.method(), template) {
+        Some(Access::Open) => Ok(None),
+        Some(allowed) => authorise(app, request.headers(), allowed).map(Some),
+        None => Err(Problem::new(Kind::MethodNotAllowed, "this path does not take this method")),
+    }
+}
+
+/// Who may call a method of a path; HEAD is a GET without its body.
+pub(crate) fn access(method: &Method, template: &str) -> Option<Access> {
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    ROUTES.iter().find(|(m, t, _)| *m == method && *t == template).map(|&(_, _, access)| access)
+}
+
+/// Authenticates the caller of a request without a body to it, for a route whose need of one shows in the body only.
+pub(crate) fn authorise_keys(app: &App, headers: &HeaderMap) -> Result<Who, Problem> {
+    authorise(app, headers, KEYS)
+}
+
+fn authorise(app: &App, headers: &HeaderMap, allowed: Access) -> Result<Who, Problem> {
+    let caller = app.vault.authenticate(bearer(headers)?)?;
+    if !admits(allowed, caller.role) {
+        return Err(Problem::refused(RULE_ROLE, "the role of this API token may not do this: use one whose role may"));
+    }
+    let purpose = purpose(app, headers, &caller)?;
+    Ok(Who { caller, purpose })
+}
+
+fn admits(access: Access, role: Role) -> bool {
+    match access {
+        Access::Open => true,
+        Access::Roles(roles) => roles.contains(&role),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let refused = || Problem::new(Kind::Unauthenticated, "send `Authorization: Bearer` with an API token");
+    let text = headers.get(header::AUTHORIZATION).ok_or_else(refused)?.to_str().map_err(|_| refused())?;
+    let (scheme, token) = text.split_once(' ').ok_or_else(refused)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(refused()) }
+}
+
+/// The purpose a caller names: declared by the schema, and one of its own unless it is an admin.
+fn purpose(app: &App, headers: &HeaderMap, caller: &Caller) -> Result<Option<Purpose>, Problem> {
+    let Some(named) = headers.get("udv-purpose") else { return Ok(None) };
+    let declared = named.to_str().ok().and_then(|name| app.vault.schema().purpose(name));
+    let purpose = declared.map(|declared| declared.name.clone()).ok_or_else(|| {
+        Problem::refused(RULE_PURPOSE_UNDECLARED, "the schema declares no such purpose: correct Udv-Purpose")
+    })?;
+    may_name(caller, &purpose)?;
+    Ok(Some(purpose))
+}
+
+fn may_name(caller: &Caller, purpose: &Purpose) -> Result<(), Problem> {
+    if caller.role == Admin || caller.purposes.contains(purpose) {
+        return Ok(());
+    }
+    let told = "this API token was not created for that purpose: name one of its own";
+    Err(Problem::refused(RULE_PURPOSE_NOT_ALLOWED, told))
+}
+
+impl<S: Sync> FromRequestParts<S> for Who {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let admitted =
+            parts.extensions.remove::<Admitted>().and_then(|admitted| std::sync::Arc::into_inner(admitted.0));
+        admitted.flatten().ok_or_else(|| Problem::new(Kind::Unauthenticated, "this needs an API token"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// One letter a role that may: admin, service, security (k for keys), privacy, auditor.
+    const EXPECTED: &[(&str, &str, &str)] = &[
+        ("GET", "/v1/status", "askpu"),
+        ("PATCH", "/v1/subjects/{id}/fields", "as"),
+        ("GET", "/v1/subjects/{id}/fields", "asp"),
+        ("GET", "/v1/subjects/{id}/fields/{name}", "asp"),
+        ("PUT", "/v1/subjects/{id}/fields/{name}", "as"),
+        ("DELETE", "/v1/subjects/{id}/fields/{name}", "asp"),
+        ("GET", "/v1/subjects/{id}", "asp"),
+        ("DELETE", "/v1/subjects/{id}", "ap"),
+        ("POST", "/v1/lookups", "as"),
+        ("POST", "/v1/batch/write", "as"),
+        ("POST", "/v1/batch/read", "as"),
+        ("POST", "/v1/erasures", "ap"),
+        ("GET", "/v1/erasures", "ap"),
+        ("GET", "/v1/erasures/{id}", "ap"),
+        ("GET", "/v1/keys", "ak"),
+        ("POST", "/v1/keys/rotations", "ak"),
+        ("GET", "/v1/keys/rotations", "ak"),
+        ("GET", "/v1/keys/rotations/{id}", "ak"),
+        ("PATCH", "/v1/keys/rotations/{id}", "ak"),
+        ("POST", "/v1/lock", "ak"),
+        ("POST", "/v1/unlock", "open"),
+        ("POST", "/v1/callers", "ak"),
+        ("GET", "/v1/callers", "ak"),
+        ("DELETE", "/v1/callers/{id}", "ak"),
+        ("GET", "/healthz", "open"),
+        ("GET", "/readyz", "open"),
+        ("GET", "/metrics", "open"),
+        ("GET", "/openapi.json", "open"),
+    ];
+
+    #[test]
+    fn every_role_on_every_route() {
+        assert_eq!(EXPECTED.len(), ROUTES.len());
+        let roles = [(Admin, 'a'), (Service, 's'), (Security, 'k'), (Privacy, 'p'), (Auditor, 'u')];
+        for (method, template, letters) in EXPECTED {
+            let access = access(&method.parse().unwrap(), template).unwrap();
+            assert_eq!(access == Access::Open, *letters == "open", "{method} {template}");
+            for (role, letter) in roles {
+                let expected = access == Access::Open || letters.contains(letter);
+                assert_eq!(admits(access, role), expected, "{method} {template} {}", role.as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_nobodys() {
+        assert_eq!(access(&Method::POST, "/v1/status"), None);
+        assert_eq!(access(&Method::GET, ""), None);
+        assert_eq!(access(&Method::HEAD, "/v1/keys"), Some(KEYS));
+    }
+
+    #[test]
+    fn bearer_tokens() {
+        let with = |text: &str| HeaderMap::from_iter([(header::AUTHORIZATION, text.parse().unwrap())]);
+        assert_eq!(bearer(&with("Bearer udv_1")).unwrap(), "udv_1");
+        assert_eq!(bearer(&with("bearer  udv_1")).unwrap(), "udv_1");
+        for bad in ["udv_1", "Basic udv_1", ""] {
+            assert_eq!(bearer(&with(bad)).unwrap_err().kind, Kind::Unauthenticated);
+        }
+        assert!(bearer(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_purpose_is_one_of_the_callers_own() {
+        let delivery = Purpose::parse("delivery").unwrap();
+        let caller = |role, purposes: &[&Purpose]| Caller {
+            id: CallerId([1; 16]),
+            name: "x".to_owned(),
+            role,
+            purposes: purposes.iter().map(|&purpose| purpose.clone()).collect(),
+            created_at: vault_core::time::Timestamp(0),
+            expires_at: None,
+        };
+        assert!(may_name(&caller(Admin, &[]), &delivery).is_ok());
+        assert!(may_name(&caller(Service, &[&delivery]), &delivery).is_ok());
+        for role in [Service, Privacy, Security, Auditor] {
+            let refused = may_name(&caller(role, &[]), &delivery).unwrap_err();
+            assert_eq!(refused.rule, Some(RULE_PURPOSE_NOT_ALLOWED));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `init`: a vault for real use, as its configuration says.
+
+use std::path::Path;
+
+use vault_core::crypto::passphrase::{Cost, new_key_file};
+use vault_core::root::{NewUnlock, Unlock};
+use zeroize::Zeroizing;
+
+use super::dev::admin;
+use super::{Failure, block_on};
+use crate::args::InitArgs;
+use crate::config::Config;
+use crate::files;
+use crate::serve::say;
+use crate::site::{Site, prompt};
+use crate::unlock::Source;
+
+/// The shortest passphrase, in characters.
+const PASSPHRASE_MIN: usize = 8;
+
+pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
+    let site = Site::of_config(config);
+    refuse_existing(&site, args)?;
+    warn(&site);
+    let mut unlocks = Vec::new();
+    if !args.no_passphrase {
+        let passphrase = passphrase(args.passphrase_file.as_deref())?;
+        unlocks.push(NewUnlock::Passphrase(passphrase, Cost::DEFAULT));
+    }
+    if let Some(path) = &args.key_file {
+        let (key, text) = new_key_file();
+        files::write_secret(path, &text).map_err(|why| unwritable(path, &why))?;
+        unlocks.push(NewUnlock::KeyFile(key));
+    }
+    let token = block_on(make(&site, &unlocks)).inspect_err(|_| {
+        // It opens nothing: there is no vault.
+        if let Some(path) = &args.key_file {
+            let _ = std::fs::remove_file(path);
+        }
+    })?;
+    tell(args, unlocks.len(), &token)
+}
+
+/// Before anybody is asked for a passphrase, and before anything is written.
+fn refuse_existing(site: &Site, args: &InitArgs) -> Result<(), Failure> {
+    let files = site.slots.iter().chain(&args.key_file).chain(&args.token_out);
+    if let Some(path) = files.into_iter().find(|path| path.exists()) {
+        let told = "exists already and is never overwritten: nothing was changed. Choose another path, or serve the vault \
+                    that is there with `vault-server run`";
+        return Err(Failure::failed(format!("{} {told}", path.display())));
+    }
+    Ok(())
+}
+
+fn warn(site: &Site) {
+    for slot in site.slots_beside_store() {
+        eprintln!(
+            "warning: the root slot {slot} is on the same disk as the store: who takes an image of that disk takes both. \
+             Better: a disk of its own, without snapshots"
+        );
+    }
+}
+
+fn passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
+    let passphrase = match file {
+        Some(path) => match Source::PassphraseFile(path.to_owned()).read()? {
+            Unlock::Passphrase(text) => text,
+            Unlock::KeyFile(_) => return Err(Failure::failed("the file holds a key, not a passphrase")),
+        },
+        None => {
+            let first = prompt("New passphrase of the vault: ")?;
+            if *first != *prompt("The same again: ")? {
+                return Err(Failure::failed("the two passphrases differ: nothing was made, start again"));
+            }
+            first
+        }
+    };
+    if passphrase.chars().count() < PASSPHRASE_MIN {
+        let told = format!("a passphrase has at least {PASSPHRASE_MIN} characters; several words are better");
+        return Err(Failure::failed(told));
+    }
+    Ok(passphrase)
+}
+
+async fn make(site: &Site, unlocks: &[NewUnlock]) -> Result<Zeroizing<String>, Failure> {
+    for place in site.slots.iter().chain([&site.store]) {
+        let parent = files::parent(place);
+        std::fs::create_dir_all(parent).map_err(|why| unwritable(parent, &why))?;
+    }
+    let vault = site.create(unlocks).await?;
+    let (_, token) = vault.create_caller(admin()).await?;
+    vault.close().await?;
+    Ok(token)
+}
+
+fn tell(args: &InitArgs, unlocks: usize, token: &str) -> Result<(), Failure> {
+    hand_over(token, args.token_out.as_deref())?;
+    if let Some(path) = &args.key_file {
+        eprintln!("the key file is {}: keep it off this machine", path.display());
+    }
+    if unlocks < 2 {
+        eprintln!(
+            "there is one unlock key only, and who loses it loses everybody's data: keep it in two places. A vault made \
+             with both a passphrase and --key-file has two"
+        );
+    }
+    eprintln!("serve the vault with: vault-server run --config {}", args.config.display());
+    Ok(())
+}
+
+/// Shows a new API token once, or writes it to a file for its owner only.
+pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), Failure> {
+    match out {
+        None => {
+            eprintln!("the admin's API token, shown this once:");
+            say(token);
+            Ok(())
+        }
+        Some(path) => {
+            let line = Zeroizing::new(format!("{token}\n"));
+            files::write_secret(path, &line).map_err(|why| unwritable(path, &why))?;
+            eprintln!("the admin's API token is in {}", path.display());
+            Ok(())
+        }
+    }
+}
+
+fn unwritable(path: &Path, why: &std::io::Error) -> Failure {
+    Failure::failed(format!("{} cannot be written: {why}", path.display()))
+}

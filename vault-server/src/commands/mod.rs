@@ -1,0 +1,146 @@
+//! What the command line can ask for; one file a command.
+
+mod admin_token;
+mod check_config;
+mod dev;
+mod init;
+mod run;
+mod verify;
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use vault_core::Error;
+
+use crate::args::{Args, Command, Which};
+use crate::config::{Config, ConfigError};
+use crate::logging::{self, LogFormat};
+use crate::site::Site;
+use crate::unlock::SourceError;
+
+/// Runs one command to its end.
+///
+/// # Errors
+/// What to tell on standard error, and the exit code.
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let format = args.log_format;
+    match args.command {
+        Command::Dev(args) => {
+            logging::start(format.unwrap_or_default());
+            dev::run(&args)
+        }
+        Command::Init(args) => init::run(&args, &load(&args.config, format)?),
+        Command::Run(args) => run::run(&load(&args.config, format)?),
+        Command::Verify(args) => verify::run(&args, &site(&args.which, format)?),
+        Command::AdminToken(args) => admin_token::run(&args, &site(&args.which, format)?),
+        Command::CheckConfig(args) => check_config::run(&args.config),
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// 1 failed, 2 usage, 8 a verification failed.
+    pub(crate) exit: u8,
+    text: String,
+    kind: FailureKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureKind {
+    StoreInUse,
+    Other,
+}
+
+impl Failure {
+    /// It could not be done.
+    pub(crate) fn failed(text: impl Into<String>) -> Self {
+        Self { exit: 1, text: text.into(), kind: FailureKind::Other }
+    }
+
+    /// It was asked for in a way that is not taken.
+    fn usage(text: impl Into<String>) -> Self {
+        Self { exit: 2, ..Self::failed(text) }
+    }
+
+    /// A verification found damage.
+    fn damage(text: impl Into<String>) -> Self {
+        Self { exit: 8, ..Self::failed(text) }
+    }
+
+    /// Another process has the store open.
+    pub(crate) fn store_in_use(store: &Path) -> Self {
+        let text = format!(
+            "the store in {} is in use by another process: stop that server first, or choose another vault",
+            store.display()
+        );
+        Self { kind: FailureKind::StoreInUse, ..Self::failed(text) }
+    }
+
+    /// Adds what to do when another process has the store open.
+    fn if_in_use(mut self, hint: &str) -> Self {
+        if self.kind == FailureKind::StoreInUse {
+            self.text.push_str(hint);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// Reads a configuration and starts logging as it or the command line says.
+fn load(path: &Path, format: Option<LogFormat>) -> Result<Config, Failure> {
+    let config = Config::load(path, variables())?;
+    logging::start(format.unwrap_or(config.log.format));
+    Ok(config)
+}
+
+/// The environment, as far as it is text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn site(which: &Which, format: Option<LogFormat>) -> Result<Site, Failure> {
+    match (&which.data, &which.config) {
+        (_, Some(config)) => Ok(Site::of_config(&load(config, format)?)),
+        (Some(data), None) => {
+            logging::start(format.unwrap_or_default());
+            Ok(Site::of_dir(data))
+        }
+        (None, None) => Err(Failure::usage("name the vault by --data or --config")),
+    }
+}
+
+/// Runs a command's asynchronous part.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::failed(format!("no threads can be started ({why})")))?;
+    let result = runtime.block_on(work);
+    // A thread that waits for a slow disk must not keep a stopped server from exiting.
+    runtime.shutdown_timeout(Duration::from_millis(300));
+    result
+}

@@ -1,0 +1,318 @@
+//! The configuration file: one TOML document, checked as a whole, secrets only as paths to files.
+//!
+//! `UDV_SECTION__KEY` in the environment overrides a key, `UDV_SERVER__LISTEN` for example. Relative paths, wherever they
+//! are given, are relative to the file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::logging::LogFormat;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) server: Server,
+    pub(crate) store: Store,
+    pub(crate) slots: Slots,
+    pub(crate) unlock: Unlock,
+    pub(crate) tls: Tls,
+    pub(crate) cache: Cache,
+    pub(crate) limits: Limits,
+    pub(crate) log: Log,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Server {
+    /// Address and port to listen on.
+    pub(crate) listen: SocketAddr,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    /// The engine's directory.
+    pub(crate) dir: PathBuf,
+    /// The engine's own cache, in MiB.
+    pub(crate) cache_mib: u64,
+    /// Writes are refused when less than this is free, in MiB.
+    pub(crate) min_free_mib: u64,
+    /// Kept back for shredding on a full disk, in MiB.
+    pub(crate) reserve_mib: u64,
+}
+
+/// `[slots]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Slots {
+    /// The root slots; all must agree.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// `[unlock]`: how the vault unlocks by itself; nothing means that it starts locked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Unlock {
+    /// A key file written by `init --key-file`.
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file with the passphrase.
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// `[tls]`: both or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tls {
+    /// PEM: the certificate and its chain.
+    pub(crate) cert: Option<PathBuf>,
+    /// PEM: its private key.
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cache {
+    /// Opened pages kept in memory, in MiB.
+    pub(crate) pages_mib: usize,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Requests answered at once; more are told to retry.
+    pub(crate) max_in_flight: usize,
+    /// How long a shredded id answers 410 before it is unknown again, in days.
+    pub(crate) tombstone_days: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// `text` or `json`.
+    pub(crate) format: LogFormat,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8250)) }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), cache_mib: 128, min_free_mib: 128, reserve_mib: 64 }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { pages_mib: 256 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_in_flight: 1024, tombstone_days: 365 }
+    }
+}
+
+/// Why a configuration is not taken; says where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("the configuration file {path} cannot be read ({why}): give its path with --config")]
+    Unreadable { path: String, why: String },
+    #[error("{path}, line {line}: {why}")]
+    File { path: String, line: usize, why: String },
+    #[error("the environment variable {variable}: {why}")]
+    Variable { variable: String, why: String },
+    #[error("{path}: {why}")]
+    Whole { path: String, why: &'static str },
+}
+
+impl Config {
+    /// Reads `path`, applies the overrides among `variables`, and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the line or the variable that is wrong.
+    pub(crate) fn load(
+        path: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError::Unreadable { path: path.display().to_string(), why: e.to_string() })?;
+        let base = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let config = Self::parse(&text, &path.display().to_string(), &base.unwrap_or_default(), variables)?;
+        config.check().map_err(|why| ConfigError::Whole { path: path.display().to_string(), why })?;
+        Ok(config)
+    }
+
+    fn parse(
+        text: &str,
+        path: &str,
+        base: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        // The text is read on its own first, so that what is wrong with it is told with its line.
+        let mut config: Self = toml::from_str(text).map_err(|error| located(path, text, &error))?;
+        let mut table: Table = toml::from_str(text).map_err(|error| located(path, text, &error))?;
+        for (variable, value) in variables {
+            if let Some((section, key)) = variable.strip_prefix("UDV_").and_then(|rest| rest.split_once("__")) {
+                config = replace(&mut table, &section.to_lowercase(), &key.to_lowercase(), &value)
+                    .map_err(|why| ConfigError::Variable { variable, why })?;
+            }
+        }
+        config.each_path(|path| {
+            if !path.as_os_str().is_empty() {
+                *path = base.join(&*path);
+            }
+        });
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.store.dir.as_os_str().is_empty() {
+            return Err("the store has no directory: add `dir = \"…\"` under [store]");
+        }
+        if self.slots.files.is_empty() {
+            return Err(
+                "there is no root slot: add `files = [\"…\"]` under [slots], best on another disk than the store",
+            );
+        }
+        if self.unlock.key_file.is_some() && self.unlock.passphrase_file.is_some() {
+            return Err("[unlock] has both key_file and passphrase_file: keep one of them");
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return Err("[tls] takes cert and key together: give both, or neither");
+        }
+        if self.tls.cert.is_none() && !self.server.listen.ip().is_loopback() {
+            return Err("listen is not a loopback address and there is no TLS: add [tls] with cert and key, \
+                        or listen on 127.0.0.1");
+        }
+        if self.limits.max_in_flight == 0 {
+            return Err("max_in_flight under [limits] is 0: give it at least 1");
+        }
+        Ok(())
+    }
+
+    fn each_path(&mut self, mut change: impl FnMut(&mut PathBuf)) {
+        change(&mut self.store.dir);
+        self.slots.files.iter_mut().for_each(&mut change);
+        self.unlock.key_file.iter_mut().for_each(&mut change);
+        self.unlock.passphrase_file.iter_mut().for_each(&mut change);
+        self.tls.cert.iter_mut().for_each(&mut change);
+        self.tls.key.iter_mut().for_each(&mut change);
+    }
+}
+
+/// Replaces one key. A value from the environment is text; where the key takes a number or a list, it is read as TOML.
+fn replace(table: &mut Table, section: &str, key: &str, value: &str) -> Result<Config, String> {
+    let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
+    let mut why = String::new();
+    for candidate in [Some(Value::String(value.to_owned())), as_toml].into_iter().flatten() {
+        let mut changed = table.clone();
+        let section = changed.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        section.as_table_mut().ok_or("it names no section of the configuration")?.insert(key.to_owned(), candidate);
+        match changed.clone().try_into() {
+            Ok(config) => {
+                *table = changed;
+                return Ok(config);
+            }
+            Err(error) => why = error.message().to_owned(),
+        }
+    }
+    Err(why)
+}
+
+fn located(path: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    ConfigError::File { path: path.to_owned(), line, why: error.message().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = "[store]\ndir = \"store\"\n[slots]\nfiles = [\"root.slot\", \"/media/usb/root.slot\"]\n";
+
+    fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(text, "vault.toml", Path::new("/etc/udv"), variables)
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        for (text, line) in [
+            ("[server]\nlisten = \"127.0.0.1:1\"\nlisten_on = 1\n", 3),
+            ("\n\n[severs]\nlisten = \"127.0.0.1:1\"\n", 3),
+            ("[store]\ndir = 3\n", 2),
+            ("[store]\ndir = \n", 2),
+            ("[unlock]\n\npassphrase = \"correct horse\"\n", 3),
+        ] {
+            let error = parse(text, &[]).unwrap_err();
+            assert!(matches!(&error, ConfigError::File { line: at, .. } if *at == line), "{text}: {error}");
+            assert!(!error.to_string().contains("correct horse"));
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = parse(GOOD, &[("UDV_UNLOCK__KEY_FILE", "key")]).unwrap();
+        assert_eq!(config.store.dir, Path::new("/etc/udv/store"));
+        assert_eq!(config.slots.files, [Path::new("/etc/udv/root.slot"), Path::new("/media/usb/root.slot")]);
+        assert_eq!(config.unlock.key_file.as_deref(), Some(Path::new("/etc/udv/key")));
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn the_environment_overrides() {
+        let variables = [
+            ("UDV_SERVER__LISTEN", "127.0.0.1:9"),
+            ("UDV_STORE__CACHE_MIB", "7"),
+            ("UDV_SLOTS__FILES", "[\"a\"]"),
+            ("UDV_LOG__FORMAT", "json"),
+            ("UDV_TLS__CERT", "c.pem"),
+            ("UDV_LOG", "debug"),
+            ("PATH", "/bin"),
+        ];
+        let config = parse(GOOD, &variables).unwrap();
+        assert_eq!((config.server.listen.port(), config.store.cache_mib), (9, 7));
+        assert_eq!(config.slots.files, [Path::new("/etc/udv/a")]);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert!(config.check().is_err(), "a certificate without its key");
+        for (name, value) in [("UDV_SERVER__LISTEN", "here"), ("UDV_SERVER__PORT", "1"), ("UDV_NOWHERE__X", "1")] {
+            let error = parse(GOOD, &[(name, value)]).unwrap_err();
+            assert!(matches!(error, ConfigError::Variable { variable, .. } if variable == name));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_unsafe_is_refused() {
+        for (text, refused) in [
+            (GOOD.to_owned(), false),
+            (String::new(), true),
+            ("[store]\ndir = \"s\"\n".to_owned(), true),
+            (format!("{GOOD}[server]\nlisten = \"0.0.0.0:8250\"\n"), true),
+            (format!("{GOOD}[server]\nlisten = \"0.0.0.0:8250\"\n[tls]\ncert = \"c\"\nkey = \"k\"\n"), false),
+            (format!("{GOOD}[unlock]\nkey_file = \"k\"\npassphrase_file = \"p\"\n"), true),
+            (format!("{GOOD}[limits]\nmax_in_flight = 0\n"), true),
+        ] {
+            assert_eq!(parse(&text, &[]).unwrap().check().is_err(), refused, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_the_configuration_of_a_vault() {
+        let config = parse(include_str!("../../docs/vault.example.toml"), &[]).unwrap();
+        assert_eq!(config.check(), Ok(()));
+    }
+}

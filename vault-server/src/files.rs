@@ -1,0 +1,97 @@
+//! Files of secrets: read whole, written for the owner only, durable before they are relied on.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// The largest file of a secret that is read, in bytes.
+const SECRET_MAX: u64 = 16 * 1024;
+
+/// Reads a small text file into memory that wipes itself.
+///
+/// # Errors
+/// What the system says; a file that is too large or not UTF-8 is invalid data.
+pub(crate) fn read_secret(path: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(1024));
+    let read = File::open(path)?.take(SECRET_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > SECRET_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 16 KiB"));
+    }
+    Ok(text)
+}
+
+/// Writes a new file that only the owner can read, and makes it durable. Never overwrites.
+///
+/// # Errors
+/// What the system says; `AlreadyExists` if there is such a file.
+pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    sync_dir(parent(path))
+}
+
+/// Makes a directory that only the owner can enter.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The directory that a path lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether two paths lie on one filesystem; paths that are not there yet count as where they will be.
+pub(crate) fn same_disk(a: &Path, b: &Path) -> bool {
+    let device = |path: &Path| path.ancestors().find_map(|path| path.metadata().ok()).map(|meta| meta.dev());
+    device(a).is_some_and(|device_a| device(b) == Some(device_a))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn secrets_are_for_the_owner_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.token");
+        write_secret(&path, "udv_1\n").unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(write_secret(&path, "udv_2\n").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(*read_secret(&path).unwrap(), "udv_1\n");
+    }
+
+    #[test]
+    fn large_files_are_not_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large");
+        std::fs::write(&path, "x".repeat(17 * 1024)).unwrap();
+        assert!(read_secret(&path).is_err());
+    }
+
+    #[test]
+    fn disks_are_compared_where_paths_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(same_disk(&dir.path().join("a/b"), &dir.path().join("c")));
+        assert!(!same_disk(&dir.path().join("a"), Path::new("/proc/self")));
+    }
+}

@@ -1,0 +1,141 @@
+//! What `/metrics` shows: counts, sizes and times, by route template; never an id or a value.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use vault_core::root::SlotState;
+use vault_core::vault::{State, Status, Vault};
+
+/// What an answered request is counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+/// The server's own counters.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    answered: Family<Answered, Counter<u64, AtomicU64>>,
+    seconds: Family<Route, Histogram, fn() -> Histogram>,
+    /// Requests being answered.
+    pub(crate) in_flight: Gauge,
+}
+
+/// Upper bounds in seconds: 0.25 ms to 8 s, each twice the one before.
+fn latencies() -> Histogram {
+    Histogram::new((0..16).map(|power| 0.000_25 * f64::from(1 << power)))
+}
+
+impl Metrics {
+    /// Counters of a server for `vault`, which is asked for its own numbers at each scrape.
+    pub(crate) fn new(vault: Vault) -> Self {
+        let mut registry = Registry::with_prefix("udv");
+        let answered = Family::default();
+        let seconds = Family::new_with_constructor(latencies as fn() -> Histogram);
+        let in_flight = Gauge::default();
+        registry.register("http_requests", "Answered requests", answered.clone());
+        registry.register("http_request_seconds", "Time to answer", seconds.clone());
+        registry.register("http_in_flight", "Requests being answered", in_flight.clone());
+        registry.register_collector(Box::new(OfVault(vault)));
+        Self { registry, answered, seconds, in_flight }
+    }
+
+    /// Counts one answer.
+    pub(crate) fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        self.answered.get_or_create(&Answered { method, route, status }).inc();
+        self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// The text that a scraper reads.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::with_capacity(8 * 1024);
+        if text::encode(&mut out, &self.registry).is_err() {
+            tracing::error!("the metrics could not be written");
+        }
+        out
+    }
+}
+
+/// The vault's numbers, read when they are asked for.
+struct OfVault(Vault);
+
+impl std::fmt::Debug for OfVault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OfVault(..)")
+    }
+}
+
+impl Collector for OfVault {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let status = self.0.status();
+        for (name, help, value) in gauges(&status) {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        for (name, help, value) in counters(&status) {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
+    let mut all = vec![
+        ("locked", "1 while the root key is not loaded", u64::from(status.state == State::Locked)),
+        (
+            "failed",
+            "1 once the engine failed and the process must be restarted",
+            u64::from(status.state == State::Failed),
+        ),
+        ("slots", "Root slots", status.slots.len() as u64),
+        ("slots_not_ok", "Root slots that are behind or cannot be reached", not_ok(status)),
+        ("cache_pages", "Opened pages kept in memory", status.cache.pages as u64),
+        ("cache_bytes", "Bytes they take", status.cache.bytes as u64),
+        ("cache_limit_bytes", "Bytes they may take", status.cache.limit_bytes as u64),
+    ];
+    if let Some(bytes) = status.store.disk_bytes {
+        all.push(("store_disk_bytes", "Bytes the store takes on disk", bytes));
+    }
+    if let Some(epoch) = status.epoch {
+        all.push(("epoch", "Counts root keys", epoch));
+    }
+    if let Some(counts) = status.counts {
+        all.extend([
+            ("subjects", "Living subjects", counts.subjects),
+            ("tombstones", "Shredded ids that are remembered", counts.tombstones),
+            ("refused", "Subjects whose shred is durable and not final yet", counts.refused),
+            ("callers", "Callers that were not revoked", counts.callers),
+            ("pages", "Pages of keys in the store", counts.pages),
+            ("rows", "Rows of sealed fields in the store", counts.rows),
+        ]);
+    }
+    all
+}
+
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 2] {
+    [
+        ("cache_hits", "Pages found in the cache", status.cache.hits),
+        ("cache_misses", "Pages read from the store", status.cache.misses),
+    ]
+}
+
+fn not_ok(status: &Status) -> u64 {
+    status.slots.iter().filter(|slot| slot.state != SlotState::Ok).count() as u64
+}

@@ -1,0 +1,126 @@
+//! The routes and their OpenAPI document, both from the same list of handlers.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi as Document, SecurityRequirement};
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, status, subjects};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "User data vault",
+        description = "Keeps what is personal, sealed; rotates its keys while it runs; forgets for good. \
+                       Times are RFC 3339 in UTC. Every error is a problem document (RFC 9457)."
+    ),
+    components(schemas(ProblemDocument))
+)]
+struct Base;
+
+/// An error (RFC 9457), as `application/problem+json`. Never holds a value.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemDocument {
+    /// `urn:udv:problem:` and the code.
+    r#type: String,
+    title: String,
+    status: u16,
+    /// For programs.
+    code: String,
+    /// What happened and what to do next.
+    detail: String,
+    /// The field or parameter that is refused.
+    field: Option<String>,
+    /// The rule of the policy that refused.
+    rule: Option<String>,
+}
+
+/// The document as it is sent.
+#[derive(Clone)]
+pub(crate) struct Served(Bytes);
+
+impl IntoResponse for Served {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], self.0).into_response()
+    }
+}
+
+/// The router of every documented route, and the document.
+pub(crate) fn assemble() -> (Router<App>, Served) {
+    let (router, document) = all().split_for_parts();
+    let bytes = serde_json::to_vec(&document).unwrap_or_default();
+    (router, Served(bytes.into()))
+}
+
+fn all() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(base())
+        .routes(routes!(status::show))
+        .routes(routes!(subjects::describe, subjects::shred))
+        .routes(routes!(fields::read, fields::patch))
+        .routes(routes!(fields::read_one, fields::put_one, fields::forget_one))
+        .routes(routes!(lookups::look_up))
+        .routes(routes!(batch::write))
+        .routes(routes!(batch::read))
+        .routes(routes!(erasures::create, erasures::list))
+        .routes(routes!(erasures::show))
+        .routes(routes!(keys::show))
+        .routes(routes!(keys::rotate, keys::rotations))
+        .routes(routes!(keys::rotation, keys::change_rotation))
+        .routes(routes!(lock::lock))
+        .routes(routes!(lock::unlock))
+        .routes(routes!(callers::create, callers::list))
+        .routes(routes!(callers::revoke))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+}
+
+fn base() -> Document {
+    let mut document = Base::openapi();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    document.components.get_or_insert_with(Components::new).add_security_scheme("api_token", bearer);
+    document.security = Some(vec![SecurityRequirement::new("api_token", Vec::<String>::new())]);
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::auth::ROUTES;
+    use std::collections::BTreeSet;
+
+    fn documented() -> serde_json::Value {
+        serde_json::from_slice(&assemble().1.0).unwrap()
+    }
+
+    #[test]
+    fn every_documented_route_has_its_access_and_the_other_way_round() {
+        let document = documented();
+        let mut documented = BTreeSet::from([("GET".to_owned(), "/openapi.json".to_owned())]);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            documented.extend(item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
+        }
+        let guarded = ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        assert_eq!(documented, guarded);
+    }
+
+    #[test]
+    fn every_reference_resolves() {
+        let document = documented();
+        let text = document.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(document.pointer(reference).is_some(), "{reference}");
+        }
+        assert!(document.pointer("/components/schemas/Problem").is_some());
+    }
+}

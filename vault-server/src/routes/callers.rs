@@ -1,0 +1,133 @@
+//! API clients: their roles, their purposes, their API tokens.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use vault_core::ids::{CallerId, Purpose};
+use vault_core::time::Timestamp;
+use vault_core::vault::{Caller, NewCaller, Role};
+
+use super::shapes::Shown;
+use crate::app::App;
+use crate::auth::{RULE_ROLE, Who};
+use crate::body::{JsonBody, OfId, Shape, answer};
+use crate::problem::Problem;
+
+/// The longest name of a caller, in bytes.
+const NAME_MAX: usize = 100;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateCaller<'a> {
+    /// For people.
+    #[serde(borrow)]
+    #[schema(value_type = String)]
+    name: Cow<'a, str>,
+    /// `admin`, `service`, `security`, `privacy` or `auditor`.
+    #[schema(value_type = String)]
+    role: Cow<'a, str>,
+    /// What it may read for; declared by the schema.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    purposes: Vec<Cow<'a, str>>,
+    /// When its API token stops working.
+    #[schema(value_type = Option<String>)]
+    expires_at: Option<Cow<'a, str>>,
+}
+
+impl<'a> Shape<'a> for CreateCaller<'a> {
+    const SHAPE: &'static str = r#"{"name": text, "role": text, "purposes"?: [text, …], "expires_at"?: time}"#;
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Caller)]
+pub(crate) struct CallerAnswer<'a> {
+    #[schema(value_type = String)]
+    id: Shown<CallerId>,
+    name: &'a str,
+    role: &'static str,
+    purposes: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    expires_at: Option<Shown<Timestamp>>,
+    #[schema(value_type = String)]
+    created_at: Shown<Timestamp>,
+    /// Shown this once, when the caller is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+}
+
+impl<'a> CallerAnswer<'a> {
+    fn of(caller: &'a Caller, token: Option<&'a str>) -> Self {
+        Self {
+            id: Shown(caller.id),
+            name: &caller.name,
+            role: caller.role.as_str(),
+            purposes: caller.purposes.iter().map(Purpose::as_str).collect(),
+            expires_at: caller.expires_at.map(Shown),
+            created_at: Shown(caller.created_at),
+            token,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Callers<'a> {
+    data: Vec<CallerAnswer<'a>>,
+    next: Option<String>,
+}
+
+/// Create a caller; its API token is in this answer and nowhere else.
+#[utoipa::path(
+    post, path = "/v1/callers", tag = "callers", request_body = CreateCaller,
+    responses((status = 201, body = CallerAnswer))
+)]
+pub(crate) async fn create(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {
+    let new = parse(&app, &body.read::<CreateCaller<'_>>()?)?;
+    // Whoever could make an admin would be one: security sees no values, by whatever way.
+    if new.role == Role::Admin && who.caller.role != Role::Admin {
+        return Err(Problem::refused(RULE_ROLE, "only an admin creates an admin"));
+    }
+    let (caller, token) = app.vault.create_caller(new).await?;
+    Ok(answer(StatusCode::CREATED, &CallerAnswer::of(&caller, Some(&token))))
+}
+
+fn parse(app: &App, asked: &CreateCaller<'_>) -> Result<NewCaller, Problem> {
+    let name = asked.name.trim();
+    if !(1..=NAME_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
+        return Err(Problem::invalid("name", "1 to 100 bytes without control characters"));
+    }
+    let role = Role::parse(&asked.role)
+        .ok_or_else(|| Problem::invalid("role", "one of admin, service, security, privacy, auditor"))?;
+    let declared = |name: &Cow<'_, str>| app.vault.schema().purpose(name).map(|purpose| purpose.name.clone());
+    let purposes: Option<Vec<_>> = asked.purposes.iter().map(declared).collect();
+    let purposes = purposes.ok_or_else(|| Problem::invalid("purposes", "purposes that the schema declares"))?;
+    let time = |text: &Cow<'_, str>| Timestamp::parse(text).filter(|at| *at > Timestamp::now());
+    let expires_at = asked
+        .expires_at
+        .as_ref()
+        .map(|text| time(text).ok_or_else(|| Problem::invalid("expires_at", "an RFC 3339 time in the future")));
+    Ok(NewCaller { name: name.to_owned(), role, purposes, expires_at: expires_at.transpose()? })
+}
+
+/// Every caller that was not revoked.
+#[utoipa::path(get, path = "/v1/callers", tag = "callers", responses((status = 200, body = Callers)))]
+pub(crate) async fn list(State(app): State<App>) -> Result<Response, Problem> {
+    let callers = app.vault.callers()?;
+    let data = callers.iter().map(|caller| CallerAnswer::of(caller, None)).collect();
+    Ok(answer(StatusCode::OK, &Callers { data, next: None }))
+}
+
+/// Revoke a caller: its API token stops working at once.
+#[utoipa::path(
+    delete, path = "/v1/callers/{id}", tag = "callers", params(("id" = String, Path)),
+    responses((status = 204, description = "Revoked"))
+)]
+pub(crate) async fn revoke(State(app): State<App>, OfId(id): OfId<CallerId>) -> Result<Response, Problem> {
+    app.vault.revoke_caller(id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,233 @@
+//! Erasure requests: shred one or many, and see how far each is.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use vault_core::ids::{ErasureId, SubjectId};
+use vault_core::time::Timestamp;
+use vault_core::vault::{Erasure, ErasureCounts};
+
+use super::page_size;
+use super::shapes::Shown;
+use crate::app::App;
+use crate::body::{JsonBody, OfId, Params, Shape, answer, subject};
+use crate::problem::Problem;
+
+/// The most subjects of one erasure.
+const SUBJECTS_MAX: usize = 100_000;
+/// The longest reason or reference, in bytes.
+const TEXT_MAX: usize = 500;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewErasure<'a> {
+    /// At most 100,000.
+    #[serde(borrow)]
+    #[schema(value_type = Vec<String>)]
+    subjects: Vec<Cow<'a, str>>,
+    /// Why; kept for as long as the erasure is. Nothing personal.
+    #[schema(value_type = String)]
+    reason: Cow<'a, str>,
+    /// Your own name for the request, a ticket for example. Nothing personal.
+    #[schema(value_type = Option<String>)]
+    reference: Option<Cow<'a, str>>,
+    /// Only count what would be shredded.
+    dry_run: Option<bool>,
+    /// Not taken yet.
+    #[schema(value_type = Option<String>)]
+    compartment: Option<IgnoredAny>,
+    /// Not taken yet.
+    #[schema(value_type = Option<String>)]
+    not_before: Option<IgnoredAny>,
+}
+
+impl<'a> Shape<'a> for NewErasure<'a> {
+    const SHAPE: &'static str =
+        r#"{"subjects": [id, …], "reason": text, "reference"?: text, "dry_run"?: true or false}"#;
+}
+
+impl NewErasure<'_> {
+    fn check(&self) -> Result<(), Problem> {
+        if self.compartment.is_some() {
+            return Err(Problem::invalid("compartment", "nothing: subjects are shredded as a whole for now"));
+        }
+        if self.not_before.is_some() {
+            return Err(Problem::invalid("not_before", "nothing: subjects are shredded at once for now"));
+        }
+        if !(1..=SUBJECTS_MAX).contains(&self.subjects.len()) {
+            return Err(Problem::invalid("subjects", "1 to 100,000 subject ids"));
+        }
+        let plain = |text: &str| (1..=TEXT_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+        if !plain(&self.reason) {
+            return Err(Problem::invalid("reason", "1 to 500 bytes without control characters"));
+        }
+        if self.reference.as_ref().is_some_and(|text| !plain(text)) {
+            return Err(Problem::invalid("reference", "1 to 500 bytes without control characters"));
+        }
+        Ok(())
+    }
+
+    fn subjects(&self) -> Result<Vec<SubjectId>, Problem> {
+        self.subjects.iter().map(|text| subject(text)).collect()
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Erasure)]
+pub(crate) struct ErasureAnswer<'a> {
+    #[schema(value_type = String)]
+    id: Shown<ErasureId>,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+    #[schema(value_type = String)]
+    created_at: Shown<Timestamp>,
+    /// `final`, or `refused` while some are not final yet.
+    state: &'static str,
+    counts: Counts,
+    /// Distinct subjects that were asked for.
+    total: u64,
+    /// When the refusal was durable.
+    #[schema(value_type = String)]
+    f0_at: Shown<Timestamp>,
+    /// When all were final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    f1_at: Option<Shown<Timestamp>>,
+    /// What those that are not final wait for.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    waiting_for: &'a [String],
+    /// Those that are not final yet, at most 1,000 of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<ErasureItem<'a>>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Counts {
+    r#final: u64,
+    refused: u64,
+    /// Never enrolled.
+    unknown: u64,
+    /// Shredded before.
+    shredded: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ErasureItem<'a> {
+    subject: &'a str,
+    state: &'static str,
+    #[schema(value_type = String)]
+    f0_at: Shown<Timestamp>,
+}
+
+impl<'a> ErasureAnswer<'a> {
+    /// The erasure, with or without its items.
+    pub(crate) fn of(erasure: &'a Erasure, with_items: bool) -> Self {
+        let item = |(subject, at): &'a (SubjectId, Timestamp)| ErasureItem {
+            subject: subject.as_str(),
+            state: "refused",
+            f0_at: Shown(*at),
+        };
+        let items = (with_items && !erasure.items.is_empty()).then(|| erasure.items.iter().map(item).collect());
+        let ErasureCounts { r#final, refused, unknown, shredded, .. } = erasure.counts;
+        Self {
+            id: Shown(erasure.id),
+            reason: &erasure.reason,
+            reference: erasure.reference.as_deref(),
+            created_at: Shown(erasure.created_at),
+            state: if erasure.f1_at.is_some() { "final" } else { "refused" },
+            counts: Counts { r#final, refused, unknown, shredded },
+            total: erasure.total,
+            f0_at: Shown(erasure.f0_at),
+            f1_at: erasure.f1_at.map(Shown),
+            waiting_for: &erasure.waiting_for,
+            items,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DryRun {
+    dry_run: bool,
+    counts: DryRunCounts,
+    /// Distinct subjects that were asked for.
+    total: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct DryRunCounts {
+    /// Would be shredded.
+    pending: u64,
+    unknown: u64,
+    shredded: u64,
+    refused: u64,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// 1 to 1000; 100 by default.
+    limit: Option<usize>,
+    /// The `next` of the page before.
+    after: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Erasures<'a> {
+    data: Vec<ErasureAnswer<'a>>,
+    next: Option<String>,
+}
+
+/// Shred subjects: once this answers, reads of them answer 410, durably; they become final by themselves.
+#[utoipa::path(
+    post, path = "/v1/erasures", tag = "erasures", request_body = NewErasure,
+    responses((status = 201, body = ErasureAnswer), (status = 200, body = DryRun, description = "A dry run"))
+)]
+pub(crate) async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+    let asked = body.read::<NewErasure<'_>>()?;
+    asked.check()?;
+    let subjects = asked.subjects()?;
+    if asked.dry_run == Some(true) {
+        let counts = app.vault.shred_dry_run(&subjects).await?;
+        return Ok(answer(StatusCode::OK, &dry_run(counts)));
+    }
+    let erasure = app.vault.shred(subjects, &asked.reason, asked.reference.as_deref()).await?;
+    let mut response = answer(StatusCode::CREATED, &ErasureAnswer::of(&erasure, true));
+    if let Ok(at) = HeaderValue::from_str(&format!("/v1/erasures/{}", erasure.id)) {
+        response.headers_mut().insert(header::LOCATION, at);
+    }
+    Ok(response)
+}
+
+fn dry_run(counts: ErasureCounts) -> DryRun {
+    let ErasureCounts { pending, unknown, shredded, refused, .. } = counts;
+    let total = pending + unknown + shredded + refused;
+    DryRun { dry_run: true, counts: DryRunCounts { pending, unknown, shredded, refused }, total }
+}
+
+/// Erasures in pages, without their items.
+#[utoipa::path(
+    get, path = "/v1/erasures", tag = "erasures", params(PageQuery), responses((status = 200, body = Erasures))
+)]
+pub(crate) async fn list(State(app): State<App>, Params(query): Params<PageQuery>) -> Result<Response, Problem> {
+    let limit = page_size(query.limit)?;
+    let (erasures, next) = app.vault.erasures(query.after.as_deref(), limit).await?;
+    let data = erasures.iter().map(|erasure| ErasureAnswer::of(erasure, false)).collect();
+    Ok(answer(StatusCode::OK, &Erasures { data, next }))
+}
+
+/// One erasure and how far it is.
+#[utoipa::path(
+    get, path = "/v1/erasures/{id}", tag = "erasures", params(("id" = String, Path)),
+    responses((status = 200, body = ErasureAnswer))
+)]
+pub(crate) async fn show(State(app): State<App>, OfId(id): OfId<ErasureId>) -> Result<Response, Problem> {
+    let erasure = app.vault.erasure(id).await?;
+    Ok(answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true)))
+}

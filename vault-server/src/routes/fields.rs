@@ -1,0 +1,298 @@
+//! A subject's fields: put, read, one by one or together, and forgotten for good.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+use vault_core::ids::{FieldName, SubjectId};
+use vault_core::schema::Form;
+use vault_core::vault::{Change, FieldStamp, PutOptions, PutOutcome, ReadRequest};
+
+use super::shapes::{FieldMap, Lowered, Shown, Stamps, Value, Values, change, view};
+use crate::app::App;
+use crate::auth::Who;
+use crate::body::{JsonBody, OfField, OfSubject, Params, Shape, answer, field_name};
+use crate::problem::{Kind, Problem};
+
+/// How long a request waits for something to become final before it says that it is not yet.
+pub(crate) const FINAL_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PutFields<'a> {
+    /// By name; null removes a field.
+    #[serde(borrow)]
+    #[schema(value_type = Object, example = json!({"name": "Jane Doe", "phone": "+971501238301", "nickname": null}))]
+    fields: FieldMap<'a>,
+}
+
+impl<'a> Shape<'a> for PutFields<'a> {
+    const SHAPE: &'static str = r#"{"fields": {name: value or null}}"#;
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PutField<'a> {
+    #[serde(borrow)]
+    #[schema(value_type = Object)]
+    value: &'a RawValue,
+}
+
+impl<'a> Shape<'a> for PutField<'a> {
+    const SHAPE: &'static str = r#"{"value": value}"#;
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PutQuery {
+    /// `again`: enrol a shredded id as a new subject, with new keys.
+    enrol: Option<String>,
+    /// `true`: every removal and overwriting in this request is final.
+    r#final: Option<bool>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ReadQuery {
+    /// Names, separated by commas; without it all that the caller may see.
+    names: Option<String>,
+    /// `masked` (default), `full`, `last4` or `none`.
+    view: Option<String>,
+    /// `given` (default) or `normal`.
+    form: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ReadOneQuery {
+    /// `masked` (default), `full`, `last4` or `none`.
+    view: Option<String>,
+    /// `given` (default) or `normal`.
+    form: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Put<'a> {
+    subject: &'a str,
+    /// Version and time of each field that was set.
+    #[schema(value_type = Object)]
+    fields: Stamps<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Fields<'a> {
+    subject: &'a str,
+    #[schema(value_type = Object)]
+    fields: Values<'a>,
+    /// The view of each field that is shown in a lower one than was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    views: Option<Lowered<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Field<'a> {
+    #[schema(value_type = Object)]
+    value: Value<'a>,
+    /// The view, if it is lower than was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    view: Option<Shown<vault_core::schema::View>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Refused {
+    /// `refused`: durable, reads no longer find it, but not final yet.
+    state: &'static str,
+}
+
+/// Create the subject, or merge fields into it.
+#[utoipa::path(
+    patch, path = "/v1/subjects/{id}/fields", tag = "subjects",
+    params(("id" = String, Path), PutQuery), request_body = PutFields,
+    responses((status = 200, body = Put, description = "Merged"), (status = 201, body = Put, description = "Created"))
+)]
+pub(crate) async fn patch(
+    State(app): State<App>,
+    OfSubject(id): OfSubject,
+    Params(query): Params<PutQuery>,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let changes = body.read::<PutFields<'_>>()?.fields.changes()?;
+    let options = PutOptions {
+        enrol_again: enrol_again(query.enrol.as_deref())?,
+        final_: query.r#final.unwrap_or(false),
+        if_match: None,
+    };
+    let outcome = app.vault.put_fields(&id, changes, &options).await?;
+    Ok(put_answer(&id, &outcome))
+}
+
+/// Whether a shredded id may be enrolled again.
+pub(crate) fn enrol_again(word: Option<&str>) -> Result<bool, Problem> {
+    match word {
+        None => Ok(false),
+        Some("again") => Ok(true),
+        Some(_) => Err(Problem::invalid("enrol", "`again`, or nothing")),
+    }
+}
+
+/// Read several fields, or all that the caller may see.
+#[utoipa::path(
+    get, path = "/v1/subjects/{id}/fields", tag = "subjects",
+    params(("id" = String, Path), ReadQuery, ("Udv-Purpose" = Option<String>, Header, description = "Why")),
+    responses((status = 200, body = Fields))
+)]
+pub(crate) async fn read(
+    State(app): State<App>,
+    who: Who,
+    OfSubject(id): OfSubject,
+    Params(query): Params<ReadQuery>,
+) -> Result<Response, Problem> {
+    let names = query.names.as_deref().map(|names| names.split(',').map(field_name).collect::<Result<Vec<_>, _>>());
+    let names = names.transpose()?;
+    let request = request(query.view.as_deref(), query.form.as_deref(), who)?;
+    let outcome = app.vault.read_fields(&id, names.as_deref(), &request).await?;
+    let fields = &outcome.fields;
+    let body = Fields { subject: id.as_str(), fields: Values(fields), views: Lowered::of(fields) };
+    Ok(answer(StatusCode::OK, &body))
+}
+
+fn request(view_name: Option<&str>, form: Option<&str>, who: Who) -> Result<ReadRequest, Problem> {
+    let form = form.map_or(Ok(Form::Given), str::parse);
+    let form = form.map_err(|_| Problem::invalid("form", "one of given, normal"))?;
+    Ok(ReadRequest { view: view(view_name)?, form, purpose: who.purpose })
+}
+
+/// Read one field; its `ETag` is its version.
+#[utoipa::path(
+    get, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
+    params(("id" = String, Path), ("name" = String, Path), ReadOneQuery,
+        ("Udv-Purpose" = Option<String>, Header, description = "Why")),
+    responses((status = 200, body = Field))
+)]
+pub(crate) async fn read_one(
+    State(app): State<App>,
+    who: Who,
+    OfField(id, name): OfField,
+    Params(query): Params<ReadOneQuery>,
+) -> Result<Response, Problem> {
+    let request = request(query.view.as_deref(), query.form.as_deref(), who)?;
+    let outcome = app.vault.read_fields(&id, Some(&[name]), &request).await?;
+    let field = outcome.fields.first().ok_or(vault_core::Error::NoSuchField)?;
+    let body = Field { value: Value(&field.value), view: field.lowered.map(Shown) };
+    Ok(tagged(answer(StatusCode::OK, &body), field.stamp.version))
+}
+
+/// Put one field; with `If-Match`, only over the version that it names.
+#[utoipa::path(
+    put, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
+    params(("id" = String, Path), ("name" = String, Path), PutQuery,
+        ("If-Match" = Option<String>, Header, description = "The version that is replaced"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if the field is absent")),
+    request_body = PutField,
+    responses((status = 200, body = Put), (status = 201, body = Put, description = "The subject is new"))
+)]
+pub(crate) async fn put_one(
+    State(app): State<App>,
+    OfField(id, name): OfField,
+    Params(query): Params<PutQuery>,
+    headers: HeaderMap,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let change = change(body.read::<PutField<'_>>()?.value);
+    if matches!(change, Change::Remove) {
+        return Err(Problem::invalid("value", "a value; DELETE forgets the field"));
+    }
+    let options = PutOptions {
+        enrol_again: enrol_again(query.enrol.as_deref())?,
+        final_: query.r#final.unwrap_or(false),
+        if_match: precondition(&headers)?,
+    };
+    let outcome = app.vault.put_fields(&id, vec![(name, change)], &options).await?;
+    let version = outcome.fields.first().map_or(0, |stamp| stamp.version);
+    Ok(tagged(put_answer(&id, &outcome), version))
+}
+
+/// Forget one field for good.
+#[utoipa::path(
+    delete, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
+    params(("id" = String, Path), ("name" = String, Path)),
+    responses((status = 204, description = "Final"), (status = 202, body = Refused, description = "Not final yet"))
+)]
+pub(crate) async fn forget_one(State(app): State<App>, OfField(id, name): OfField) -> Result<Response, Problem> {
+    // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
+    let forgetting = tokio::spawn(async move { app.vault.forget_field(&id, &name).await });
+    match tokio::time::timeout(FINAL_WAIT, forgetting).await {
+        Ok(Ok(done)) => done.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(Problem::from),
+        Ok(Err(_)) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
+        Err(_) => Ok(answer(StatusCode::ACCEPTED, &Refused { state: "refused" })),
+    }
+}
+
+fn put_answer(id: &SubjectId, outcome: &PutOutcome) -> Response {
+    answer(put_status(outcome), &put_body(id.as_str(), &outcome.fields))
+}
+
+/// 201 for a new subject, else 200.
+pub(crate) fn put_status(outcome: &PutOutcome) -> StatusCode {
+    if outcome.created { StatusCode::CREATED } else { StatusCode::OK }
+}
+
+fn put_body<'a>(subject: &'a str, stamps: &'a [FieldStamp]) -> Put<'a> {
+    Put { subject, fields: Stamps(stamps) }
+}
+
+fn tagged(mut response: Response, version: u32) -> Response {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"v{version}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// The version that a write expects: 0 if the field must be absent.
+fn precondition(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default().trim());
+    match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(0)),
+        (Some(tag), None) => version(tag)
+            .map(Some)
+            .ok_or_else(|| Problem::malformed("If-Match takes one ETag as a field's answer gave it, such as \"v3\"")),
+        _ => Err(Problem::malformed("send either If-Match with an ETag, or `If-None-Match: *`")),
+    }
+}
+
+fn version(tag: &str) -> Option<u32> {
+    tag.strip_prefix("\"v")?.strip_suffix('"')?.parse().ok().filter(|&version| version > 0)
+}
+
+/// Names from a list; a name that is none is refused.
+pub(crate) fn names(list: &[std::borrow::Cow<'_, str>]) -> Result<Vec<FieldName>, Problem> {
+    list.iter().map(|name| field_name(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn preconditions() {
+        let of = |name, value: &str| precondition(&HeaderMap::from_iter([(name, value.parse().unwrap())]));
+        assert_eq!(precondition(&HeaderMap::new()), Ok(None));
+        assert_eq!(of(header::IF_MATCH, "\"v3\""), Ok(Some(3)));
+        assert_eq!(of(header::IF_NONE_MATCH, "*"), Ok(Some(0)));
+        for bad in ["*", "v3", "\"v0\"", "W/\"v3\"", "\"v1\", \"v2\"", "\"3\""] {
+            assert_eq!(of(header::IF_MATCH, bad).unwrap_err().kind, Kind::Malformed, "{bad}");
+        }
+        assert!(of(header::IF_NONE_MATCH, "\"v3\"").is_err());
+    }
+}

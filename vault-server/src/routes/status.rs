@@ -1,0 +1,118 @@
+//! How the vault is, for operators.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use vault_core::ids::VaultId;
+use vault_core::root::{SlotState, SlotStatus};
+use vault_core::store::HealthState;
+use vault_core::time::Timestamp;
+use vault_core::vault::Status;
+
+use super::shapes::Shown;
+use crate::app::App;
+use crate::body::answer;
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Status)]
+pub(crate) struct StatusAnswer<'a> {
+    version: &'static str,
+    #[schema(value_type = String)]
+    vault_id: Shown<VaultId>,
+    /// `unlocked`, `locked` or `failed`.
+    state: &'static str,
+    /// Counts root keys; null while locked.
+    epoch: Option<u64>,
+    #[schema(value_type = String)]
+    started_at: Shown<Timestamp>,
+    /// Null while locked.
+    counts: Option<StatusCounts>,
+    slots: Vec<Slot<'a>>,
+    store: StoreAnswer,
+    cache: CacheAnswer,
+}
+
+#[derive(Serialize, ToSchema)]
+struct StatusCounts {
+    subjects: u64,
+    tombstones: u64,
+    callers: u64,
+    /// Refused and not final yet.
+    refused: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Slot<'a> {
+    name: &'a str,
+    /// `ok`, `behind` or `unreachable`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Store)]
+struct StoreAnswer {
+    engine: &'static str,
+    /// `ok`, `full` or `poisoned`.
+    state: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cache)]
+struct CacheAnswer {
+    pages: usize,
+    bytes: usize,
+    limit_bytes: usize,
+}
+
+/// How the vault is.
+#[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = StatusAnswer)))]
+pub(crate) async fn show(State(app): State<App>) -> Response {
+    let status = app.vault.status();
+    answer(StatusCode::OK, &StatusAnswer::of(&status, app.started_at))
+}
+
+impl<'a> StatusAnswer<'a> {
+    fn of(status: &'a Status, started_at: Timestamp) -> Self {
+        let counts = |counts: vault_core::vault::Counts| StatusCounts {
+            subjects: counts.subjects,
+            tombstones: counts.tombstones,
+            callers: counts.callers,
+            refused: counts.refused,
+        };
+        let cache = &status.cache;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            vault_id: Shown(status.vault),
+            state: status.state.as_str(),
+            epoch: status.epoch,
+            started_at: Shown(started_at),
+            counts: status.counts.map(counts),
+            slots: status.slots.iter().map(Slot::of).collect(),
+            store: StoreAnswer { engine: status.store.engine, state: store_state(status.store.state) },
+            cache: CacheAnswer { pages: cache.pages, bytes: cache.bytes, limit_bytes: cache.limit_bytes },
+        }
+    }
+}
+
+impl<'a> Slot<'a> {
+    fn of(slot: &'a SlotStatus) -> Self {
+        let state = match slot.state {
+            SlotState::Ok => "ok",
+            SlotState::Behind => "behind",
+            SlotState::Unreachable => "unreachable",
+        };
+        Self { name: &slot.name, state, detail: slot.detail.as_deref() }
+    }
+}
+
+fn store_state(state: HealthState) -> &'static str {
+    match state {
+        HealthState::Ok => "ok",
+        HealthState::Full => "full",
+        HealthState::Poisoned => "poisoned",
+    }
+}

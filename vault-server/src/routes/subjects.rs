@@ -1,0 +1,115 @@
+//! A subject as a whole: what is held of it, and its end.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use vault_core::Error;
+use vault_core::time::Timestamp;
+use vault_core::vault::Description;
+
+use super::erasures::ErasureAnswer;
+use super::fields::FINAL_WAIT;
+use super::shapes::Shown;
+use crate::app::App;
+use crate::body::{OfSubject, Params, answer};
+use crate::problem::Problem;
+
+/// What the erasure that a DELETE makes gives as its reason.
+const REASON: &str = "the subject was deleted by request";
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Subject<'a> {
+    subject: &'a str,
+    /// `active`; a refused or shredded subject answers 410.
+    state: &'static str,
+    #[schema(value_type = String)]
+    enrolled_at: Shown<Timestamp>,
+    compartments: Vec<CompartmentAnswer<'a>>,
+    fields: Vec<HeldField<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Compartment)]
+struct CompartmentAnswer<'a> {
+    name: &'a str,
+    dek_version: u32,
+}
+
+#[derive(Serialize, ToSchema)]
+struct HeldField<'a> {
+    name: &'a str,
+    compartment: &'a str,
+    version: u32,
+    #[schema(value_type = String)]
+    updated_at: Shown<Timestamp>,
+}
+
+impl<'a> Subject<'a> {
+    fn of(subject: &'a str, described: &'a Description) -> Self {
+        let compartments = described.compartments.iter();
+        let fields = described.fields.iter();
+        Self {
+            subject,
+            state: "active",
+            enrolled_at: Shown(described.enrolled_at),
+            compartments: compartments
+                .map(|(name, dek_version)| CompartmentAnswer { name: name.as_str(), dek_version: *dek_version })
+                .collect(),
+            fields: fields
+                .map(|(stamp, compartment)| HeldField {
+                    name: stamp.name.as_str(),
+                    compartment: compartment.as_str(),
+                    version: stamp.version,
+                    updated_at: Shown(stamp.updated_at),
+                })
+                .collect(),
+        }
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ShredQuery {
+    /// Not taken yet: a subject is shredded as a whole.
+    compartment: Option<String>,
+}
+
+/// What is held of a subject, without values.
+#[utoipa::path(
+    get, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path)),
+    responses((status = 200, body = Subject))
+)]
+pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -> Result<Response, Problem> {
+    let described = app.vault.describe(&id).await?;
+    Ok(answer(StatusCode::OK, &Subject::of(id.as_str(), &described)))
+}
+
+/// Shred a subject now: 200 once it is final, 202 if it is refused (reads answer 410, durably) and not final yet.
+#[utoipa::path(
+    delete, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path), ShredQuery),
+    responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
+)]
+pub(crate) async fn shred(
+    State(app): State<App>,
+    OfSubject(id): OfSubject,
+    Params(query): Params<ShredQuery>,
+) -> Result<Response, Problem> {
+    if query.compartment.is_some() {
+        return Err(Problem::invalid("compartment", "nothing: a subject is shredded as a whole for now"));
+    }
+    let subjects = vec![id];
+    let counts = app.vault.shred_dry_run(&subjects).await?;
+    if counts.unknown > 0 {
+        return Err(Error::UnknownSubject.into());
+    }
+    if counts.pending == 0 {
+        return Err(Error::Shredded.into());
+    }
+    let asked = app.vault.shred(subjects, REASON, None).await?;
+    let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
+    let status = if erasure.f1_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(answer(status, &ErasureAnswer::of(&erasure, true)))
+}

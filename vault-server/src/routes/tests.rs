@@ -1,0 +1,1 @@
+//! Router tests over a vault in memory.

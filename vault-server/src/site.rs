@@ -1,0 +1,127 @@
+//! Where one vault lives: its store, its slots, and how it is opened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vault_core::root::Unlock;
+use vault_core::store::{SledOptions, SledStore, Store, StoreError};
+use vault_core::vault::{Vault, VaultOptions};
+use zeroize::Zeroizing;
+
+use crate::commands::Failure;
+use crate::config::Config;
+use crate::files;
+use crate::unlock::Source;
+
+/// The places of one vault.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    pub(crate) store: PathBuf,
+    pub(crate) slots: Vec<PathBuf>,
+    pub(crate) unlock: Option<Source>,
+    engine: SledOptions,
+    options: VaultOptions,
+}
+
+/// The names inside a directory made by `dev`.
+pub(crate) const STORE: &str = "store";
+pub(crate) const SLOT: &str = "root.slot";
+pub(crate) const UNLOCK_KEY: &str = "unlock.key";
+pub(crate) const ADMIN_TOKEN: &str = "admin.token";
+
+impl Site {
+    /// A directory made by `dev`.
+    pub(crate) fn of_dir(dir: &Path) -> Self {
+        Self {
+            store: dir.join(STORE),
+            slots: vec![dir.join(SLOT)],
+            unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
+            engine: SledOptions::default(),
+            options: VaultOptions::default(),
+        }
+    }
+
+    /// What a configuration names.
+    pub(crate) fn of_config(config: &Config) -> Self {
+        const MIB: u64 = 1024 * 1024;
+        let key_file = config.unlock.key_file.clone().map(Source::KeyFile);
+        let passphrase_file = config.unlock.passphrase_file.clone().map(Source::PassphraseFile);
+        Self {
+            store: config.store.dir.clone(),
+            slots: config.slots.files.clone(),
+            unlock: key_file.or(passphrase_file).or_else(Source::credential),
+            engine: SledOptions {
+                cache_bytes: config.store.cache_mib.saturating_mul(MIB),
+                reserve_bytes: config.store.reserve_mib.saturating_mul(MIB),
+                min_free_bytes: config.store.min_free_mib.saturating_mul(MIB),
+            },
+            options: VaultOptions {
+                cache_bytes: config.cache.pages_mib.saturating_mul(1024 * 1024),
+                tombstone_seconds: config.limits.tombstone_days.saturating_mul(24 * 3600),
+            },
+        }
+    }
+
+    /// Makes the vault; it is unlocked afterwards.
+    ///
+    /// # Errors
+    /// If there is one already, or its places cannot be written.
+    pub(crate) async fn create(&self, unlocks: &[vault_core::root::NewUnlock]) -> Result<Vault, Failure> {
+        let store = self.open_store()?;
+        Ok(Vault::create(store, &self.slots, unlocks, self.options).await?)
+    }
+
+    /// Opens the vault, locked.
+    ///
+    /// # Errors
+    /// In plain words, with the place that is wrong.
+    pub(crate) async fn open(&self) -> Result<Vault, Failure> {
+        if !self.store.is_dir() {
+            let told = format!(
+                "there is no store in {}: make the vault with `vault-server init`, or correct the path",
+                self.store.display()
+            );
+            return Err(Failure::failed(told));
+        }
+        let store = self.open_store()?;
+        Ok(Vault::open(store, &self.slots, self.options).await?)
+    }
+
+    fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
+        let opened = SledStore::open(&self.store, self.engine.clone());
+        let store = opened.map_err(|error| match error {
+            StoreError::Locked(_) => Failure::store_in_use(&self.store),
+            other => Failure::failed(format!("the store in {} does not open: {other}", self.store.display())),
+        })?;
+        Ok(Arc::new(store))
+    }
+
+    /// Unlocks with the given passphrase file, else the configured source, else a passphrase typed at the terminal.
+    ///
+    /// # Errors
+    /// If the unlock key is wrong, or does not fit the store.
+    pub(crate) async fn unlock(&self, vault: &Vault, passphrase_file: Option<&Path>) -> Result<(), Failure> {
+        let source =
+            passphrase_file.map(|path| Source::PassphraseFile(path.to_owned())).or_else(|| self.unlock.clone());
+        let unlock = match source {
+            Some(source) => source.read()?,
+            None => Unlock::Passphrase(prompt("Passphrase of the vault: ")?),
+        };
+        Ok(vault.unlock(unlock).await?)
+    }
+
+    /// The slots that lie on the store's own disk, where one image holds both.
+    pub(crate) fn slots_beside_store(&self) -> Vec<String> {
+        let beside = self.slots.iter().filter(|slot| files::same_disk(slot, &self.store));
+        beside.map(|slot| slot.display().to_string()).collect()
+    }
+}
+
+/// Asks for a secret at the terminal, without showing it.
+///
+/// # Errors
+/// If there is no terminal.
+pub(crate) fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {
+    let told = |why| format!("no passphrase could be asked for ({why}): use a terminal, or give --passphrase-file");
+    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|why| Failure::failed(told(why)))
+}
