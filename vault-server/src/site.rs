@@ -66,7 +66,7 @@ impl Site {
     ///
     /// # Errors
     /// If there is one already, or its places cannot be written.
-    pub(crate) async fn create(&self, unlocks: &[vault_core::root::NewUnlock]) -> Result<Vault, Failure> {
+    pub(crate) async fn create(&self, unlocks: Vec<vault_core::root::NewUnlock>) -> Result<Vault, Failure> {
         let store = self.open_store()?;
         Ok(Vault::create(store, &self.slots, unlocks, self.options).await?)
     }
