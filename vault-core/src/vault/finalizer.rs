@@ -5,7 +5,7 @@
 //! slot, then tell everybody that it is final. Ordinary writes go on meanwhile, for slots are never waited for by the
 //! writer. A slot that does not answer leaves shreds refused and not final; the round is tried again by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::erase::{self, ShredPart};
 use super::records::RotationRecord;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
-use super::stale;
 use super::writer::{Command, GroupError, RootDone, Write};
+use super::{expire, stale};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
 use crate::root::{Finish, RootEntry, SlotError};
-use crate::trie::EntryKey;
+use crate::trie::{EntryKey, Kind, Op};
 
 /// Subjects that one root batch shreds.
 const SHRED_MAX: usize = 500;
@@ -42,6 +42,8 @@ pub(crate) enum Job {
     Rotation(RotationRecord),
     /// Pause, resume, cancel or throttle one.
     Alter(Alteration),
+    /// Give the pages on the way to these keys fresh keys: theirs have sealed often enough.
+    Worn(Vec<(Kind, EntryKey)>),
     /// Finish the round, then end.
     Stop,
 }
@@ -55,6 +57,7 @@ pub(crate) struct Finalizer {
     shreds: VecDeque<(ErasureId, EntryKey)>,
     finals: Vec<(Write, Reply)>,
     rotations: Rotations,
+    worn: BTreeSet<(Kind, EntryKey)>,
     /// When to look for what ordinary writes left behind.
     tidy_at: Instant,
     retry_at: Option<Instant>,
@@ -83,6 +86,7 @@ impl Finalizer {
             shreds,
             finals: Vec::new(),
             rotations,
+            worn: BTreeSet::new(),
             tidy_at: Instant::now() + TIDY_EVERY,
             retry_at: None,
             retry_after: RETRY.0,
@@ -137,6 +141,7 @@ impl Finalizer {
             Job::Shred { erasure, subjects } => self.shreds.extend(subjects.into_iter().map(|s| (erasure, s))),
             Job::Final { write, reply } => self.finals.push((write, reply)),
             Job::Rotation(record) => self.rotations.add(record),
+            Job::Worn(places) => self.worn.extend(places),
             Job::Alter(ask) => {
                 let outcome = self.rotations.alter(&self.inner, &self.session, &ask).await;
                 // Who asked may have gone away; it is done all the same.
@@ -184,8 +189,7 @@ impl Finalizer {
             return true;
         }
         self.tidy_at = Instant::now() + TIDY_EVERY;
-        let inner = &self.inner;
-        stale::sweep(inner, &self.session).await.is_ok_and(|writes| !writes.is_empty())
+        self.tidying().await.is_ok_and(|writes| !writes.is_empty())
     }
 
     /// Prepares the batch and has the writer commit it.
@@ -227,8 +231,19 @@ impl Finalizer {
             writes.push(write);
             shredded = Some(part);
         }
-        writes.extend(stale::sweep(&self.inner, &self.session).await?);
+        writes.extend(self.tidying().await?);
         Ok((shredded, writes))
+    }
+
+    /// What ordinary writes and time left to be removed.
+    async fn tidying(&self) -> Result<Vec<Write>, Error> {
+        let mut writes = stale::sweep(&self.inner, &self.session).await?;
+        writes.extend(expire::sweep(&self.inner, &self.session).await?);
+        if !self.worn.is_empty() {
+            let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();
+            writes.push(Write { edits, ..Write::default() });
+        }
+        Ok(writes)
     }
 
     /// Overwrites the old root in every slot, for as long as it takes: nothing is final before.
@@ -257,6 +272,7 @@ impl Finalizer {
         self.retry_at = None;
         self.retry_after = RETRY.0;
         self.session.set_waiting(Vec::new());
+        self.worn.clear();
         if let Some(part) = committed.shredded {
             self.shreds.drain(..part.taken);
             if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {

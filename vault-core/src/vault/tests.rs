@@ -222,6 +222,27 @@ async fn shreds_one_and_many_and_remembers() {
 }
 
 #[tokio::test]
+async fn a_tombstone_expires_and_is_taken_out() {
+    let mut fixture = Fixture::new().await;
+    fixture.put("a", &[PHONE]).await.unwrap();
+    fixture.put("b", &[PHONE]).await.unwrap();
+    fixture.shred(&["a", "b"]).await;
+    let enrol = PutOptions { enrol_again: true, ..PutOptions::default() };
+    fixture.vault.put_fields(&id("b"), changes(&[EMAIL]), &enrol).await.unwrap();
+    assert!(matches!(fixture.read("a", "phone").await, Err(Error::Shredded)));
+    fixture.vault.close().await.unwrap();
+    let options = VaultOptions { tombstone_seconds: 0, ..VaultOptions::default() };
+    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir)], options).await.unwrap();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    assert!(matches!(fixture.read("a", "phone").await, Err(Error::UnknownSubject)), "as soon as it is read");
+    fixture.rotate(Layer::Root).await;
+    let counts = fixture.vault.status().counts.unwrap();
+    assert_eq!((counts.subjects, counts.tombstones), (1, 0), "any root batch takes it out");
+    assert_eq!(fixture.read("b", "email").await.unwrap(), EMAIL.1);
+    assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
 async fn forgets_one_field_and_keeps_the_rest() {
     let mut fixture = Fixture::new().await;
     let address = format!(r#""{}""#, "Long Street ".repeat(600));
