@@ -55,6 +55,8 @@ pub(crate) struct Finalizer {
     inner: Arc<Inner>,
     session: Arc<Session>,
     shreds: VecDeque<(ErasureId, EntryKey)>,
+    /// How many of them share a root batch; one at a time after damage, so that it holds up nobody else.
+    together: usize,
     finals: Vec<(Write, Reply)>,
     rotations: Rotations,
     worn: BTreeSet<(Kind, EntryKey)>,
@@ -84,6 +86,7 @@ impl Finalizer {
             inner,
             session,
             shreds,
+            together: SHRED_MAX,
             finals: Vec::new(),
             rotations,
             worn: BTreeSet::new(),
@@ -224,7 +227,7 @@ impl Finalizer {
 
     async fn prepare(&self) -> Result<(Option<ShredPart>, Vec<Write>), Error> {
         let mut writes = Vec::new();
-        let part: Vec<_> = self.shreds.iter().take(SHRED_MAX).copied().collect();
+        let part: Vec<_> = self.shreds.iter().take(self.together).copied().collect();
         let mut shredded = None;
         if !part.is_empty() {
             let (part, write) = erase::prepare_final(&self.inner, &self.session, part).await?;
@@ -275,6 +278,9 @@ impl Finalizer {
         self.worn.clear();
         if let Some(part) = committed.shredded {
             self.shreds.drain(..part.taken);
+            if self.shreds.is_empty() {
+                self.together = SHRED_MAX;
+            }
             if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {
                 tracing::warn!(%error, "the time of a final erasure is noted at the next start");
             }
@@ -302,7 +308,21 @@ impl Finalizer {
             let slots: Vec<&String> = slots.iter().map(|(name, _)| name).collect();
             tracing::warn!(?slots, "a staged root that was not used could not be wiped yet");
         }
+        if matches!(error, Error::Damaged(_)) {
+            self.step_aside(error).await;
+        }
         self.postpone(error.to_string());
+    }
+
+    /// Something that the round needs is damaged: what meets the damage must not keep the rest from becoming final.
+    async fn step_aside(&mut self, error: &Error) {
+        if let Err(error) = self.rotations.fail(&self.session, &error.to_string()).await {
+            tracing::warn!(%error, "a failed rotation could not be noted");
+        }
+        if self.together == 1 {
+            self.shreds.rotate_left(usize::from(!self.shreds.is_empty()));
+        }
+        self.together = 1;
     }
 
     fn postpone(&mut self, reason: String) {
