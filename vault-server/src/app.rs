@@ -103,7 +103,7 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
     let id = id.unwrap_or_else(|| app.request_ids.next());
 
     let mut response = match InFlight::enter(&app, route) {
-        Some(_held) => next.run(request).await,
+        Some(held) => to_its_end(held, request, next).await,
         None => Problem::retry(Kind::Overloaded, 1, "too many requests at once: retry shortly").into_response(),
     };
 
@@ -112,6 +112,22 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
     app.metrics.answered(method, route, status, took);
     log(method, route, status, took, &id, response.extensions().get::<AnsweredFor>());
     response
+}
+
+/// Runs a handler. One that changes something runs in a task of its own, for a caller who hangs up must not stop it half
+/// way: after a commit, say, and before what follows from it.
+async fn to_its_end(held: InFlight, request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        let response = next.run(request).await;
+        drop(held);
+        return response;
+    }
+    let run = tokio::spawn(async move {
+        let response = next.run(request).await;
+        drop(held);
+        response
+    });
+    run.await.unwrap_or_else(|_| panicked())
 }
 
 /// One line a request. The route is its template, so that no id and no query is in it.
@@ -139,11 +155,11 @@ fn acceptable(id: &HeaderValue) -> bool {
 }
 
 /// One of the requests that run at once; lets the next one in when it is dropped.
-struct InFlight<'a>(&'a App);
+struct InFlight(App);
 
-impl<'a> InFlight<'a> {
-    fn enter(app: &'a App, route: &str) -> Option<Self> {
-        let held = Self(app);
+impl InFlight {
+    fn enter(app: &App, route: &str) -> Option<Self> {
+        let held = Self(app.clone());
         app.metrics.in_flight.inc();
         let before = app.in_flight.fetch_add(1, Ordering::Relaxed);
         // Who watches the server must get an answer just when it is busy.
@@ -152,7 +168,7 @@ impl<'a> InFlight<'a> {
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.in_flight.dec();

@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi as Document, SecurityRequirement};
 use utoipa::{OpenApi, ToSchema};
@@ -12,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::auth::{Access, ROUTES};
 use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, status, subjects};
 
 #[derive(OpenApi)]
@@ -56,8 +58,26 @@ impl IntoResponse for Served {
 /// The router of every documented route, and the document.
 pub(crate) fn assemble() -> (Router<App>, Served) {
     let (router, document) = all().split_for_parts();
-    let bytes = serde_json::to_vec(&document).unwrap_or_default();
-    (router, Served(bytes.into()))
+    let mut document = serde_json::to_value(&document).unwrap_or_default();
+    for &(method, path, access) in ROUTES {
+        complete(&mut document["paths"][path][method.to_lowercase()], access);
+    }
+    (router, Served(document.to_string().into()))
+}
+
+/// What holds for every operation: any error is a problem document, and who may call it.
+fn complete(operation: &mut Value, access: Access) {
+    let Some(operation) = operation.as_object_mut() else { return };
+    let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+    operation["responses"]["default"] =
+        json!({ "description": "A problem", "content": { "application/problem+json": problem } });
+    match access {
+        Access::Open => operation.insert("security".to_owned(), json!([])),
+        Access::Roles(roles) => {
+            let words: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+            operation.insert("x-roles".to_owned(), json!(words))
+        }
+    };
 }
 
 fn all() -> OpenApiRouter<App> {
@@ -96,7 +116,6 @@ fn base() -> Document {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::auth::ROUTES;
     use std::collections::BTreeSet;
 
     fn documented() -> serde_json::Value {

@@ -66,7 +66,7 @@ impl Site {
     ///
     /// # Errors
     /// If there is one already, or its places cannot be written.
-    pub(crate) async fn create(&self, unlocks: &[vault_core::root::NewUnlock]) -> Result<Vault, Failure> {
+    pub(crate) async fn create(&self, unlocks: Vec<vault_core::root::NewUnlock>) -> Result<Vault, Failure> {
         let store = self.open_store()?;
         Ok(Vault::create(store, &self.slots, unlocks, self.options).await?)
     }
@@ -77,11 +77,8 @@ impl Site {
     /// In plain words, with the place that is wrong.
     pub(crate) async fn open(&self) -> Result<Vault, Failure> {
         if !self.store.is_dir() {
-            let told = format!(
-                "there is no store in {}: make the vault with `vault-server init`, or correct the path",
-                self.store.display()
-            );
-            return Err(Failure::failed(told));
+            let told = "put it back, or correct the path; `vault-server dev` and `vault-server init` make new vaults";
+            return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));
         }
         let store = self.open_store()?;
         Ok(Vault::open(store, &self.slots, self.options).await?)
@@ -89,9 +86,11 @@ impl Site {
 
     fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
         let opened = SledStore::open(&self.store, self.engine.clone());
+        let told = |error: &StoreError| format!("the store in {} does not open: {error}", self.store.display());
         let store = opened.map_err(|error| match error {
             StoreError::Locked(_) => Failure::store_in_use(&self.store),
-            other => Failure::failed(format!("the store in {} does not open: {other}", self.store.display())),
+            StoreError::Corrupt(_) => Failure::damage(told(&error)),
+            _ => Failure::failed(told(&error)),
         })?;
         Ok(Arc::new(store))
     }

@@ -77,7 +77,10 @@ fn international(digits: &str) -> Option<Zeroizing<String>> {
     let (code, rest) = split(&plus)?;
     let code = code.parse().ok()?;
     let regions = PLANS.get(&code)?;
-    let national = regions.iter().find_map(|region| region.international(rest))?;
+    // As it stands in any region of the code, before a trunk prefix is guessed at: some plans take a short number of
+    // one region for a local one of theirs.
+    let as_given = regions.iter().any(|region| region.is_valid(rest)).then(|| Zeroizing::new(rest.to_owned()));
+    let national = as_given.or_else(|| regions.iter().find_map(|region| region.international(rest)))?;
     Some(e164(code, &national))
 }
 

@@ -243,6 +243,11 @@ impl Subtree {
         Subtree { branch, created_at: now, tag_key: TagKey::draw(random), root: None }
     }
 
+    #[cfg(test)]
+    pub(super) fn tag_key(&self) -> &TagKey {
+        &self.tag_key
+    }
+
     fn duplicate(&self) -> Subtree {
         Subtree {
             branch: self.branch,

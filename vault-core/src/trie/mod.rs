@@ -27,6 +27,8 @@
 //! the next. A batch that was not committed is thrown away and made anew, so that keys serve one attempt.
 
 mod apply;
+#[cfg(test)]
+pub(crate) mod attacker;
 mod edits;
 mod header;
 mod overlay;
@@ -35,6 +37,8 @@ mod pages;
 mod path;
 mod read;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use zeroize::Zeroizing;
 

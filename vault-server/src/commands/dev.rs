@@ -79,7 +79,7 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
     let told = |why: std::io::Error| Failure::failed(format!("{} cannot be written: {why}", dir.display()));
     let (key, text) = new_key_file();
     files::write_secret(&dir.join(UNLOCK_KEY), &text).map_err(told)?;
-    let vault = Site::of_dir(dir).create(&[NewUnlock::KeyFile(key)]).await?;
+    let vault = Site::of_dir(dir).create(vec![NewUnlock::KeyFile(key)]).await?;
     let (_, token) = vault.create_caller(admin()).await?;
     vault.close().await?;
     let line = zeroize::Zeroizing::new(format!("{}\n", *token));

@@ -32,13 +32,14 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
         files::write_secret(path, &text).map_err(|why| unwritable(path, &why))?;
         unlocks.push(NewUnlock::KeyFile(key));
     }
-    let token = block_on(make(&site, &unlocks)).inspect_err(|_| {
+    let ways = unlocks.len();
+    let token = block_on(make(&site, unlocks)).inspect_err(|_| {
         // It opens nothing: there is no vault.
         if let Some(path) = &args.key_file {
             let _ = std::fs::remove_file(path);
         }
     })?;
-    tell(args, unlocks.len(), &token)
+    tell(args, ways, &token)
 }
 
 /// Before anybody is asked for a passphrase, and before anything is written.
@@ -82,7 +83,7 @@ fn passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
     Ok(passphrase)
 }
 
-async fn make(site: &Site, unlocks: &[NewUnlock]) -> Result<Zeroizing<String>, Failure> {
+async fn make(site: &Site, unlocks: Vec<NewUnlock>) -> Result<Zeroizing<String>, Failure> {
     for place in site.slots.iter().chain([&site.store]) {
         let parent = files::parent(place);
         std::fs::create_dir_all(parent).map_err(|why| unwritable(parent, &why))?;

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vault_core::Error;
+use vault_core::store::StoreError;
 
 use crate::args::{Args, Command, Which};
 use crate::config::{Config, ConfigError};
@@ -51,6 +52,7 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
     StoreInUse,
+    Damage,
     Other,
 }
 
@@ -65,9 +67,17 @@ impl Failure {
         Self { exit: 2, ..Self::failed(text) }
     }
 
-    /// A verification found damage.
-    fn damage(text: impl Into<String>) -> Self {
-        Self { exit: 8, ..Self::failed(text) }
+    /// What is stored is damaged.
+    pub(crate) fn damage(text: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Damage, ..Self::failed(text) }
+    }
+
+    /// For a verification, damage is what it looked for: exit code 8.
+    fn of_verification(mut self) -> Self {
+        if self.kind == FailureKind::Damage {
+            self.exit = 8;
+        }
+        self
     }
 
     /// Another process has the store open.
@@ -96,7 +106,14 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::failed(error.to_string())
+        use vault_core::root::{RootError, SlotError};
+        match &error {
+            Error::Damaged(_)
+            | Error::Store(StoreError::Corrupt(_))
+            | Error::Root(RootError::HeaderDamaged { .. })
+            | Error::Slot(SlotError::Damaged { .. }) => Self::damage(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
     }
 }
 
@@ -143,4 +160,19 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     // A thread that waits for a slow disk must not keep a stopped server from exiting.
     runtime.shutdown_timeout(Duration::from_millis(300));
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_what_a_verification_looks_for() {
+        let exit = |failure: Failure| failure.of_verification().exit;
+        assert_eq!(exit(Error::Damaged("a page").into()), 8);
+        assert_eq!(exit(Error::Store(StoreError::Corrupt("a checksum".to_owned())).into()), 8);
+        assert_eq!(exit(Error::WrongUnlockKey.into()), 1);
+        assert_eq!(exit(Failure::store_in_use(Path::new("x"))), 1);
+        assert_eq!(Failure::from(Error::Damaged("a page")).exit, 1);
+    }
 }

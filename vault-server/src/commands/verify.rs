@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
         let told = format!("{} problems among {seen}: keep a copy, and restore what is listed", report.problems.len());
         Err(Failure::damage(told))
     })
-    .map_err(|failure| failure.if_in_use(". Only a stopped vault can be verified"))
+    .map_err(|failure| failure.of_verification().if_in_use(". Only a stopped vault can be verified"))
 }
 
 /// On standard error, and only on a terminal.

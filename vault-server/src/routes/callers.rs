@@ -17,9 +17,6 @@ use crate::auth::{RULE_ROLE, Who};
 use crate::body::{JsonBody, OfId, Shape, answer};
 use crate::problem::Problem;
 
-/// The longest name of a caller, in bytes.
-const NAME_MAX: usize = 100;
-
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateCaller<'a> {
@@ -97,21 +94,16 @@ pub(crate) async fn create(State(app): State<App>, who: Who, body: JsonBody) -> 
 }
 
 fn parse(app: &App, asked: &CreateCaller<'_>) -> Result<NewCaller, Problem> {
-    let name = asked.name.trim();
-    if !(1..=NAME_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
-        return Err(Problem::invalid("name", "1 to 100 bytes without control characters"));
-    }
     let role = Role::parse(&asked.role)
         .ok_or_else(|| Problem::invalid("role", "one of admin, service, security, privacy, auditor"))?;
     let declared = |name: &Cow<'_, str>| app.vault.schema().purpose(name).map(|purpose| purpose.name.clone());
     let purposes: Option<Vec<_>> = asked.purposes.iter().map(declared).collect();
     let purposes = purposes.ok_or_else(|| Problem::invalid("purposes", "purposes that the schema declares"))?;
-    let time = |text: &Cow<'_, str>| Timestamp::parse(text).filter(|at| *at > Timestamp::now());
-    let expires_at = asked
-        .expires_at
-        .as_ref()
-        .map(|text| time(text).ok_or_else(|| Problem::invalid("expires_at", "an RFC 3339 time in the future")));
-    Ok(NewCaller { name: name.to_owned(), role, purposes, expires_at: expires_at.transpose()? })
+    let time = |text: &Cow<'_, str>| {
+        Timestamp::parse(text).ok_or_else(|| Problem::invalid("expires_at", "an RFC 3339 time in the future"))
+    };
+    let expires_at = asked.expires_at.as_ref().map(time).transpose()?;
+    Ok(NewCaller { name: asked.name.trim().to_owned(), role, purposes, expires_at })
 }
 
 /// Every caller that was not revoked.

@@ -1,1 +1,401 @@
-//! Router tests over a vault in memory.
+//! The router over a vault in memory: what callers send, what they get.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use vault_core::crypto::passphrase::{Cost, new_key_file};
+use vault_core::root::NewUnlock;
+use vault_core::store::MemoryStore;
+use vault_core::vault::{NewCaller, Role, Vault, VaultOptions};
+
+use crate::app::App;
+use crate::files::write_secret;
+use crate::unlock::Source;
+
+/// A service over a new, unlocked vault.
+struct Site {
+    router: Router,
+    vault: Vault,
+    token: String,
+    _dir: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
+    /// Status and code of a problem.
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text);
+        assert_eq!(self.json()["status"], self.status);
+        (self.status, self.json()["code"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Site {
+    async fn new() -> Self {
+        Self::limited(1024).await
+    }
+
+    async fn limited(max_in_flight: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, text) = new_key_file();
+        let key_path = dir.path().join("unlock.key");
+        write_secret(&key_path, &text).unwrap();
+        let unlocks =
+            vec![NewUnlock::KeyFile(key), NewUnlock::Passphrase("correct horse".to_owned().into(), Cost::FLOOR)];
+        let store = Arc::new(MemoryStore::new());
+        let slots = [dir.path().join("root.slot")];
+        let vault = Vault::create(store, &slots, unlocks, VaultOptions::default()).await.unwrap();
+        let admin = NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: vec![], expires_at: None };
+        let token = vault.create_caller(admin).await.unwrap().1.to_string();
+        let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), max_in_flight).router();
+        Self { router, vault, token, _dir: dir }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, 16 << 20).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    }
+
+    async fn with(&self, token: &str, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request =
+            Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &str) -> Answer {
+        self.with(&self.token, method, path, &[], body).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.with(&self.token, Method::GET, path, &[("udv-purpose", "account")], "").await
+    }
+
+    async fn caller(&self, role: &str, purposes: Value) -> String {
+        let body = json!({"name": role, "role": role, "purposes": purposes}).to_string();
+        let made = self.call(Method::POST, "/v1/callers", &body).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        made.json()["token"].as_str().unwrap().to_owned()
+    }
+}
+
+const JANE: &str = r#"{"fields": {"name": "Jane D\u006fe", "phone": "+971501238301", "home_address": {"line1":  "1 Elm St", "city": "Abu Dhabi"}}}"#;
+
+#[tokio::test]
+async fn fields_are_put_read_found_and_shredded() {
+    let site = Site::new().await;
+    let made = site.call(Method::PATCH, "/v1/subjects/cust%2F1/fields", JANE).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.json()["subject"], "cust/1");
+    assert_eq!(made.json()["fields"]["phone"]["version"], 1);
+
+    let read = site.get("/v1/subjects/cust%2F1/fields?view=full").await;
+    assert_eq!(read.status, 200);
+    assert!(read.text.contains(r#""name":"Jane D\u006fe""#), "byte for byte: {}", read.text);
+    assert!(read.text.contains(r#"{"line1":  "1 Elm St", "city": "Abu Dhabi"}"#), "{}", read.text);
+    assert!(read.json().get("views").is_none());
+
+    let masked = site.get("/v1/subjects/cust%2F1/fields?names=phone").await;
+    assert!(!masked.text.contains("971501238301") && masked.json()["fields"].as_object().unwrap().len() == 1);
+
+    let query = r#"{"field": "phone", "value": "050 123 8301", "region": "AE"}"#;
+    let found = site.call(Method::POST, "/v1/lookups", query).await;
+    assert_eq!(found.json(), json!({"subjects": ["cust/1"]}));
+
+    let held = site.get("/v1/subjects/cust%2F1").await;
+    assert_eq!(held.json()["state"], "active");
+    assert_eq!(held.json()["compartments"][0]["name"], "profile");
+    assert!(!held.text.contains("Jane"));
+
+    let merged = site.call(Method::PATCH, "/v1/subjects/cust%2F1/fields", r#"{"fields": {"name": null}}"#).await;
+    assert_eq!((merged.status, merged.json()["fields"].clone()), (200, json!({})));
+
+    let shredded = site.call(Method::DELETE, "/v1/subjects/cust%2F1", "").await;
+    assert_eq!(shredded.status, 200, "{}", shredded.text);
+    assert_eq!(shredded.json()["state"], "final");
+    assert_eq!(shredded.json()["counts"], json!({"final": 1, "refused": 0, "unknown": 0, "shredded": 0}));
+    for path in ["/v1/subjects/cust%2F1", "/v1/subjects/cust%2F1/fields", "/v1/subjects/cust%2F1/fields/phone"] {
+        assert_eq!(site.get(path).await.problem(), (410, "shredded".to_owned()), "{path}");
+    }
+    assert_eq!(site.call(Method::DELETE, "/v1/subjects/cust%2F1", "").await.status, 410);
+    assert_eq!(site.call(Method::PATCH, "/v1/subjects/cust%2F1/fields", JANE).await.status, 410);
+    assert_eq!(site.call(Method::POST, "/v1/lookups", query).await.json()["subjects"], json!([]));
+    assert_eq!(site.call(Method::PATCH, "/v1/subjects/cust%2F1/fields?enrol=again", JANE).await.status, 201);
+    assert_eq!(
+        site.call(Method::DELETE, "/v1/subjects/nobody", "").await.problem(),
+        (404, "unknown_subject".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn one_field_with_its_version() {
+    let site = Site::new().await;
+    let path = "/v1/subjects/jane/fields/email";
+    let absent = [("if-none-match", "*")];
+    let put = site.with(&site.token, Method::PUT, path, &absent, r#"{"value": "jane@example.org"}"#).await;
+    assert_eq!((put.status, &put.headers["etag"]), (201, &"\"v1\"".parse().unwrap()));
+    let again = site.with(&site.token, Method::PUT, path, &absent, r#"{"value": "jane@example.org"}"#).await;
+    assert_eq!(again.problem(), (412, "precondition_failed".to_owned()));
+    let next = [("if-match", "\"v1\"")];
+    let put = site.with(&site.token, Method::PUT, path, &next, r#"{"value": "jane@example.net"}"#).await;
+    assert_eq!((put.status, &put.headers["etag"]), (200, &"\"v2\"".parse().unwrap()));
+    assert_eq!(site.with(&site.token, Method::PUT, path, &next, r#"{"value": "x@example.net"}"#).await.status, 412);
+
+    let read = site.get(&format!("{path}?view=full")).await;
+    assert_eq!(
+        (read.json(), &read.headers["etag"]),
+        (json!({"value": "jane@example.net"}), &"\"v2\"".parse().unwrap())
+    );
+    let head = site.call(Method::HEAD, path, "").await;
+    assert_eq!((head.status, head.text.as_str(), &head.headers["etag"]), (200, "", &"\"v2\"".parse().unwrap()));
+
+    assert_eq!(site.call(Method::DELETE, path, "").await.status, 204);
+    assert_eq!(site.get(path).await.problem(), (404, "unknown_field_value".to_owned()));
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_and_not_repeated() {
+    let site = Site::new().await;
+    let path = "/v1/subjects/jane/fields";
+    let long = format!("/v1/subjects/{}/fields", "x".repeat(300));
+    let large = format!(r#"{{"fields": {{"name": "{}"}}}}"#, "x".repeat(1 << 20));
+    for (method, path, body, status, code) in [
+        (Method::PATCH, path, "{\"fields\": {\"name\": Secretive}}", 400, "malformed"),
+        (Method::PATCH, path, "{\"fields\": \"Secretive\"}", 400, "malformed"),
+        (Method::PATCH, path, "{\"fields\": {}, \"Secretive\": 1}", 400, "malformed"),
+        (Method::PATCH, path, "{\"fields\": {\"name\": \"Secretive\", \"name\": \"b\"}}", 400, "malformed"),
+        (Method::PATCH, path, "{\"fields\": {\"phone\": \"Secretive\"}}", 422, "invalid_value"),
+        (
+            Method::PATCH,
+            path,
+            "{\"fields\": {\"phone\": {\"national\": \"1\", \"region\": \"AE\"}}}",
+            422,
+            "invalid_value",
+        ),
+        (Method::PATCH, path, "{\"fields\": {\"shoe_size\": \"Secretive\"}}", 422, "undeclared_field"),
+        (Method::PATCH, path, "{\"fields\": {\"Secretive\": 1}}", 422, "undeclared_field"),
+        (Method::PATCH, path, &large, 413, "too_large"),
+        (Method::PATCH, "/v1/subjects/a%0Ab/fields", JANE, 400, "malformed"),
+        (Method::PATCH, "/v1/subjects/%FF/fields", JANE, 400, "malformed"),
+        (Method::PATCH, &long, JANE, 400, "malformed"),
+        (Method::PATCH, "/v1/subjects/jane/fields?Secretive=1", JANE, 400, "malformed"),
+        (Method::GET, "/v1/subjects/jane/fields?view=Secretive", "", 422, "invalid_value"),
+        (Method::GET, "/v1/subjects/jane/fields", "", 404, "unknown_subject"),
+        (Method::GET, "/v1/nowhere", "", 404, "not_found"),
+        (Method::PUT, "/v1/lookups", "", 405, "method_not_allowed"),
+        (Method::POST, "/v1/lookups", "{\"field\": \"nickname\", \"value\": \"Secretive\"}", 422, "invalid_value"),
+        (Method::POST, "/v1/erasures", "{\"subjects\": [], \"reason\": \"r\"}", 422, "invalid_value"),
+        (
+            Method::POST,
+            "/v1/erasures",
+            "{\"subjects\": [\"a\"], \"reason\": \"r\", \"compartment\": \"x\"}",
+            422,
+            "invalid_value",
+        ),
+        (Method::POST, "/v1/keys/rotations", "{\"layer\": \"deks\"}", 422, "invalid_value"),
+        (Method::GET, "/v1/erasures/xyz", "", 404, "not_found"),
+        (Method::GET, "/v1/erasures?after=Secretive", "", 422, "invalid_value"),
+    ] {
+        let answer = site.call(method, path, body).await;
+        assert_eq!(answer.problem(), (status, code.to_owned()), "{path} {}", &body[..body.len().min(80)]);
+        assert!(!answer.text.contains("Secretive"), "{}", answer.text);
+    }
+    let field = site.call(Method::PATCH, path, "{\"fields\": {\"phone\": \"x\"}}").await;
+    assert_eq!(field.json()["field"], "phone");
+    let request = Request::patch(path).header("authorization", format!("Bearer {}", site.token));
+    let text = request.header("content-type", "text/plain").body(Body::from(JANE)).unwrap();
+    assert_eq!(site.send(text).await.problem(), (415, "unsupported_media_type".to_owned()));
+    assert_eq!(site.call(Method::PUT, "/v1/lookups", "").await.headers["allow"], "POST");
+}
+
+#[tokio::test]
+async fn tokens_roles_and_purposes() {
+    let site = Site::new().await;
+    site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await;
+    let path = "/v1/subjects/jane/fields?names=phone&view=full";
+    assert_eq!(site.send(Request::get(path).body(Body::empty()).unwrap()).await.problem().0, 401);
+    let wrong = site.with("udv_wrong", Method::GET, path, &[], "").await;
+    assert_eq!(wrong.problem(), (401, "unauthenticated".to_owned()));
+    assert_eq!(wrong.headers["www-authenticate"], "Bearer");
+
+    let courier = site.caller("service", json!(["delivery"])).await;
+    let read = async |purpose: &[(&str, &str)]| site.with(&courier, Method::GET, path, purpose, "").await;
+    assert_eq!(read(&[("udv-purpose", "delivery")]).await.status, 200);
+    for (purpose, rule) in [
+        (&[][..], "purpose_required"),
+        (&[("udv-purpose", "marketing")][..], "purpose_not_allowed"),
+        (&[("udv-purpose", "curiosity")][..], "purpose_undeclared"),
+    ] {
+        let refused = read(purpose).await;
+        assert_eq!((refused.status, refused.json()["rule"].clone()), (403, json!(rule)));
+        assert!(!refused.text.contains("971"));
+    }
+    let keys = site.with(&courier, Method::GET, "/v1/keys", &[], "").await;
+    assert_eq!((keys.problem().0, keys.json()["rule"].clone()), (403, json!("role")));
+
+    let security = site.caller("security", json!([])).await;
+    assert_eq!(site.with(&security, Method::GET, path, &[], "").await.status, 403);
+    assert_eq!(site.with(&security, Method::GET, "/v1/keys", &[], "").await.status, 200);
+    let admin = r#"{"name": "mallory", "role": "admin", "purposes": []}"#;
+    assert_eq!(site.with(&security, Method::POST, "/v1/callers", &[], admin).await.status, 403);
+
+    let callers = site.call(Method::GET, "/v1/callers", "").await.json();
+    let id = callers["data"].as_array().unwrap().iter().find(|c| c["role"] == "service").unwrap()["id"].clone();
+    assert_eq!(site.call(Method::DELETE, &format!("/v1/callers/{}", id.as_str().unwrap()), "").await.status, 204);
+    assert_eq!(read(&[("udv-purpose", "delivery")]).await.status, 401);
+}
+
+#[tokio::test]
+async fn batches_answer_item_by_item() {
+    let site = Site::new().await;
+    let items = json!({"items": [
+        {"subject": "a", "fields": {"name": "A", "phone": "+971501238301"}},
+        {"subject": "b\n", "fields": {"name": "B"}},
+        {"subject": "c", "fields": {"phone": "Secretive"}},
+        {"subject": "d", "fields": {"name": "D"}},
+    ]});
+    let written = site.call(Method::POST, "/v1/batch/write", &items.to_string()).await;
+    assert_eq!(written.status, 200, "{}", written.text);
+    let results = written.json()["results"].clone();
+    let statuses: Vec<_> = (0..4).map(|at| results[at]["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [201, 400, 422, 201]);
+    assert_eq!(
+        (&results[2]["problem"]["field"], &results[3]["fields"]["name"]["version"]),
+        (&json!("phone"), &json!(1))
+    );
+    assert!(!written.text.contains("Secretive"));
+
+    let items =
+        json!({"items": [{"subject": "d", "names": ["name"], "view": "full"}, {"subject": "nobody"}]}).to_string();
+    let read = site.with(&site.token, Method::POST, "/v1/batch/read", &[("udv-purpose", "account")], &items).await;
+    assert_eq!(read.json()["results"][0], json!({"status": 200, "subject": "d", "fields": {"name": "D"}}));
+    assert_eq!(read.json()["results"][1]["problem"]["code"], "unknown_subject");
+}
+
+#[tokio::test]
+async fn erasures_and_rotations_are_resources() {
+    let site = Site::new().await;
+    for id in ["a", "b", "c"] {
+        site.call(Method::PATCH, &format!("/v1/subjects/{id}/fields"), JANE).await;
+    }
+    let ask =
+        |dry_run: bool| json!({"subjects": ["a", "b", "b", "x"], "reason": "asked", "dry_run": dry_run}).to_string();
+    let dry = site.call(Method::POST, "/v1/erasures", &ask(true)).await;
+    assert_eq!(
+        (dry.status, dry.json()["counts"]["pending"].clone(), dry.json()["total"].clone()),
+        (200, json!(2), json!(3))
+    );
+    assert_eq!(site.get("/v1/subjects/a").await.status, 200);
+
+    let made = site.call(Method::POST, "/v1/erasures", &ask(false)).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(site.get("/v1/subjects/a").await.status, 410);
+    let at = made.headers["location"].to_str().unwrap().to_owned();
+    let id = vault_core::ids::ErasureId::parse(made.json()["id"].as_str().unwrap()).unwrap();
+    site.vault.wait_final(id, std::time::Duration::from_secs(30)).await.unwrap();
+    let shown = site.get(&at).await.json();
+    assert_eq!(shown["counts"], json!({"final": 2, "refused": 0, "unknown": 1, "shredded": 0}));
+    assert_eq!((&shown["state"], &shown["total"]), (&json!("final"), &json!(3)));
+    assert_eq!(site.get("/v1/erasures").await.json()["data"].as_array().unwrap().len(), 1);
+
+    let epoch = site.get("/v1/status").await.json()["epoch"].as_u64().unwrap();
+    let rotating = site.call(Method::POST, "/v1/keys/rotations", r#"{"layer": "keks"}"#).await;
+    assert_eq!(rotating.status, 202, "{}", rotating.text);
+    let at = rotating.headers["location"].to_str().unwrap().to_owned();
+    for _ in 0..200 {
+        if site.get(&at).await.json()["state"] == "done" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert_eq!(site.get(&at).await.json()["state"], "done");
+    assert!(site.get("/v1/status").await.json()["epoch"].as_u64().unwrap() > epoch);
+    assert_eq!(site.get("/v1/subjects/c").await.status, 200);
+    let layers = site.get("/v1/keys").await.json()["layers"].clone();
+    let names: Vec<_> = layers.as_array().unwrap().iter().map(|layer| layer["layer"].clone()).collect();
+    assert_eq!(names, ["unlock", "root", "keks", "lookups"]);
+    assert_eq!(layers[2]["last_rotation"]["id"], rotating.json()["id"]);
+    assert_eq!(site.get("/v1/keys/rotations").await.json()["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn locked_and_unlocked_again() {
+    let site = Site::new().await;
+    site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await;
+    assert_eq!(site.call(Method::POST, "/v1/lock", "").await.json(), json!({"state": "locked"}));
+    assert_eq!(site.get("/v1/subjects/jane").await.problem(), (423, "locked".to_owned()));
+    assert_eq!(site.get("/v1/status").await.json()["state"], "locked");
+    let ready = site.get("/readyz").await;
+    assert_eq!((ready.status, ready.json()), (503, json!({"status": "locked"})));
+
+    let unlock = async |token: &str, body: &str| site.with(token, Method::POST, "/v1/unlock", &[], body).await;
+    assert_eq!(unlock("", r#"{"passphrase": "wrong"}"#).await.problem(), (403, "wrong_unlock_key".to_owned()));
+    assert_eq!(unlock("", "{}").await.problem().0, 401, "the configured key takes an API token");
+    assert_eq!(unlock(&site.token, "{}").await.json(), json!({"state": "unlocked"}));
+    assert_eq!(site.get("/v1/subjects/jane").await.status, 200);
+
+    site.call(Method::POST, "/v1/lock", "").await;
+    assert_eq!(unlock("", r#"{"passphrase": "correct horse"}"#).await.status, 200);
+    assert_eq!(site.get("/readyz").await.status, 200);
+    for _ in 0..4 {
+        assert_eq!(unlock("", r#"{"passphrase": "wrong"}"#).await.status, 403);
+    }
+    let limited = unlock("", r#"{"passphrase": "correct horse"}"#).await;
+    assert_eq!(limited.problem(), (429, "rate_limited".to_owned()));
+    assert!(limited.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn what_surrounds_every_request() {
+    let site = Site::new().await;
+    let named = site.with(&site.token, Method::GET, "/healthz", &[("x-request-id", "mine-1")], "").await;
+    assert_eq!((named.status, &named.headers["x-request-id"]), (200, &"mine-1".parse().unwrap()));
+    let unnamed = site.with(&site.token, Method::GET, "/v1/nowhere", &[("x-request-id", "not mine")], "").await;
+    assert_ne!(unnamed.headers["x-request-id"], "not mine");
+
+    site.call(Method::PATCH, "/v1/subjects/jane-doe/fields", JANE).await;
+    let metrics = site.get("/metrics").await.text;
+    for line in [
+        r#"udv_http_requests_total{method="PATCH",route="/v1/subjects/{id}/fields",status="201"} 1"#,
+        "udv_subjects 1",
+        "udv_locked 0",
+        "udv_slots 1",
+        "udv_slots_not_ok 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert!(!metrics.contains("jane") && !metrics.contains("971501238301"));
+    assert_eq!(site.get("/openapi.json").await.json()["openapi"].as_str().map(|v| &v[..2]), Some("3."));
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_told_to_retry() {
+    let site = Site::limited(0).await;
+    let busy = site.get("/v1/status").await;
+    assert_eq!(busy.problem(), (503, "overloaded".to_owned()));
+    assert_eq!(busy.headers["retry-after"], "1");
+    assert_eq!(site.get("/healthz").await.status, StatusCode::OK.as_u16());
+}

@@ -165,8 +165,15 @@ fn regions() -> impl Strategy<Value = String> {
     prop_oneof![20 => proptest::sample::select(known), 1 => ".{0,3}"]
 }
 
+#[test]
+fn a_short_number_of_one_region_is_not_completed_by_another() {
+    let found = national("3100000", "CA").unwrap();
+    assert_eq!(&*found, "\"+13100000\"");
+    assert_eq!(normalise(&found).unwrap(), found);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn digits_are_refused_or_become_stable_e164(number in "\\+?[0-9]{0,26}", region in regions()) {
