@@ -88,7 +88,8 @@ fn a_full_disk_refuses_writes_and_still_forgets() {
     };
     let vault = Vault::configured_in(tempfile::tempdir_in(disk.path()).unwrap());
     let text = fs::read_to_string(vault.config()).unwrap();
-    let text = text.replace("min_free_mib = 1\n", "min_free_mib = 24\n").replace("reserve_mib = 1\n", "reserve_mib = 32\n");
+    let text =
+        text.replace("min_free_mib = 1\n", "min_free_mib = 24\n").replace("reserve_mib = 1\n", "reserve_mib = 32\n");
     fs::write(vault.config(), text).unwrap();
     let running = vault.start();
     for id in ["a", "b", "c", "d"] {

@@ -197,7 +197,8 @@ fn a_port_in_use_is_told_before_anything_is_made() {
 fn a_start_that_is_killed_leaves_nothing_half_made() {
     for after in [5, 30, 60, 100, 150, 250] {
         let vault = Vault::dev();
-        let mut child = vault.command().stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child =
+            vault.command().stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(after));
         child.kill().unwrap();
         child.wait().unwrap();

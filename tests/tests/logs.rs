@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::harness::{Running, Traces, Vault};
 
 /// As a caller could put a person into every part of a request.
-const PERSONAL: &[&str] = &["jane-4711", "Jane Roe", "jane.roe@example.org", "+971501238301", "0501238301", "Elm Street 12"];
+const PERSONAL: &[&str] =
+    &["jane-4711", "Jane Roe", "jane.roe@example.org", "+971501238301", "0501238301", "Elm Street 12"];
 
 fn wrong_in_every_way(running: &Running) {
     let admin = &running.admin;

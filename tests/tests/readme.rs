@@ -46,7 +46,9 @@ fn the_two_commands_are_there_as_promised() {
     let Some(readme) = readme() else {
         return skip("there is no README.md");
     };
-    for command in ["cargo run --release --bin vault-server -- dev", "cargo test --workspace", "vault-cli demo", "-- demo"] {
+    for command in
+        ["cargo run --release --bin vault-server -- dev", "cargo test --workspace", "vault-cli demo", "-- demo"]
+    {
         let either = command == "vault-cli demo" || command == "-- demo";
         let there = readme.contains(command) || (either && readme.contains("demo"));
         assert!(there, "`{command}` is not in the README");
@@ -63,12 +65,17 @@ fn every_command_that_is_shown_exists() {
         for name in ["vault-server", "vault-cli"] {
             let Some((before, after)) = line.split_once(name) else { continue };
             // A command line, not a sentence: nothing before it but a prompt, a path or cargo.
-            let leads = before.split_whitespace().all(|word| word == "$" || word.starts_with(['.', '/', '-']) || ["cargo", "run"].contains(&word));
+            let leads = before
+                .split_whitespace()
+                .all(|word| word == "$" || word.starts_with(['.', '/', '-']) || ["cargo", "run"].contains(&word));
             if !leads || !after.starts_with(' ') {
                 continue;
             }
-            let plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
-            let words: Vec<_> = after.split_whitespace().skip_while(|word| *word == "--").take_while(plain).take(1).collect();
+            let plain = |word: &&str| {
+                word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
+            };
+            let words: Vec<_> =
+                after.split_whitespace().skip_while(|word| *word == "--").take_while(plain).take(1).collect();
             let mut command = Command::new(program(name));
             command.args(&words).arg("--help");
             run(command).expect(0);
@@ -82,7 +89,10 @@ fn every_command_that_is_shown_exists() {
 fn every_command_explains_itself() {
     for (name, commands) in [
         ("vault-server", &["dev", "init", "run", "verify", "admin-token", "check-config"][..]),
-        ("vault-cli", &["demo", "status", "subject", "erase", "key", "lock", "unlock", "caller", "completions", "man"][..]),
+        (
+            "vault-cli",
+            &["demo", "status", "subject", "erase", "key", "lock", "unlock", "caller", "completions", "man"][..],
+        ),
     ] {
         for command in commands {
             let mut help = Command::new(program(name));

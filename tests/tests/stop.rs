@@ -27,7 +27,10 @@ fn a_stop_under_load_loses_nothing() {
                             Ok(answer) if answer.status == 201 => done.push(id),
                             Ok(answer) => assert_eq!(answer.status, 503, "{}", answer.body),
                             Err(_) => {
-                                assert!(stopping.load(Ordering::SeqCst), "the server is gone before it was asked to stop");
+                                assert!(
+                                    stopping.load(Ordering::SeqCst),
+                                    "the server is gone before it was asked to stop"
+                                );
                                 break;
                             }
                         }

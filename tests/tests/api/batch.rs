@@ -24,10 +24,14 @@ fn each_item_is_answered_in_order() {
     let answer = admin.post("/v1/batch/write", &items).expect(200);
     assert!(!answer.body.contains("secret-number"), "{}", answer.body);
     let results = answer.json()["results"].clone();
-    let statuses: Vec<_> = results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
+    let statuses: Vec<_> =
+        results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
     assert_eq!(statuses, [201, 200, 422, 410, 400, 422, 201]);
     assert_eq!(results[0]["fields"]["phone"]["version"], 1);
-    assert_eq!((&results[2]["problem"]["code"], &results[2]["problem"]["field"]), (&json!("invalid_value"), &json!("phone")));
+    assert_eq!(
+        (&results[2]["problem"]["code"], &results[2]["problem"]["field"]),
+        (&json!("invalid_value"), &json!("phone"))
+    );
     assert_eq!(results[3]["problem"]["code"], "shredded");
     assert_eq!(results[5]["problem"]["code"], "undeclared_field");
     admin.get("/v1/subjects/c").problem(404, "unknown_subject");
@@ -44,7 +48,8 @@ fn each_item_is_answered_in_order() {
         { "subject": "a" },
     ] });
     let results = admin.for_purpose("account").post("/v1/batch/read", &items).expect(200).json()["results"].clone();
-    let statuses: Vec<_> = results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
+    let statuses: Vec<_> =
+        results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
     assert_eq!(statuses, [200, 200, 410, 404, 404, 422, 422, 200]);
     assert_eq!(results[0]["fields"], json!({ "name": "before", "nickname": "B" }));
     assert_eq!(results[1]["fields"], json!({ "name": "A" }));

@@ -14,7 +14,9 @@ fn what_no_path_takes_is_a_problem_document() {
     let vault = Vault::configured();
     let running = vault.start();
     let admin = &running.admin;
-    for path in ["/", "/v1", "/v2/status", "/v1/nothing", "/v1/subjects", "/v1/subjects/a/b/c/d", "/v1/schema", "/docs/x"] {
+    for path in
+        ["/", "/v1", "/v2/status", "/v1/nothing", "/v1/subjects", "/v1/subjects/a/b/c/d", "/v1/schema", "/docs/x"]
+    {
         admin.get(path).problem(404, "not_found");
         running.nobody().get(path).problem(404, "not_found");
     }

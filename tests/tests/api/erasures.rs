@@ -60,7 +60,8 @@ fn erasures_are_listed_in_pages() {
     for number in 0..5 {
         let id = format!("s{number}");
         admin.set(&id, &json!({ "name": "x" })).expect(201);
-        let erasure = admin.post("/v1/erasures", &json!({ "subjects": [id], "reason": "on request" })).expect(201).json();
+        let erasure =
+            admin.post("/v1/erasures", &json!({ "subjects": [id], "reason": "on request" })).expect(201).json();
         made.push(erasure["id"].as_str().unwrap().to_owned());
     }
     let mut listed = Vec::new();

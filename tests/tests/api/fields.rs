@@ -75,7 +75,9 @@ fn final_writes_change_the_root() {
     let before = epoch();
     admin.set("jane", &json!({ "nickname": "k" })).expect(200);
     assert_eq!(epoch(), before, "an ordinary write leaves the root alone");
-    admin.patch("/v1/subjects/jane/fields?final=true", &fields(json!({ "nickname": null, "name": "Joan" }))).expect(200);
+    admin
+        .patch("/v1/subjects/jane/fields?final=true", &fields(json!({ "nickname": null, "name": "Joan" })))
+        .expect(200);
     assert!(epoch() > before);
     let read = admin.for_purpose("account").get("/v1/subjects/jane/fields?view=full").expect(200).json();
     assert_eq!(read["fields"], json!({ "name": "Joan" }));

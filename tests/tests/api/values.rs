@@ -112,7 +112,8 @@ fn values_come_back_byte_for_byte() {
     }
     let normal = |name: &str| {
         let reader = running.admin.for_purpose("account");
-        reader.get(&format!("/v1/subjects/jane/fields/{name}?view=full&form=normal")).expect(200).json()["value"].clone()
+        reader.get(&format!("/v1/subjects/jane/fields/{name}?view=full&form=normal")).expect(200).json()["value"]
+            .clone()
     };
     assert_eq!(normal("phone"), "+971501238301");
     let found = running.admin.find(&json!({ "field": "email", "value": normal("email") }));

@@ -39,7 +39,8 @@ impl Customer {
 
     /// What the vault must answer for each field: JSON text, byte for byte.
     pub(crate) fn fields(&self) -> BTreeMap<String, String> {
-        let given = AS_GIVEN.iter().filter_map(|name| Some(((*name).to_owned(), self.raw.get(*name)?.get().to_owned())));
+        let given =
+            AS_GIVEN.iter().filter_map(|name| Some(((*name).to_owned(), self.raw.get(*name)?.get().to_owned())));
         given.collect()
     }
 

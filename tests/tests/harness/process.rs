@@ -195,7 +195,11 @@ impl Drop for Server {
     }
 }
 
-fn follow(stream: impl Read + Send + 'static, log: &Log, mut seen: impl FnMut(&str) + Send + 'static) -> JoinHandle<()> {
+fn follow(
+    stream: impl Read + Send + 'static,
+    log: &Log,
+    mut seen: impl FnMut(&str) + Send + 'static,
+) -> JoinHandle<()> {
     let log = Arc::clone(log);
     thread::spawn(move || {
         let mut stream = BufReader::new(stream);
