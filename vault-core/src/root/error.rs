@@ -107,8 +107,9 @@ pub enum RootError {
     /// Every root is newer than the store.
     #[error(
         "the store is older than its slot: the store is at epoch {store_epoch}, the root slot at {slot_epoch}, and the root \
-         that opens this store was wiped when later shreds became final. It is an old copy, and opens for nobody: put \
-         back the current store, or an old data plane beside the current key pages. Nothing was changed"
+         that opens this store was wiped when later shreds became final. It is an old copy, or it was damaged and lost its \
+         newest rows, and opens for nobody: put back the current store, or an old data plane beside the current key \
+         pages. Nothing was changed"
     )]
     OlderThanSlot {
         /// The epoch in the store's META.

@@ -15,7 +15,7 @@ use crate::codec::PAYLOAD_MAX;
 use crate::crypto::PageKey;
 
 /// Bytes of entries a leaf holds at most, unless it holds a single one.
-pub const LEAF_BYTES: usize = 1024;
+pub const LEAF_BYTES: usize = 1536;
 /// The largest payload, in bytes: whatever the codec writes, with its version byte.
 #[allow(clippy::cast_possible_truncation)]
 pub const PAYLOAD_BYTES_MAX: usize = PAYLOAD_MAX as usize + 1;

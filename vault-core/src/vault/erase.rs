@@ -10,11 +10,11 @@ use super::finalizer::Job;
 use super::records::{DirectoryEntry, ErasureRecord, SubjectState, Tombstone, decode, encode};
 use super::row;
 use super::session::{Session, Snapshot, reading};
-use super::stale;
 use super::subject::{self, Found};
 use super::types::{Erasure, ErasureCounts};
 use super::writer::Write;
 use super::{Inner, Vault};
+use super::{expire, stale};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::{ErasureId, SubjectId};
@@ -311,8 +311,9 @@ async fn shred_one(
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
     write.edits.push(stale::unmark(header, &directory));
-    let tombstone = DirectoryEntry::Tombstone(Tombstone { at: Timestamp::now(), erasure });
-    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&tombstone)?)));
+    let tombstone = Tombstone { at: Timestamp::now(), erasure };
+    write.edits.push(expire::index(header, &directory, tombstone.at));
+    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Tombstone(tombstone))?)));
     let rows = rows_of(inner, &record).await?;
     write.delta.subjects -= 1;
     write.delta.refused -= 1;

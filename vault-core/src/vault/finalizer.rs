@@ -5,7 +5,7 @@
 //! slot, then tell everybody that it is final. Ordinary writes go on meanwhile, for slots are never waited for by the
 //! writer. A slot that does not answer leaves shreds refused and not final; the round is tried again by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::erase::{self, ShredPart};
 use super::records::RotationRecord;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
-use super::stale;
 use super::writer::{Command, GroupError, RootDone, Write};
+use super::{expire, stale};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
 use crate::root::{Finish, RootEntry, SlotError};
-use crate::trie::EntryKey;
+use crate::trie::{EntryKey, Kind, Op};
 
 /// Subjects that one root batch shreds.
 const SHRED_MAX: usize = 500;
@@ -42,6 +42,8 @@ pub(crate) enum Job {
     Rotation(RotationRecord),
     /// Pause, resume, cancel or throttle one.
     Alter(Alteration),
+    /// Give the pages on the way to these keys fresh keys: theirs have sealed often enough.
+    Worn(Vec<(Kind, EntryKey)>),
     /// Finish the round, then end.
     Stop,
 }
@@ -53,8 +55,11 @@ pub(crate) struct Finalizer {
     inner: Arc<Inner>,
     session: Arc<Session>,
     shreds: VecDeque<(ErasureId, EntryKey)>,
+    /// How many of them share a root batch; one at a time after damage, so that it holds up nobody else.
+    together: usize,
     finals: Vec<(Write, Reply)>,
     rotations: Rotations,
+    worn: BTreeSet<(Kind, EntryKey)>,
     /// When to look for what ordinary writes left behind.
     tidy_at: Instant,
     retry_at: Option<Instant>,
@@ -81,8 +86,10 @@ impl Finalizer {
             inner,
             session,
             shreds,
+            together: SHRED_MAX,
             finals: Vec::new(),
             rotations,
+            worn: BTreeSet::new(),
             tidy_at: Instant::now() + TIDY_EVERY,
             retry_at: None,
             retry_after: RETRY.0,
@@ -137,6 +144,7 @@ impl Finalizer {
             Job::Shred { erasure, subjects } => self.shreds.extend(subjects.into_iter().map(|s| (erasure, s))),
             Job::Final { write, reply } => self.finals.push((write, reply)),
             Job::Rotation(record) => self.rotations.add(record),
+            Job::Worn(places) => self.worn.extend(places),
             Job::Alter(ask) => {
                 let outcome = self.rotations.alter(&self.inner, &self.session, &ask).await;
                 // Who asked may have gone away; it is done all the same.
@@ -184,8 +192,7 @@ impl Finalizer {
             return true;
         }
         self.tidy_at = Instant::now() + TIDY_EVERY;
-        let inner = &self.inner;
-        stale::sweep(inner, &self.session).await.is_ok_and(|writes| !writes.is_empty())
+        self.tidying().await.is_ok_and(|writes| !writes.is_empty())
     }
 
     /// Prepares the batch and has the writer commit it.
@@ -220,15 +227,26 @@ impl Finalizer {
 
     async fn prepare(&self) -> Result<(Option<ShredPart>, Vec<Write>), Error> {
         let mut writes = Vec::new();
-        let part: Vec<_> = self.shreds.iter().take(SHRED_MAX).copied().collect();
+        let part: Vec<_> = self.shreds.iter().take(self.together).copied().collect();
         let mut shredded = None;
         if !part.is_empty() {
             let (part, write) = erase::prepare_final(&self.inner, &self.session, part).await?;
             writes.push(write);
             shredded = Some(part);
         }
-        writes.extend(stale::sweep(&self.inner, &self.session).await?);
+        writes.extend(self.tidying().await?);
         Ok((shredded, writes))
+    }
+
+    /// What ordinary writes and time left to be removed.
+    async fn tidying(&self) -> Result<Vec<Write>, Error> {
+        let mut writes = stale::sweep(&self.inner, &self.session).await?;
+        writes.extend(expire::sweep(&self.inner, &self.session).await?);
+        if !self.worn.is_empty() {
+            let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();
+            writes.push(Write { edits, ..Write::default() });
+        }
+        Ok(writes)
     }
 
     /// Overwrites the old root in every slot, for as long as it takes: nothing is final before.
@@ -257,8 +275,12 @@ impl Finalizer {
         self.retry_at = None;
         self.retry_after = RETRY.0;
         self.session.set_waiting(Vec::new());
+        self.worn.clear();
         if let Some(part) = committed.shredded {
             self.shreds.drain(..part.taken);
+            if self.shreds.is_empty() {
+                self.together = SHRED_MAX;
+            }
             if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {
                 tracing::warn!(%error, "the time of a final erasure is noted at the next start");
             }
@@ -286,7 +308,21 @@ impl Finalizer {
             let slots: Vec<&String> = slots.iter().map(|(name, _)| name).collect();
             tracing::warn!(?slots, "a staged root that was not used could not be wiped yet");
         }
+        if matches!(error, Error::Damaged(_)) {
+            self.step_aside(error).await;
+        }
         self.postpone(error.to_string());
+    }
+
+    /// Something that the round needs is damaged: what meets the damage must not keep the rest from becoming final.
+    async fn step_aside(&mut self, error: &Error) {
+        if let Err(error) = self.rotations.fail(&self.session, &error.to_string()).await {
+            tracing::warn!(%error, "a failed rotation could not be noted");
+        }
+        if self.together == 1 {
+            self.shreds.rotate_left(usize::from(!self.shreds.is_empty()));
+        }
+        self.together = 1;
     }
 
     fn postpone(&mut self, reason: String) {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `life` | create, open, unlock, lock, status, close |
 //! | `put`, `read`, `erase`, `rotate`, `callers`, `verify` | the use cases |
-//! | `subject`, `row`, `records`, `meta`, `stale` | how a subject lies in the trie and in rows |
+//! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
+//! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, old tombstones |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -12,6 +13,7 @@
 
 mod callers;
 mod erase;
+mod expire;
 mod finalizer;
 #[cfg(test)]
 mod forensic;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
 use crate::schema::FieldSpec;
 use crate::time::Timestamp;
-use crate::trie::{Header, Kind, Op, Payload};
+use crate::trie::{self, Header, Kind, Op, Payload};
 
 /// How often a write is prepared again because the subject changed meanwhile.
 const ATTEMPTS: usize = 64;
@@ -178,7 +178,13 @@ impl Inner {
         parsed: &[Parsed<'_>],
         options: &PutOptions,
     ) -> Result<Prepared, Error> {
-        reading!(session, |snapshot| self.prepare_from(&snapshot, id, parsed, options).await)
+        reading!(session, |snapshot| {
+            let prepared = self.prepare_from(&snapshot, id, parsed, options).await;
+            match &prepared {
+                Ok(ready) => self.prefetch(&snapshot.header, ready).await.and(prepared),
+                Err(_) => prepared,
+            }
+        })
     }
 
     async fn prepare_from(
@@ -206,6 +212,14 @@ impl Inner {
             }
             Some(DirectoryEntry::Tombstone(_)) | None => self.enrol(header, &found, id, parsed, options, now),
         }
+    }
+
+    /// Reads the pages that the writer will need, so that it finds them in the cache.
+    async fn prefetch(&self, header: &Header, prepared: &Prepared) -> Result<(), Error> {
+        for (kind, key, _) in &prepared.write.edits {
+            trie::find(&self.pages, header, *kind, key).await?;
+        }
+        Ok(())
     }
 
     /// A new subject: new keys, one row, its lookup entries.

@@ -264,6 +264,21 @@ impl Rotations {
         session.commit(writes).await.map(|_| ())
     }
 
+    /// Ends those that take part in a round which met damage.
+    pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
+        let (failed, rest) = std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
+        self.active = rest;
+        let header = session.snapshot().header.clone();
+        let mut writes = Vec::new();
+        for Active { mut record, .. } in Vec::<Active>::from(failed) {
+            record.state = RotationState::Failed;
+            record.finished_at = Some(Timestamp::now());
+            record.detail = Some(detail.to_owned());
+            writes.push(noting(&header, &record)?);
+        }
+        session.commit(writes).await.map(|_| ())
+    }
+
     /// The round did not take place.
     pub(crate) fn postponed(&mut self) {
         self.active.iter_mut().for_each(|a| a.taking_part = false);

@@ -222,6 +222,27 @@ async fn shreds_one_and_many_and_remembers() {
 }
 
 #[tokio::test]
+async fn a_tombstone_expires_and_is_taken_out() {
+    let mut fixture = Fixture::new().await;
+    fixture.put("a", &[PHONE]).await.unwrap();
+    fixture.put("b", &[PHONE]).await.unwrap();
+    fixture.shred(&["a", "b"]).await;
+    let enrol = PutOptions { enrol_again: true, ..PutOptions::default() };
+    fixture.vault.put_fields(&id("b"), changes(&[EMAIL]), &enrol).await.unwrap();
+    assert!(matches!(fixture.read("a", "phone").await, Err(Error::Shredded)));
+    fixture.vault.close().await.unwrap();
+    let options = VaultOptions { tombstone_seconds: 0, ..VaultOptions::default() };
+    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir)], options).await.unwrap();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    assert!(matches!(fixture.read("a", "phone").await, Err(Error::UnknownSubject)), "as soon as it is read");
+    fixture.rotate(Layer::Root).await;
+    let counts = fixture.vault.status().counts.unwrap();
+    assert_eq!((counts.subjects, counts.tombstones), (1, 0), "any root batch takes it out");
+    assert_eq!(fixture.read("b", "email").await.unwrap(), EMAIL.1);
+    assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
 async fn forgets_one_field_and_keeps_the_rest() {
     let mut fixture = Fixture::new().await;
     let address = format!(r#""{}""#, "Long Street ".repeat(600));
@@ -448,4 +469,49 @@ async fn an_older_store_is_refused_in_plain_words() {
     let stale = fixture.open(old).await.unwrap();
     let refused = stale.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap_err();
     assert!(refused.to_string().contains("older than its slot"), "{refused}");
+}
+
+#[tokio::test]
+async fn damage_holds_up_nobody_else() {
+    let mut fixture = Fixture::new().await;
+    for n in 0..200 {
+        fixture.put(&format!("s{n}"), &[("email", &format!(r#""user{n}@example.org""#))]).await.unwrap();
+    }
+    // One page of the lookups is lost.
+    let session = fixture.vault.session().unwrap();
+    let header = session.snapshot().header.clone();
+    let mut lost = Vec::new();
+    let mut note_lookups = |visit: crate::trie::Visit<'_>| {
+        if let crate::trie::Visit::Page { kind: crate::trie::Kind::Lookups, row, .. } = visit {
+            lost = row.to_vec();
+        }
+    };
+    crate::trie::walk(&fixture.vault.inner.pages, &header, &mut note_lookups).await.unwrap();
+    let batch = crate::store::Batch { delete: vec![lost], ..Default::default() };
+    fixture.store.commit(batch).await.unwrap();
+    drop(session);
+    fixture.restart().await;
+    let report = fixture.vault.verify(&|_, _| ()).await.unwrap();
+    assert!(report.problems.iter().any(|p| p.contains("missing")), "{:?}", report.problems);
+
+    let rotation = fixture.vault.rotate(Layer::Keks, None).await.unwrap();
+    for _ in 0..400 {
+        if fixture.vault.rotation(rotation.id).await.unwrap().state == RotationState::Failed {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let failed = fixture.vault.rotation(rotation.id).await.unwrap();
+    assert_eq!(failed.state, RotationState::Failed);
+    assert!(failed.detail.unwrap().contains("damaged"));
+
+    let all: Vec<SubjectId> = (0..20).map(|n| id(&format!("s{n}"))).collect();
+    let erasure = fixture.vault.shred(all, "test", None).await.unwrap();
+    for _ in 0..1000 {
+        if fixture.vault.erasure(erasure.id).await.unwrap().counts.r#final >= 10 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("most subjects are not in the lost page, and still they are not final");
 }

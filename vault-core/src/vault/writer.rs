@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
 use super::row;
 use super::session::{Session, Snapshot};
@@ -271,6 +272,10 @@ impl Writer {
             }
         }
         self.pages.publish(&applied);
+        if !applied.worn.is_empty() {
+            // The finalizer is gone only if the vault is being locked; the next reseal tells it again.
+            let _ = self.session.finalizer.send(Job::Worn(std::mem::take(&mut applied.worn)));
+        }
         self.meta_row = meta_row;
         self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence });
         Ok(())

@@ -108,9 +108,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         use vault_core::root::{RootError, SlotError};
         match &error {
-            Error::Damaged(_)
+            // A damaged store may open as an older one, for the engine drops what follows the damage.
+            Error::Root(
+                RootError::OlderThanSlot { .. } | RootError::NewerThanSlot { .. } | RootError::HeaderDamaged { .. },
+            )
+            | Error::Damaged(_)
             | Error::Store(StoreError::Corrupt(_))
-            | Error::Root(RootError::HeaderDamaged { .. })
             | Error::Slot(SlotError::Damaged { .. }) => Self::damage(error.to_string()),
             _ => Self::failed(error.to_string()),
         }
@@ -171,6 +174,8 @@ mod tests {
         let exit = |failure: Failure| failure.of_verification().exit;
         assert_eq!(exit(Error::Damaged("a page").into()), 8);
         assert_eq!(exit(Error::Store(StoreError::Corrupt("a checksum".to_owned())).into()), 8);
+        let older = vault_core::root::RootError::OlderThanSlot { store_epoch: 1, slot_epoch: 4 };
+        assert_eq!(exit(Error::Root(older).into()), 8);
         assert_eq!(exit(Error::WrongUnlockKey.into()), 1);
         assert_eq!(exit(Failure::store_in_use(Path::new("x"))), 1);
         assert_eq!(Failure::from(Error::Damaged("a page")).exit, 1);

@@ -57,18 +57,18 @@ async fn random_batches_agree() {
 
 #[tokio::test]
 async fn knotty_batches_agree() {
-    for seed in 100..140 {
+    for seed in 100..125 {
         run(seed, 20, 12, true).await;
     }
 }
 
 #[tokio::test]
 async fn large_batches_agree() {
-    run(7, 4, 3000, false).await;
+    run(7, 4, 2000, false).await;
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_batches_agree(seed: u64, batches in 1usize..12, edits in 1usize..60, knotty: bool) {
