@@ -86,6 +86,8 @@ impl Subject {
             200..=202 => false,
             404 => wanted == State::Shredded && self.known == State::Absent,
             410 => self.known == State::Shredded,
+            // Enrolled again before its shred is final.
+            409 => self.known == State::Shredded && matches!(wanted, State::Value(_)),
             // The engine is going away under it; whether the write is there shows after the restart.
             503 => return false,
             _ => panic!("{method} {path} of {:?}: {} {}", self.known, answer.status, answer.body),

@@ -99,8 +99,9 @@ fn both_a_passphrase_and_a_key_file_open_one_vault() {
     let config = vault.config();
     server(&["verify", "--no-progress", "--config", config.to_str().unwrap()]).expect(0);
     fs::write(vault.root().join("passphrase"), "incorrect horse battery\n").unwrap();
-    server(&["verify", "--no-progress", "--config", config.to_str().unwrap()]).refused(1, "unlock key");
-    vault.refusal().says("unlock key");
+    server(&["verify", "--no-progress", "--config", config.to_str().unwrap()])
+        .refused(1, "does not open the root slot");
+    vault.refusal().says("does not open the root slot");
 }
 
 #[test]
@@ -226,11 +227,9 @@ fn damage_is_found_and_listed_or_told() {
         match checked.code {
             // It hit what the engine no longer needs.
             Some(0) => {}
-            Some(8) => {
-                assert!(!checked.out.trim().is_empty(), "the damage is listed");
-                listed += 1;
-            }
-            Some(1) => assert!(checked.err.trim().len() > 20, "{}", checked.err),
+            Some(8) if !checked.out.trim().is_empty() => listed += 1,
+            // The store as a whole does not open.
+            Some(1 | 8) => assert!(checked.err.contains("damaged"), "{}", checked.err),
             other => panic!("{other:?}: {} {}", checked.out, checked.err),
         }
         crate::harness::plain_words(&format!("{}{}", checked.out, checked.err));

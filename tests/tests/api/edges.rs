@@ -133,10 +133,12 @@ fn bodies_have_a_limit() {
             token.trim()
         )
     };
-    // Announced: refused before a byte of it is sent.
-    let answer = raw(&running, head("/v1/lookups", "content-length: 1048577\r\n").as_bytes());
+    // Announced, and the server asked first: refused before a byte of it is sent.
+    let expect = "expect: 100-continue\r\ncontent-length: 1048577\r\n";
+    let answer = raw(&running, head("/v1/lookups", expect).as_bytes());
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"too_large\""), "{answer}");
-    let answer = raw(&running, head("/v1/batch/write", "content-length: 8388609\r\n").as_bytes());
+    let answer =
+        raw(&running, head("/v1/batch/write", "expect: 100-continue\r\ncontent-length: 8388609\r\n").as_bytes());
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"too_large\""), "{answer}");
     // Not announced: refused once it is too long.
     let mut request = head("/v1/lookups", "transfer-encoding: chunked\r\n").into_bytes();
@@ -145,6 +147,7 @@ fn bodies_have_a_limit() {
         request.extend_from_slice(&[b' '; 0x10000]);
         request.extend_from_slice(b"\r\n");
     }
+    request.extend_from_slice(b"0\r\n\r\n");
     let answer = raw(&running, &request);
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"too_large\""), "{answer}");
 

@@ -47,7 +47,7 @@ fn a_vault_with_a_configured_key_is_locked_and_unlocked() {
 
     running.nobody().post("/v1/unlock", &json!({})).problem(401, "unauthenticated");
     assert_eq!(auditor.post("/v1/unlock", &json!({})).problem(403, "forbidden")["rule"], "role");
-    admin.post("/v1/unlock", &json!({ "passphrase": "there is none" })).problem(403, "wrong_unlock_key");
+    admin.post("/v1/unlock", &json!({ "passphrase": "there is none" })).problem(409, "conflict");
     assert_eq!(admin.post("/v1/unlock", &json!({})).expect(200).json(), json!({ "state": "unlocked" }));
     assert_eq!(admin.field("jane", "name").expect(200).json()["value"], "Jane");
     running.nobody().get("/readyz").expect(200);

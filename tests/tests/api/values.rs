@@ -125,7 +125,7 @@ fn values_come_back_byte_for_byte() {
 fn large_values_are_kept_and_larger_ones_refused() {
     let vault = Vault::configured();
     let running = vault.start();
-    let notes = "n".repeat(30_000);
+    let notes = "n".repeat(15_000);
     running.admin.set("jane", &json!({ "device": { "notes": notes } })).expect(201);
     let read = running.admin.field("jane", "device").expect(200).json();
     assert_eq!(read["value"]["notes"].as_str().unwrap().len(), notes.len());
