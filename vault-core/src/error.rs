@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the API token is missing, unknown, expired or revoked")]
     Unauthenticated,
     /// The passphrase or key file does not open the slot.
-    #[error("this passphrase or key does not open the root slot")]
+    #[error("this passphrase or key does not open the root slot: check it, and try again")]
     WrongUnlockKey,
     /// A root slot does not answer.
     #[error(transparent)]

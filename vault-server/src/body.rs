@@ -23,6 +23,10 @@ pub(crate) const BODY_MAX: usize = 1024 * 1024;
 pub(crate) const BATCH_BODY_MAX: usize = 8 * 1024 * 1024;
 /// How long a body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(60);
+/// How much of a body that is too large is read all the same, in bytes: who is still sending it may not see the answer.
+const DISCARD_MAX: usize = 16 * 1024 * 1024;
+/// How long that may take.
+const DISCARD: Duration = Duration::from_secs(5);
 
 /// A JSON body, whole, and wiped when it is dropped.
 pub(crate) struct JsonBody(Zeroizing<Vec<u8>>);
@@ -62,15 +66,17 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let limit = limit(&parts);
         let announced = content_length(&parts.headers);
         if announced.is_some_and(|length| length > limit) {
-            return Err(too_large());
+            return Err(refuse(body, &parts.headers).await);
         }
-        let collecting = collect(body, announced.unwrap_or(4096), limit);
+        let collecting = collect(&mut body, announced.unwrap_or(4096), limit);
         let late = |_| Problem::new(Kind::Timeout, "the body did not arrive within a minute: send it again");
-        let bytes = tokio::time::timeout(ARRIVAL, collecting).await.map_err(late)??;
+        let Some(bytes) = tokio::time::timeout(ARRIVAL, collecting).await.map_err(late)?? else {
+            return Err(refuse(body, &parts.headers).await);
+        };
         if !bytes.is_empty() && !is_json(&parts.headers) {
             let told = "send the body with `Content-Type: application/json`";
             return Err(Problem::new(Kind::UnsupportedMediaType, told));
@@ -102,18 +108,43 @@ fn too_large() -> Problem {
     )
 }
 
-/// Gathers a body in one buffer of the announced size, for a buffer that grows leaves copies behind.
-async fn collect(mut body: Body, announced: usize, limit: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
+/// Refuses a body that is too large, once its sender will see the answer: at once, if it waits to be asked for the body.
+async fn refuse(body: Body, headers: &HeaderMap) -> Problem {
+    if !headers.contains_key(header::EXPECT) {
+        // Whether it is all read or not, the answer is the same.
+        let _ = tokio::time::timeout(DISCARD, discard(body)).await;
+    }
+    too_large()
+}
+
+async fn discard(mut body: Body) {
+    let mut left = DISCARD_MAX;
+    while let Some(Ok(data)) = next(&mut body).await {
+        left = left.saturating_sub(data.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// Gathers a body in one buffer of the announced size, for a buffer that grows leaves copies behind; none if it is longer
+/// than `limit`.
+async fn collect(body: &mut Body, announced: usize, limit: usize) -> Result<Option<Zeroizing<Vec<u8>>>, Problem> {
     let mut whole = Zeroizing::new(Vec::with_capacity(announced));
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|_| Problem::malformed("the body ended before it was complete"))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = next(body).await {
+        let data = data.map_err(|_| Problem::malformed("the body ended before it was complete"))?;
         if whole.len() + data.len() > limit {
-            return Err(too_large());
+            return Ok(None);
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole)
+    Ok(Some(whole))
+}
+
+/// The next part of a body; trailers are none of it.
+async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 /// The subject that a path names.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use vault_core::Error;
+use vault_core::root::SlotError;
 use vault_core::schema::SchemaError;
 
 /// The kinds of problem; each has one status, one code and one title.
@@ -201,6 +202,10 @@ impl From<Error> for Problem {
             Error::DiskFull => Self::new(Kind::DiskFull, told),
             Error::Overloaded => Self::retry(Kind::Overloaded, 1, "too many requests are waiting: retry shortly"),
             Error::Failed => logged(Kind::EngineFailed, told),
+            Error::Slot(SlotError::NoSuchMethod { .. }) => Self::new(
+                Kind::Conflict,
+                "no root slot of this vault is unlocked in this way: use its key file or passphrase",
+            ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),

@@ -101,7 +101,7 @@ fn greeting(address: SocketAddr, data: &Path) -> String {
          \n\
          try:\n  \
          curl -H \"Authorization: Bearer $(cat {token})\" http://{address}/v1/status\n  \
-         {client} subject put jane name=\"Jane Doe\" phone=+971501238301\n  \
+         {client} subject put jane name=\"Jane Doe\" phone=+12015550123\n  \
          {client} subject show jane --view full --purpose account\n",
         data = data.display(),
     )

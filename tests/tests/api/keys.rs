@@ -1,0 +1,159 @@
+//! Rotations while the vault serves: started, watched, paused, resumed, cancelled, and resumed by a restart.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Vault, wait_for};
+
+fn enrol(admin: &Client, count: usize) {
+    let item = |number| {
+        let phone = format!("+9715012{number:05}");
+        json!({ "subject": format!("s{number}"), "fields": { "name": format!("n{number}"), "phone": phone } })
+    };
+    let items: Vec<_> = (0..count).map(item).collect();
+    for chunk in items.chunks(500) {
+        let answer = admin.post("/v1/batch/write", &json!({ "items": chunk })).expect(200).json();
+        assert!(answer["results"].as_array().unwrap().iter().all(|result| result["status"] == 201), "{answer}");
+    }
+}
+
+fn all_there(admin: &Client, count: usize) {
+    for number in [0, 1, count / 2, count - 1] {
+        let read = admin.field(&format!("s{number}"), "name").expect(200).json();
+        assert_eq!(read["value"], format!("n{number}"));
+        let found = admin.find(&json!({ "field": "phone", "value": format!("+9715012{number:05}") }));
+        assert_eq!(found, [format!("s{number}")]);
+    }
+}
+
+fn path(rotation: &Value) -> String {
+    format!("/v1/keys/rotations/{}", rotation["id"].as_str().unwrap())
+}
+
+fn reaches(admin: &Client, rotation: &Value, state: &str) -> Value {
+    wait_for(state, || {
+        let shown = admin.get(&path(rotation)).expect(200).json();
+        assert_ne!(shown["state"], "failed", "{shown}");
+        (shown["state"] == state).then_some(shown)
+    })
+}
+
+fn layer(admin: &Client, name: &str) -> Value {
+    let keys = admin.get("/v1/keys").expect(200).json();
+    keys["layers"].as_array().unwrap().iter().find(|layer| layer["layer"] == name).unwrap().clone()
+}
+
+#[test]
+fn the_root_rotates() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    enrol(admin, 20);
+    let slot = || std::fs::read(vault.data().join("root.slot")).unwrap();
+    let (before, old_slot) = (layer(admin, "root"), slot());
+    let started = admin.post("/v1/keys/rotations", &json!({ "layer": "root" })).expect(202);
+    assert_eq!(started.header("location"), Some(path(&started.json()).as_str()));
+    let done = reaches(admin, &started.json(), "done");
+    assert_eq!((&done["layer"], done["done"] == done["total"]), (&json!("root"), true));
+    assert!(done["finished_at"].is_string() && done["started_at"].is_string());
+    let after = layer(admin, "root");
+    assert!(after["version"].as_u64() > before["version"].as_u64(), "{before} {after}");
+    assert_eq!(after["last_rotation"]["id"], done["id"]);
+    assert_ne!(old_slot, slot());
+    assert_eq!(layer(admin, "unlock")["methods"], json!(["key-file"]));
+    all_there(admin, 20);
+    running.stop();
+    let running = vault.start();
+    all_there(&running.admin, 20);
+    running.stop();
+}
+
+#[test]
+fn page_keys_rotate_can_be_paused_and_go_on_after_a_restart() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    enrol(admin, 1000);
+    let started = admin.post("/v1/keys/rotations", &json!({ "layer": "keks", "rate": 1 })).expect(202).json();
+    assert_eq!((&started["layer"], &started["rate"]), (&json!("keks"), &json!(1)));
+    let paused = admin.patch(&path(&started), &json!({ "state": "paused" })).expect(200).json();
+    assert_eq!(paused["state"], "paused");
+    admin.set("late", &json!({ "name": "written meanwhile" })).expect(201);
+    admin.delete("/v1/subjects/s5").expect(200);
+    assert_eq!(admin.get(&path(&started)).expect(200).json()["state"], "paused");
+    running.stop();
+
+    let running = vault.start();
+    let admin = &running.admin;
+    assert_eq!(admin.get(&path(&started)).expect(200).json()["state"], "paused", "a rest outlives a restart");
+    let resumed = admin.patch(&path(&started), &json!({ "state": "running", "rate": 1_000_000 })).expect(200).json();
+    assert!(["running", "queued", "done"].contains(&resumed["state"].as_str().unwrap()), "{resumed}");
+    let done = reaches(admin, &started, "done");
+    assert!(done["done"].as_u64() > Some(0) && done["done"] == done["total"], "{done}");
+    assert_eq!(layer(admin, "keks")["last_rotation"]["id"], done["id"]);
+    all_there(admin, 1000);
+    assert_eq!(admin.field("late", "name").expect(200).json()["value"], "written meanwhile");
+    admin.get("/v1/subjects/s5").problem(410, "shredded");
+    admin.patch(&path(&started), &json!({ "state": "paused" })).problem(409, "conflict");
+    running.stop();
+    vault.verify().expect(0);
+}
+
+#[test]
+fn a_rotation_is_cancelled_and_the_vault_is_as_good_as_before() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    enrol(admin, 600);
+    let started = admin.post("/v1/keys/rotations", &json!({ "layer": "keks", "rate": 1 })).expect(202).json();
+    let cancelled = admin.patch(&path(&started), &json!({ "state": "cancelled" })).expect(200).json();
+    assert_eq!(cancelled["state"], "cancelled");
+    admin.patch(&path(&started), &json!({ "state": "running" })).problem(409, "conflict");
+    all_there(admin, 600);
+    let listed = admin.get("/v1/keys/rotations").expect(200).json();
+    assert!(listed["data"].as_array().unwrap().iter().any(|rotation| rotation["id"] == started["id"]), "{listed}");
+    let again = admin.post("/v1/keys/rotations", &json!({ "layer": "keks" })).expect(202).json();
+    reaches(admin, &again, "done");
+    all_there(admin, 600);
+    running.stop();
+    vault.verify().expect(0);
+}
+
+#[test]
+fn what_is_no_rotation_is_refused() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    for layer in ["deks", "lookups", "unlock", "nonsense", ""] {
+        let refused = admin.post("/v1/keys/rotations", &json!({ "layer": layer }));
+        assert_eq!(refused.problem(422, "invalid_value")["field"], "layer");
+    }
+    let refused = admin.post("/v1/keys/rotations", &json!({ "layer": "keks", "rate": 0 }));
+    assert_eq!(refused.problem(422, "invalid_value")["field"], "rate");
+    admin.get("/v1/keys/rotations/nonsense").problem(404, "not_found");
+    let absent = "/v1/keys/rotations/00000000000000000000000000000000";
+    admin.patch(absent, &json!({ "state": "paused" })).problem(404, "not_found");
+    let done = admin.post("/v1/keys/rotations", &json!({ "layer": "root" })).expect(202).json();
+    reaches(admin, &done, "done");
+    let odd = admin.patch(&path(&done), &json!({ "state": "done" }));
+    assert_eq!(odd.problem(422, "invalid_value")["field"], "state");
+    running.stop();
+}
+
+#[test]
+fn the_command_line_rotates_and_shows_keys() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    enrol(&running.admin, 30);
+    let status = running.cli(&["key", "status"]).expect(0);
+    for layer in ["root", "keks", "lookups"] {
+        assert!(status.out.contains(layer), "{}", status.out);
+    }
+    running.cli(&["key", "rotate", "root", "--wait"]).expect(0);
+    let started = running.cli(&["--output", "json", "key", "rotate", "keks"]).expect(0);
+    let started: Value = serde_json::from_str(&started.out).unwrap();
+    running.cli(&["key", "watch", started["id"].as_str().unwrap()]).expect(0);
+    running.cli(&["key", "watch", "nonsense"]).expect(3);
+    running.cli(&["key", "rotate", "deks"]).expect(2);
+    all_there(&running.admin, 30);
+    running.stop();
+}

@@ -1,0 +1,32 @@
+//! Finds the programs under test, built from the present sources.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The path of `vault-server` or `vault-cli`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(build).join(name)
+}
+
+/// Builds both with the profile and into the directory of this test, so that they are there and never stale.
+fn build() -> PathBuf {
+    // target/<profile>/deps/<this test>
+    let own = env::current_exe().unwrap();
+    let directory = own.ancestors().nth(2).unwrap().to_owned();
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(other) => other,
+        None => panic!("the test does not run from a target directory"),
+    };
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+        .args(["build", "--quiet", "-p", "vault-server", "-p", "vault-cli", "--profile", profile, "--target-dir"])
+        .arg(directory.parent().unwrap())
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .status()
+        .unwrap();
+    assert!(status.success(), "the programs under test do not build");
+    directory
+}

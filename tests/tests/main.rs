@@ -1,0 +1,18 @@
+//! The vault from outside: the real server, the real command line, a client that knows only the contract.
+//!
+//! Every test makes vaults of its own in a temporary directory and leaves no process behind. What a test needs and the
+//! machine does not have skips it with a line that starts with `SKIPPED:`; `UDV_TEST_REQUIRE=all` makes that a failure.
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod crash;
+mod disk;
+mod faults;
+mod forensic;
+mod harness;
+mod logs;
+mod readme;
+mod site;
+mod stop;
+mod story;
+mod tls;
