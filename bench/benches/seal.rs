@@ -83,7 +83,7 @@ fn bare(group: &mut BenchmarkGroup<'_, CpuTime>, padded: usize) {
         Hkdf::<Sha256>::from_prk(&prk).expect("32 bytes").expand(info, &mut keys).expect("64 bytes are few");
         Aes256Gcm::new_from_slice(&keys[..32]).expect("32 bytes")
     };
-    let mut seal = |buffer: &mut Vec<u8>| -> Tag {
+    let seal = |buffer: &mut Vec<u8>| -> Tag {
         cipher(black_box(&info))
             .encrypt_inout_detached(&Nonce::from(nonce), &header, buffer.as_mut_slice().into())
             .expect("a few KiB are below the limit")
