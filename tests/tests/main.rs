@@ -12,6 +12,7 @@ mod forensic;
 mod harness;
 mod logs;
 mod readme;
+mod records;
 mod site;
 mod stop;
 mod story;
