@@ -266,11 +266,11 @@ impl Rotations {
 
     /// Ends those that take part in a round which met damage.
     pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
-        let (failed, rest) = std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
+        let (failed, rest): (Vec<Active>, Vec<Active>) = std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
         self.active = rest;
         let header = session.snapshot().header.clone();
         let mut writes = Vec::new();
-        for Active { mut record, .. } in Vec::<Active>::from(failed) {
+        for Active { mut record, .. } in failed {
             record.state = RotationState::Failed;
             record.finished_at = Some(Timestamp::now());
             record.detail = Some(detail.to_owned());

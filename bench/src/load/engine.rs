@@ -1,0 +1,156 @@
+//! The limit for what writes: the bare storage engine with rows of the sizes that the vault's own have.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vault_bench::seeded::Seeded;
+use vault_core::store::{Batch, SledOptions, SledStore, Store};
+
+use super::Failure;
+use super::runner::{Figures, count, until};
+use super::work::Work;
+
+/// Rows read or written at once when a store is looked through or filled.
+const STRIDE: usize = 1000;
+/// Pages that a new subject changes: its directory leaf and two of lookups.
+const PAGES_A_SUBJECT: usize = 3;
+/// What the keys of data rows begin with.
+const DATA: u8 = b'd';
+/// What the keys of pages begin with.
+const PAGE: u8 = b'p';
+
+/// How many rows of each sort a store has, and their mean sizes in bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shape {
+    pub(super) data_rows: usize,
+    pub(super) data_bytes: usize,
+    pub(super) page_rows: usize,
+    pub(super) page_bytes: usize,
+}
+
+impl Shape {
+    /// The shape of a vault's store whose server has stopped.
+    pub(super) async fn of_store(dir: &Path) -> Result<Shape, Failure> {
+        let store = SledStore::open(dir, SledOptions::default())?;
+        let mut shape = Shape::default();
+        let mut start = Vec::new();
+        loop {
+            let rows = store.scan(&start, None, STRIDE).await?;
+            let Some((last, _)) = rows.last() else { break };
+            start = [last.as_slice(), &[0]].concat();
+            for (key, value) in &rows {
+                shape.add(key, value);
+            }
+        }
+        store.close().await?;
+        shape.data_bytes /= shape.data_rows.max(1);
+        shape.page_bytes /= shape.page_rows.max(1);
+        Ok(shape)
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let (rows, bytes) = match key.first() {
+            Some(&DATA) => (&mut self.data_rows, &mut self.data_bytes),
+            Some(&PAGE) => (&mut self.page_rows, &mut self.page_bytes),
+            _ => return,
+        };
+        (*rows, *bytes) = (*rows + 1, *bytes + value.len());
+    }
+}
+
+/// An engine that holds as many rows as the vault's did.
+pub(super) struct Bed {
+    store: Arc<SledStore>,
+    shape: Shape,
+    subjects: Rc<Cell<u64>>,
+    chooser: Rc<RefCell<Seeded>>,
+}
+
+impl Bed {
+    /// Makes one in `dir`.
+    pub(super) async fn fill(dir: &Path, shape: Shape) -> Result<Bed, Failure> {
+        let store = Arc::new(SledStore::open(dir, SledOptions::default())?);
+        let subjects = Rc::new(Cell::new(0));
+        let bed = Bed { store, shape, subjects, chooser: Rc::new(RefCell::new(Seeded::new(9))) };
+        for first in (0..shape.page_rows).step_by(STRIDE) {
+            let numbers = first..shape.page_rows.min(first + STRIDE);
+            let put = numbers.map(|number| (page_key(number as u64), bed.noise(shape.page_bytes))).collect();
+            bed.store.commit(Batch { put, ..Batch::default() }).await?;
+        }
+        for first in (0..shape.data_rows).step_by(STRIDE) {
+            let put = (first..shape.data_rows.min(first + STRIDE)).map(|_| bed.new_row()).collect();
+            bed.store.commit(Batch { put, ..Batch::default() }).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Keeps `writers` busy with commits as `work` makes them, each waited for.
+    pub(super) async fn measure(&self, work: Work, writers: u16, time: Duration) -> Result<Figures, Failure> {
+        let deadline = Instant::now() + time;
+        let worker = |_| {
+            let bed = self.share();
+            async move { until(deadline, async || Ok(bed.store.commit(bed.batch(work)).await?)).await }
+        };
+        count((0..writers).map(worker).collect(), work.unit().1, std::process::id()).await
+    }
+
+    /// Closes the engine.
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        Ok(self.store.close().await?)
+    }
+
+    fn share(&self) -> Bed {
+        Bed {
+            store: Arc::clone(&self.store),
+            shape: self.shape,
+            subjects: Rc::clone(&self.subjects),
+            chooser: Rc::clone(&self.chooser),
+        }
+    }
+
+    /// The rows that `work` puts: for an update a row anew; for a new subject its row and other versions of pages.
+    fn batch(&self, work: Work) -> Batch {
+        let put = match work {
+            Work::Enrol { batch } => {
+                let subjects = usize::try_from(batch).expect("a batch is small");
+                let pages = (0..subjects * PAGES_A_SUBJECT).map(|_| self.below(self.shape.page_rows as u64));
+                // A page that several subjects share is written once.
+                let pages: BTreeSet<u64> = pages.collect();
+                let pages = pages.into_iter().map(|page| (page_key(page), self.noise(self.shape.page_bytes)));
+                (0..subjects).map(|_| self.new_row()).chain(pages).collect()
+            }
+            _ => vec![(data_key(self.below(self.subjects.get())), self.noise(self.shape.data_bytes))],
+        };
+        Batch { put, ..Batch::default() }
+    }
+
+    /// Data rows are in the order of their subjects' times.
+    fn new_row(&self) -> (Vec<u8>, Vec<u8>) {
+        let number = self.subjects.replace(self.subjects.get() + 1);
+        (data_key(number), self.noise(self.shape.data_bytes))
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.chooser.borrow_mut().below(bound.max(1))
+    }
+
+    fn noise(&self, len: usize) -> Vec<u8> {
+        let mut chooser = self.chooser.borrow_mut();
+        let mut out: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| chooser.number().to_le_bytes()).collect();
+        out.truncate(len);
+        out
+    }
+}
+
+fn data_key(number: u64) -> Vec<u8> {
+    // As long as a version 7 uuid, an ordinal and the first byte.
+    [&[DATA][..], &number.to_be_bytes(), &[0; 10]].concat()
+}
+
+fn page_key(number: u64) -> Vec<u8> {
+    [&[PAGE][..], &Seeded::new(number).bytes::<32>()].concat()
+}
