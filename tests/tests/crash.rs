@@ -94,7 +94,8 @@ impl Subject {
         };
         // A refusal that is right for what is known; any other contradicts what was acknowledged.
         assert!(refused || answer.status < 400, "{method} {path} of {:?}: {}", self.known, answer.body);
-        if !refused && !(method == "POST" && self.known == State::Absent) {
+        let of_nobody = method == "POST" && self.known == State::Absent;
+        if !refused && !of_nobody {
             self.known = wanted;
         }
         self.unanswered = None;

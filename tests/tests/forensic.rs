@@ -22,8 +22,11 @@ fn is_gone(running: &Running, customer: &Customer) {
     }
 }
 
+/// Which rows, by their keys.
+type Chosen = fn(&[u8]) -> bool;
+
 /// Makes a store of chosen rows of two others.
-fn compose(target: &Path, parts: &[(&Path, fn(&[u8]) -> bool)]) {
+fn compose(target: &Path, parts: &[(&Path, Chosen)]) {
     let options = || SledOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -5,13 +5,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod cli;
 mod crash;
 mod disk;
 mod faults;
 mod forensic;
 mod harness;
+mod load;
 mod logs;
 mod readme;
+mod records;
 mod site;
 mod stop;
 mod story;
