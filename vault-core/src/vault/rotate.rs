@@ -266,7 +266,8 @@ impl Rotations {
 
     /// Ends those that take part in a round which met damage.
     pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
-        let (failed, rest): (Vec<Active>, Vec<Active>) = std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
+        let (failed, rest): (Vec<Active>, Vec<Active>) =
+            std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
         self.active = rest;
         let header = session.snapshot().header.clone();
         let mut writes = Vec::new();
