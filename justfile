@@ -28,3 +28,7 @@ demo:
 # Benchmarks of sealing and of the trie
 bench:
     cargo bench -p vault-bench
+
+# A real server under load, beside the limits of what it stands on
+load:
+    cargo run --release -p vault-bench -- load
