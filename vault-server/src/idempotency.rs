@@ -12,7 +12,7 @@ use crate::body::JsonBody;
 use crate::problem::Problem;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// What the header does, for the document.
 pub(crate) const TOLD: &str = "Sent again with the same key and body within 24 hours, the request is not done again: \
@@ -27,8 +27,6 @@ pub(crate) const NO_EFFECT_ON_READS: &str = "Accepted and without effect: the re
 /// What it does where repeating does no harm.
 pub(crate) const NO_EFFECT_ON_WRITES: &str =
     "Accepted and without effect: the same fields written again are the same, in a new version.";
-/// What the header of an answer says.
-pub(crate) const REPLAYED: &str = "`true` if the request had been done before. Absent otherwise.";
 
 /// The key that a request brings, if it brings one.
 pub(crate) struct Once(Option<IdempotencyKey>);
@@ -70,7 +68,7 @@ fn parse(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
 pub(crate) fn mark(mut response: Response, repeated: Option<u16>) -> Response {
     if let Some(status) = repeated {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(response.status());
-        response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
 }

@@ -177,7 +177,10 @@ pub(crate) struct Erasures<'a> {
     post, path = "/v1/erasures", tag = "erasures", request_body = NewErasure,
     params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD)),
     responses(
-        (status = 201, body = ErasureAnswer, headers(("Idempotency-Replayed" = bool, description = idempotency::REPLAYED))),
+        (
+            status = 201, body = ErasureAnswer,
+            headers(("Idempotency-Replayed" = bool, description = "True if the request had been done before"))
+        ),
         (status = 200, body = DryRun, description = "A dry run")
     )
 )]

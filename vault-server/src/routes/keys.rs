@@ -187,7 +187,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
     params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD)),
     responses((
         status = 202, body = RotationAnswer,
-        headers(("Idempotency-Replayed" = bool, description = idempotency::REPLAYED))
+        headers(("Idempotency-Replayed" = bool, description = "True if the request had been done before"))
     ))
 )]
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
