@@ -42,6 +42,9 @@ pub enum Error {
     /// The state of things does not allow it; the text says why.
     #[error("{0}")]
     Conflict(&'static str),
+    /// The idempotency key belongs to another request.
+    #[error("this idempotency key was used for another request: send this one with a key of its own")]
+    IdempotencyMismatch,
     /// The policy says no.
     #[error("refused by policy (rule {rule})")]
     Refused {

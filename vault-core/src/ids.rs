@@ -17,6 +17,9 @@ pub enum IdError {
     /// Not 32 hexadecimal digits.
     #[error("this id is 32 hexadecimal digits")]
     Hex,
+    /// Not 1 to 128 visible ASCII characters.
+    #[error("an idempotency key is 1 to 128 visible ASCII characters, best a random UUID")]
+    IdempotencyKey,
 }
 
 /// The caller's own id of a data subject: 1 to 256 bytes of UTF-8 without control characters.
@@ -41,6 +44,31 @@ impl SubjectId {
 impl std::fmt::Debug for SubjectId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SubjectId(..)")
+    }
+}
+
+/// What a caller names a request by, so that sending it again does not do it again: 1 to 128 visible ASCII characters.
+///
+/// A caller may have made it from a subject's id, so it has no `Display` and its `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Checks and takes a key.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let fits = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if fits { Ok(Self(text.to_owned())) } else { Err(IdError::IdempotencyKey) }
+    }
+
+    /// The key as the caller wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IdempotencyKey(..)")
     }
 }
 
@@ -169,6 +197,17 @@ mod tests {
             assert_eq!(SubjectId::parse(bad), Err(IdError::Subject));
         }
         assert_eq!(format!("{:?}", SubjectId::parse("jane@example.org").unwrap()), "SubjectId(..)");
+    }
+
+    #[test]
+    fn idempotency_keys_are_visible_ascii() {
+        for good in ["1", "b7c0a1de-4a0f-4a0e-9f65-0d1c2b3a4f5e", "~!", &"x".repeat(128)] {
+            assert_eq!(IdempotencyKey::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a\n", "é", "\u{7f}", &"x".repeat(129)] {
+            assert_eq!(IdempotencyKey::parse(bad), Err(IdError::IdempotencyKey));
+        }
+        assert_eq!(format!("{:?}", IdempotencyKey::parse("erase-jane").unwrap()), "IdempotencyKey(..)");
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl JsonBody {
         serde_json::from_slice(&self.0).map_err(|error| malformed(&error, T::SHAPE))
     }
 
+    /// The body as it was sent.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

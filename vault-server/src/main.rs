@@ -7,6 +7,7 @@ mod body;
 mod commands;
 mod config;
 mod files;
+mod idempotency;
 mod logging;
 mod metrics;
 mod openapi;

@@ -134,6 +134,19 @@ mod tests {
     }
 
     #[test]
+    fn every_request_that_makes_something_says_what_an_idempotency_key_does() {
+        let document = documented();
+        for path in ["erasures", "keys/rotations", "callers", "lookups", "batch/write", "batch/read"] {
+            let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
+            let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();
+            assert_eq!((&key["in"], &key["required"]), (&json!("header"), &json!(false)), "{path}");
+            assert!(key["description"].as_str().unwrap().len() > 20, "{path}");
+        }
+        let erasures = &document["paths"]["/v1/erasures"]["post"]["responses"]["201"]["headers"];
+        assert!(erasures.get("Idempotency-Replayed").is_some());
+    }
+
+    #[test]
     fn every_reference_resolves() {
         let document = documented();
         let text = document.to_string();

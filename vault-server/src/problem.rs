@@ -29,6 +29,7 @@ pub(crate) enum Kind {
     UnsupportedMediaType,
     InvalidValue,
     UndeclaredField,
+    IdempotencyMismatch,
     Locked,
     RateLimited,
     Internal,
@@ -58,6 +59,7 @@ impl Kind {
         Self::UnsupportedMediaType,
         Self::InvalidValue,
         Self::UndeclaredField,
+        Self::IdempotencyMismatch,
         Self::Locked,
         Self::RateLimited,
         Self::Internal,
@@ -87,6 +89,9 @@ impl Kind {
             Self::UnsupportedMediaType => (415, "unsupported_media_type", "The body is not JSON"),
             Self::InvalidValue => (422, "invalid_value", "A value is not what its field takes"),
             Self::UndeclaredField => (422, "undeclared_field", "The schema declares no such field"),
+            Self::IdempotencyMismatch => {
+                (422, "idempotency_mismatch", "The idempotency key belongs to another request")
+            }
             Self::Locked => (423, "locked", "The vault is locked"),
             Self::RateLimited => (429, "rate_limited", "Too many attempts"),
             Self::Internal => (500, "internal", "The server failed"),
@@ -193,6 +198,7 @@ impl From<Error> for Problem {
             Error::NotFound(_) => Self::new(Kind::NotFound, told),
             Error::Shredded => Self::new(Kind::Shredded, told),
             Error::Conflict(_) | Error::Exists(_) => Self::new(Kind::Conflict, told),
+            Error::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, told),
             Error::Refused { rule } => Self { rule: Some(rule), ..Self::new(Kind::Forbidden, told) },
             Error::PreconditionFailed => Self::new(Kind::PreconditionFailed, told),
             Error::Locked => Self::new(Kind::Locked, told),
@@ -253,6 +259,7 @@ mod tests {
             (Error::Shredded, 410, "shredded"),
             (Error::Conflict("busy"), 409, "conflict"),
             (Error::Exists("a vault"), 409, "conflict"),
+            (Error::IdempotencyMismatch, 422, "idempotency_mismatch"),
             (Error::Refused { rule: "purpose_required" }, 403, "forbidden"),
             (Error::PreconditionFailed, 412, "precondition_failed"),
             (Error::Locked, 423, "locked"),

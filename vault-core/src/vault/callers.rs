@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
+use super::idempotency::{self, Begun, Idempotency};
 use super::records::{CallerRecord, decode, encode};
 use super::session::{Session, reading};
 use super::types::{Caller, NewCaller};
@@ -45,9 +46,22 @@ impl Vault {
     /// Creates a caller; the API token is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unfit name, an undeclared purpose, or a time that is past.
-    pub async fn create_caller(&self, new: NewCaller) -> Result<(Caller, Zeroizing<String>), Error> {
+    /// [`Error::Invalid`] for an unfit name, an undeclared purpose, or a time that is past; [`Error::Conflict`] for a
+    /// request that is to be done once and was done, for its API token can not be shown again;
+    /// [`Error::IdempotencyMismatch`].
+    pub async fn create_caller(
+        &self,
+        new: NewCaller,
+        once: Option<&Idempotency<'_>>,
+    ) -> Result<(Caller, Zeroizing<String>), Error> {
         let session = self.session()?;
+        let claim = match self.inner.begin(&session, once).await? {
+            Begun::First(claim) => claim,
+            Begun::Done(_) => {
+                let told = "the caller was created already and its API token is shown once: revoke it, create another";
+                return Err(Error::Conflict(told));
+            }
+        };
         self.inner.check(&new)?;
         let mut random = Random::new(16 + 32);
         let id = CallerId(random.array());
@@ -67,7 +81,10 @@ impl Vault {
         };
         let mut write = noting(&header, &record)?;
         write.delta.callers = 1;
-        session.commit(vec![write]).await?;
+        if let Some(claim) = &claim {
+            claim.note(&header, record.id.0, &mut write)?;
+        }
+        idempotency::made(&session.commit(vec![write]).await?)?;
         self.inner.load_callers(&session).await?;
         Ok((shown(&record), token))
     }

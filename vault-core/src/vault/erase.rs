@@ -1,4 +1,4 @@
-//! Shredding: refuse at once (F0), then destroy the keys in a root batch (F1).
+//! Shredding: refuse at once (F0, in `refuse`), then destroy the keys in a root batch (F1).
 //!
 //! While a shred is on its way each of its subjects has an entry under the erasure; the root batch removes it. What stays
 //! names the request and counts; it names no subject.
@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::finalizer::Job;
+use super::idempotency::{Begun, Idempotency, Made};
 use super::records::{DirectoryEntry, ErasureRecord, SubjectState, Tombstone, decode, encode};
+use super::refuse::{Standing, standing};
 use super::row;
 use super::session::{Session, Snapshot, reading};
-use super::subject::{self, Found};
+use super::subject;
 use super::types::{Erasure, ErasureCounts};
 use super::writer::Write;
 use super::{Inner, Vault};
-use super::{expire, stale};
+use super::{expire::Expiring, stale};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::{ErasureId, SubjectId};
@@ -27,10 +29,6 @@ pub const SUBJECTS_MAX: usize = 100_000;
 pub const REASON_MAX: usize = 1024;
 /// Refused subjects that an erasure is shown with.
 const ITEMS_MAX: usize = 1000;
-/// Subjects whose refusal shares one commit.
-const REFUSE_TOGETHER: usize = 500;
-/// How often a refusal is prepared again because a subject changed meanwhile.
-const ATTEMPTS: usize = 64;
 
 /// The part of the queued shreds that one root batch takes.
 pub(crate) struct ShredPart {
@@ -42,42 +40,40 @@ impl Vault {
     /// Refuses the subjects durably (F0) and has them shredded finally (F1) by the next root batches, which
     /// [`Vault::wait_final`] waits for. From here on reading them answers [`Error::Shredded`].
     ///
+    /// A request that is to be done once and was done answers its erasure as it is now.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many subjects, or too long a reason.
+    /// [`Error::Invalid`] for no or too many subjects, or too long a reason; [`Error::IdempotencyMismatch`].
     pub async fn shred(
         &self,
         subjects: Vec<SubjectId>,
         reason: &str,
         reference: Option<&str>,
-    ) -> Result<Erasure, Error> {
+        once: Option<&Idempotency<'_>>,
+    ) -> Result<Made<Erasure>, Error> {
         let session = self.session()?;
         check_texts(reason, reference)?;
         let subjects = distinct(&subjects)?;
-        let now = Timestamp::now();
-        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
-        let mut record = ErasureRecord {
-            id: ErasureId(*id.as_bytes()),
-            reason: reason.to_owned(),
-            reference: reference.map(str::to_owned),
-            created_at: now,
-            counts: ErasureCounts::default(),
-            total: subjects.len() as u64,
-            f0_at: now,
-            f1_at: None,
+        let claim = match self.inner.begin(&session, once).await? {
+            Begun::First(claim) => claim,
+            Begun::Done(earlier) => {
+                let made = self.erasure(ErasureId(earlier.resource)).await?;
+                return Ok(Made { made, repeated: Some(earlier.status) });
+            }
         };
+        let mut record = new_record(reason, reference, subjects.len());
         let mut refused = Vec::new();
-        for part in subjects.chunks(REFUSE_TOGETHER) {
-            refused.extend(self.inner.refuse(&session, part, &mut record).await?);
-        }
+        let outcome = self.inner.refuse(&session, &subjects, &mut record, claim.as_ref(), &mut refused).await;
+        // After a failure half way too: what is refused goes on to be final.
+        let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused });
+        outcome?;
+        sent.map_err(|_| Error::Locked)?;
         if record.counts.refused == 0 {
             record.f1_at = Some(Timestamp::now());
             let header = session.snapshot().header.clone();
             session.commit(vec![noting(&header, &record)?]).await?;
-        } else {
-            let job = Job::Shred { erasure: record.id, subjects: refused };
-            session.finalizer.send(job).map_err(|_| Error::Locked)?;
         }
-        self.erasure(record.id).await
+        self.erasure(record.id).await.map(Made::now)
     }
 
     /// What [`Vault::shred`] would do, changing nothing.
@@ -150,79 +146,7 @@ impl Vault {
     }
 }
 
-/// How a subject stands towards a shred.
-enum Standing {
-    Living,
-    Refused,
-    Shredded,
-    Unknown,
-}
-
-fn standing(found: &Found, tombstone_seconds: u64) -> Standing {
-    match &found.entry {
-        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => Standing::Living,
-        Some(DirectoryEntry::Subject(_)) => Standing::Refused,
-        Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > Timestamp::now() => {
-            Standing::Shredded
-        }
-        Some(DirectoryEntry::Tombstone(_)) | None => Standing::Unknown,
-    }
-}
-
 impl Inner {
-    /// F0 for some subjects, in one commit; answers the directory keys of those it refused.
-    async fn refuse(
-        &self,
-        session: &Session,
-        part: &[&SubjectId],
-        record: &mut ErasureRecord,
-    ) -> Result<Vec<EntryKey>, Error> {
-        for _ in 0..ATTEMPTS {
-            let mut next = record.clone();
-            next.f0_at = Timestamp::now();
-            let (write, refused) =
-                reading!(session, |snapshot| self.prepare_refusal(&snapshot, part, &mut next).await)?;
-            if session.commit(vec![write]).await? == [true] {
-                *record = next;
-                return Ok(refused);
-            }
-        }
-        Err(Error::Conflict("the subjects are changed by too many requests at once: retry"))
-    }
-
-    async fn prepare_refusal(
-        &self,
-        snapshot: &Snapshot,
-        part: &[&SubjectId],
-        record: &mut ErasureRecord,
-    ) -> Result<(Write, Vec<EntryKey>), Error> {
-        let header = &*snapshot.header;
-        let mut write = Write { reclaim: true, ..Write::default() };
-        let mut refused = Vec::new();
-        let before = record.counts;
-        for id in part {
-            let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
-            match standing(&found, self.options.tombstone_seconds) {
-                Standing::Unknown => record.counts.unknown += 1,
-                Standing::Shredded | Standing::Refused => record.counts.shredded += 1,
-                Standing::Living => {
-                    record.counts.refused += 1;
-                    write.guards.push(found.guard());
-                    refused.push(found.key);
-                    let key = found.key;
-                    let Some(DirectoryEntry::Subject(mut subject)) = found.entry else { continue };
-                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
-                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
-                    let item = item_key(header, record.id, subject::tag_of(&key));
-                    write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
-                }
-            }
-        }
-        write.delta.refused = i64::try_from(refused.len()).expect("a part has few subjects");
-        write.edits.push(note(header, record)?);
-        Ok((write, refused))
-    }
-
     async fn refused_items(&self, snapshot: &Snapshot, id: ErasureId) -> Result<Vec<(SubjectId, Timestamp)>, Error> {
         let header = &*snapshot.header;
         let mut items = Vec::new();
@@ -312,7 +236,7 @@ async fn shred_one(
     }
     write.edits.push(stale::unmark(header, &directory));
     let tombstone = Tombstone { at: Timestamp::now(), erasure };
-    write.edits.push(expire::index(header, &directory, tombstone.at));
+    write.edits.push(Expiring::Tombstone.index(header, &directory, tombstone.at));
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Tombstone(tombstone))?)));
     let rows = rows_of(inner, &record).await?;
     write.delta.subjects -= 1;
@@ -410,11 +334,11 @@ fn record_key(header: &Header, id: ErasureId) -> EntryKey {
     header.entry_key(Kind::Erasures, "erasures", "", b"", id.0)
 }
 
-fn item_key(header: &Header, id: ErasureId, subject: [u8; 16]) -> EntryKey {
+pub(super) fn item_key(header: &Header, id: ErasureId, subject: [u8; 16]) -> EntryKey {
     header.entry_key(Kind::Erasures, "erasure-items", "", &id.0, subject)
 }
 
-fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, EntryKey, Op), Error> {
+pub(super) fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, EntryKey, Op), Error> {
     Ok((Kind::Erasures, record_key(header, record.id), Op::Insert(encode(record)?)))
 }
 
@@ -440,6 +364,21 @@ fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Se
         f1_at: record.f1_at,
         waiting_for: if record.f1_at.is_none() { session.waiting() } else { Vec::new() },
         items,
+    }
+}
+
+fn new_record(reason: &str, reference: Option<&str>, subjects: usize) -> ErasureRecord {
+    let now = Timestamp::now();
+    let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
+    ErasureRecord {
+        id: ErasureId(*id.as_bytes()),
+        reason: reason.to_owned(),
+        reference: reference.map(str::to_owned),
+        created_at: now,
+        counts: ErasureCounts::default(),
+        total: subjects as u64,
+        f0_at: now,
+        f1_at: None,
     }
 }
 

@@ -1,67 +1,116 @@
-//! Tombstones that have had their time: taken out of the directory, so that the id is unknown again.
+//! What has had its time: tombstones, so that the id is unknown again, and records of requests that were done once.
 //!
-//! An index by time leads to them, so that nothing has to be scanned: `tag ‖ time (u64, ms) ‖ first half of the subject's
-//! tag`, with the subject's tag as its payload.
+//! An index by time leads to them, so that nothing has to be scanned: `tag ‖ time (u64, ms) ‖ first half of the entry's
+//! tag`, with the entry's tag as its payload.
 
 use super::Inner;
-use super::records::DirectoryEntry;
+use super::records::{DirectoryEntry, IdempotencyRecord, decode};
 use super::session::{Session, reading};
-use super::subject;
-use super::writer::Write;
-use crate::crypto::tag::Tag;
+use super::types::VaultOptions;
+use super::writer::{Guard, Write};
+use crate::crypto::digest;
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
 
-/// Tombstones that one root batch takes out.
+/// Entries of one sort that one root batch takes out.
 const SWEEP_MAX: usize = 500;
 
-/// The edit that puts a tombstone into the index.
-pub(crate) fn index(header: &Header, directory: &EntryKey, at: Timestamp) -> (Kind, EntryKey, Op) {
-    let tag = subject::tag_of(directory);
-    (Kind::System, index_key(header, at, &tag), Op::Insert(Payload::new(tag.to_vec())))
+/// The sorts of entries that expire. Their keys are a tag and sixteen zeros.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expiring {
+    Tombstone,
+    Idempotency,
 }
 
-fn index_key(header: &Header, at: Timestamp, tag: &Tag) -> EntryKey {
-    let mut discriminator = [0; 16];
-    discriminator[..8].copy_from_slice(&at.0.to_be_bytes());
-    discriminator[8..].copy_from_slice(&tag[..8]);
-    header.entry_key(Kind::System, "tombstones", "", b"", discriminator)
-}
+impl Expiring {
+    /// The edit that puts an entry of this sort into the index, to be taken out when its time since `at` is over.
+    pub(crate) fn index(self, header: &Header, entry: &EntryKey, at: Timestamp) -> (Kind, EntryKey, Op) {
+        let tag = &entry[..16];
+        (Kind::System, self.index_key(header, at, tag), Op::Insert(Payload::new(tag.to_vec())))
+    }
 
-/// Writes that take out what has expired, one for each tombstone. For a root batch.
-pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>, Error> {
-    reading!(session, |snapshot| sweep_from(inner, &snapshot.header).await)
-}
+    fn index_key(self, header: &Header, at: Timestamp, tag: &[u8]) -> EntryKey {
+        let name = match self {
+            Self::Tombstone => "tombstones",
+            Self::Idempotency => "idempotency-times",
+        };
+        let mut discriminator = [0; 16];
+        discriminator[..8].copy_from_slice(&at.0.to_be_bytes());
+        discriminator[8..].copy_from_slice(&tag[..8]);
+        header.entry_key(Kind::System, name, "", b"", discriminator)
+    }
 
-async fn sweep_from(inner: &Inner, header: &Header) -> Result<Vec<Write>, Error> {
-    let prefix = &index_key(header, Timestamp(0), &[0; 16])[..16];
-    let now = Timestamp::now();
-    let mut writes = Vec::new();
-    for (key, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
-        let at = Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
-        if at.plus_seconds(inner.options.tombstone_seconds) > now {
-            // Oldest first: the rest has time yet.
-            break;
+    fn seconds(self, options: &VaultOptions) -> u64 {
+        match self {
+            Self::Tombstone => options.tombstone_seconds,
+            Self::Idempotency => options.idempotency_seconds,
         }
-        writes.push(take_out(inner, header, key, &payload, at).await?);
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Tombstone => Kind::Directory,
+            Self::Idempotency => Kind::System,
+        }
+    }
+
+    /// Since when an entry waits to be taken out; never, if it is something else by now.
+    fn since(self, payload: &[u8]) -> Result<Option<Timestamp>, Error> {
+        Ok(match self {
+            Self::Tombstone => match decode(payload)? {
+                DirectoryEntry::Tombstone(tombstone) => Some(tombstone.at),
+                DirectoryEntry::Subject(_) => None,
+            },
+            Self::Idempotency => Some(decode::<IdempotencyRecord>(payload)?.at),
+        })
+    }
+}
+
+/// Writes that take out what has expired, one for each entry. For a root batch.
+pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>, Error> {
+    let mut writes = Vec::new();
+    for sort in [Expiring::Tombstone, Expiring::Idempotency] {
+        writes.extend(reading!(session, |snapshot| sweep_from(inner, &snapshot.header, sort).await)?);
     }
     Ok(writes)
 }
 
-async fn take_out(inner: &Inner, header: &Header, index: EntryKey, tag: &[u8], at: Timestamp) -> Result<Write, Error> {
-    const DAMAGED: Error = Error::Damaged("an entry of the tombstone index does not decode");
-    let mut directory: EntryKey = [0; 32];
-    directory[..16].copy_from_slice(tag.get(..16).ok_or(DAMAGED)?);
-    let found = subject::find_by_key(inner, header, directory).await?;
-    let mut write = Write { guards: vec![found.guard()], reclaim: true, ..Write::default() };
+async fn sweep_from(inner: &Inner, header: &Header, sort: Expiring) -> Result<Vec<Write>, Error> {
+    let prefix = &sort.index_key(header, Timestamp(0), &[0; 16])[..16];
+    let now = Timestamp::now();
+    let mut writes = Vec::new();
+    for (key, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
+        let at = Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
+        if at.plus_seconds(sort.seconds(&inner.options)) > now {
+            // Oldest first: the rest has time yet.
+            break;
+        }
+        writes.push(take_out(inner, header, sort, key, &payload, at).await?);
+    }
+    Ok(writes)
+}
+
+async fn take_out(
+    inner: &Inner,
+    header: &Header,
+    sort: Expiring,
+    index: EntryKey,
+    tag: &[u8],
+    at: Timestamp,
+) -> Result<Write, Error> {
+    const DAMAGED: Error = Error::Damaged("an entry of the index by time does not decode");
+    let (kind, mut key): (Kind, EntryKey) = (sort.kind(), [0; 32]);
+    key[..16].copy_from_slice(tag.get(..16).ok_or(DAMAGED)?);
+    let payload = trie::find(&inner.pages, header, kind, &key).await?;
+    let guard = Guard::Entry { kind, key, seen: payload.as_deref().map(|p| digest(p)) };
+    let mut write = Write { guards: vec![guard], reclaim: true, ..Write::default() };
     write.edits.push((Kind::System, index, Op::Remove));
-    // The id may have been enrolled again, or even shredded again, since.
-    if let Some(DirectoryEntry::Tombstone(tombstone)) = found.entry
-        && tombstone.at == at
-    {
-        write.edits.push((Kind::Directory, directory, Op::Remove));
-        write.delta.tombstones = -1;
+    // The key may have been used again since: the id enrolled or shredded anew, the request sent anew.
+    let since = payload.map(|payload| sort.since(&payload)).transpose()?.flatten();
+    if since == Some(at) {
+        write.edits.push((kind, key, Op::Remove));
+        write.delta.tombstones -= i64::from(sort == Expiring::Tombstone);
     }
     Ok(write)
 }

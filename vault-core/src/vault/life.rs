@@ -11,7 +11,7 @@ use super::meta::{self, Meta, MetaHead};
 use super::session::{Session, Snapshot};
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault};
+use super::{Inner, Tasks, Vault, idempotency};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -85,6 +85,7 @@ impl Vault {
             callers: ArcSwap::from_pointee(None),
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
+            under_way: idempotency::UnderWay::default(),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
         };

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `life` | create, open, unlock, lock, status, close |
 //! | `put`, `read`, `erase`, `rotate`, `callers`, `verify` | the use cases |
+//! | `refuse` | the first half of a shred: F0 |
+//! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
-//! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, old tombstones |
+//! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -17,11 +19,13 @@ mod expire;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
+mod idempotency;
 mod life;
 mod meta;
 mod put;
 mod read;
 mod records;
+mod refuse;
 mod rotate;
 mod row;
 mod session;
@@ -40,6 +44,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
+pub use idempotency::{Idempotency, Made};
 pub use read::LOOKUP_MAX;
 pub use types::*;
 
@@ -70,6 +75,7 @@ pub(crate) struct Inner {
     callers: ArcSwap<Option<CallerTable>>,
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
+    under_way: idempotency::UnderWay,
     /// Held while unlocking or locking; the tasks of the session under it.
     life: Mutex<Option<Tasks>>,
     pub(crate) failed: watch::Sender<bool>,

@@ -114,6 +114,18 @@ pub(crate) struct RotationRecord {
     pub(crate) cursor: RekeyCursor,
 }
 
+/// A request that was done, so that it is not done again: never its body, nor the caller's key.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct IdempotencyRecord {
+    pub(crate) at: Timestamp,
+    /// Of the request's path, key and body.
+    pub(crate) digest: Tag,
+    /// What it made.
+    pub(crate) resource: [u8; 16],
+    /// What it was answered with.
+    pub(crate) status: u16,
+}
+
 /// Encodes a payload.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Payload, Error> {
     // The only way to fail is a record over the limit: names and reasons are bounded, so it is the subject that is large.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::finalizer::Job;
+use super::idempotency::{self, Begun, Idempotency, Made};
 use super::records::{RotationRecord, decode, encode};
 use super::session::{Session, reading};
 use super::types::{KeyStatus, Layer, Rotation, RotationState};
@@ -38,11 +39,26 @@ pub(crate) struct Alteration {
 impl Vault {
     /// Begins a rotation. It is durable when this returns and goes on by itself.
     ///
+    /// A request that is to be done once and was done answers its rotation as it is now.
+    ///
     /// # Errors
-    /// [`Error::Conflict`] if one of the same layer has not ended, [`Error::Invalid`] for a rate out of bounds.
-    pub async fn rotate(&self, layer: Layer, rate: Option<u32>) -> Result<Rotation, Error> {
+    /// [`Error::Conflict`] if one of the same layer has not ended, [`Error::Invalid`] for a rate out of bounds;
+    /// [`Error::IdempotencyMismatch`].
+    pub async fn rotate(
+        &self,
+        layer: Layer,
+        rate: Option<u32>,
+        once: Option<&Idempotency<'_>>,
+    ) -> Result<Made<Rotation>, Error> {
         let session = self.session()?;
         check_rate(rate)?;
+        let claim = match self.inner.begin(&session, once).await? {
+            Begun::First(claim) => claim,
+            Begun::Done(earlier) => {
+                let made = self.rotation(RotationId(earlier.resource)).await?;
+                return Ok(Made { made, repeated: Some(earlier.status) });
+            }
+        };
         let _one_at_a_time = self.inner.rotating.lock().await;
         let open = |r: &RotationRecord| {
             r.layer == layer
@@ -66,9 +82,13 @@ impl Vault {
             detail: None,
             cursor: RekeyCursor::start(),
         };
-        session.commit(vec![noting(&snapshot.header, &record)?]).await?;
+        let mut write = noting(&snapshot.header, &record)?;
+        if let Some(claim) = &claim {
+            claim.note(&snapshot.header, record.id.0, &mut write)?;
+        }
+        idempotency::made(&session.commit(vec![write]).await?)?;
         session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::Locked)?;
-        Ok(shown(record))
+        Ok(Made::now(shown(record)))
     }
 
     /// Rotations of the last 30 days, oldest first, and the last of each layer.

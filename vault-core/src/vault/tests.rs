@@ -68,13 +68,13 @@ impl Fixture {
 
     pub(super) async fn shred(&self, subjects: &[&str]) -> Erasure {
         let ids = subjects.iter().map(|s| id(s)).collect();
-        let erasure = self.vault.shred(ids, "test", None).await.unwrap();
+        let erasure = self.vault.shred(ids, "test", None, None).await.unwrap().made;
         self.vault.wait_final(erasure.id, Duration::from_secs(20)).await.unwrap()
     }
 
     /// Rotates a layer and waits for the end.
     pub(super) async fn rotate(&self, layer: Layer) -> Rotation {
-        let rotation = self.vault.rotate(layer, None).await.unwrap();
+        let rotation = self.vault.rotate(layer, None, None).await.unwrap().made;
         for _ in 0..2000 {
             let now = self.vault.rotation(rotation.id).await.unwrap();
             if now.state == RotationState::Done {
@@ -295,8 +295,8 @@ async fn a_rotation_is_throttled_paused_resumed_and_survives_a_restart() {
     for n in 0..400 {
         fixture.put(&format!("s{n}"), &[PHONE]).await.unwrap();
     }
-    let rotation = fixture.vault.rotate(Layer::Keks, Some(20)).await.unwrap();
-    assert!(matches!(fixture.vault.rotate(Layer::Keks, None).await, Err(Error::Conflict(_))));
+    let rotation = fixture.vault.rotate(Layer::Keks, Some(20), None).await.unwrap().made;
+    assert!(matches!(fixture.vault.rotate(Layer::Keks, None, None).await, Err(Error::Conflict(_))));
     let paused = fixture.vault.change_rotation(rotation.id, Some(RotationState::Paused), None).await.unwrap();
     assert_eq!(paused.state, RotationState::Paused);
     fixture.restart().await;
@@ -353,7 +353,7 @@ async fn locks_and_unlocks() {
     let fixture = Fixture::new().await;
     fixture.put("a", &[PHONE]).await.unwrap();
     let new = NewCaller { name: "shop".into(), role: Role::Service, purposes: vec![], expires_at: None };
-    let (caller, token) = fixture.vault.create_caller(new).await.unwrap();
+    let (caller, token) = fixture.vault.create_caller(new, None).await.unwrap();
     fixture.vault.lock().await.unwrap();
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::Locked)));
     assert_eq!(fixture.vault.status().state, State::Locked);
@@ -374,9 +374,9 @@ async fn callers_come_and_go() {
         purposes: purposes.iter().map(|p| Purpose::parse(p).unwrap()).collect(),
         expires_at,
     };
-    let (caller, token) = fixture.vault.create_caller(new(&["delivery"], None)).await.unwrap();
-    assert!(fixture.vault.create_caller(new(&["world_domination"], None)).await.is_err());
-    assert!(fixture.vault.create_caller(new(&[], Some(crate::time::Timestamp(1)))).await.is_err());
+    let (caller, token) = fixture.vault.create_caller(new(&["delivery"], None), None).await.unwrap();
+    assert!(fixture.vault.create_caller(new(&["world_domination"], None), None).await.is_err());
+    assert!(fixture.vault.create_caller(new(&[], Some(crate::time::Timestamp(1))), None).await.is_err());
     fixture.restart().await;
     assert_eq!(fixture.vault.authenticate(&token).unwrap().purposes.len(), 1);
     assert!(matches!(fixture.vault.authenticate("udv_no"), Err(Error::Unauthenticated)));
@@ -394,7 +394,7 @@ async fn a_full_disk_refuses_and_shreds_still_finish_later() {
     assert!(matches!(fixture.put("b", &[PHONE]).await, Err(Error::DiskFull)));
     assert!(matches!(fixture.read("b", "phone").await, Err(Error::UnknownSubject)));
     fixture.put("b", &[PHONE]).await.unwrap();
-    let erasure = fixture.vault.shred(vec![id("a")], "test", None).await.unwrap();
+    let erasure = fixture.vault.shred(vec![id("a")], "test", None, None).await.unwrap().made;
     // Whether the fault meets the root batch or the note after it, the shred becomes final by itself.
     fixture.store.fail_next_commit(Fault::Full);
     let done = fixture.vault.wait_final(erasure.id, Duration::from_secs(20)).await.unwrap();
@@ -425,7 +425,7 @@ async fn a_refused_shred_is_finished_after_a_restart() {
     // No slot, no root batch: the shred stays refused.
     let (path, aside) = (slot(&fixture.dir), fixture.dir.path().join("aside"));
     std::fs::rename(&path, &aside).unwrap();
-    let erasure = fixture.vault.shred(vec![id("a")], "test", Some("ticket 7")).await.unwrap();
+    let erasure = fixture.vault.shred(vec![id("a")], "test", Some("ticket 7"), None).await.unwrap().made;
     let waiting = fixture.vault.wait_final(erasure.id, Duration::from_millis(300)).await.unwrap();
     assert_eq!((waiting.counts.refused, waiting.f1_at), (1, None));
     assert!(waiting.waiting_for[0].contains("root.slot"), "{:?}", waiting.waiting_for);
@@ -494,7 +494,7 @@ async fn damage_holds_up_nobody_else() {
     let report = fixture.vault.verify(&|_, _| ()).await.unwrap();
     assert!(report.problems.iter().any(|p| p.contains("missing")), "{:?}", report.problems);
 
-    let rotation = fixture.vault.rotate(Layer::Keks, None).await.unwrap();
+    let rotation = fixture.vault.rotate(Layer::Keks, None, None).await.unwrap().made;
     for _ in 0..400 {
         if fixture.vault.rotation(rotation.id).await.unwrap().state == RotationState::Failed {
             break;
@@ -506,7 +506,7 @@ async fn damage_holds_up_nobody_else() {
     assert!(failed.detail.unwrap().contains("damaged"));
 
     let all: Vec<SubjectId> = (0..20).map(|n| id(&format!("s{n}"))).collect();
-    let erasure = fixture.vault.shred(all, "test", None).await.unwrap();
+    let erasure = fixture.vault.shred(all, "test", None, None).await.unwrap().made;
     for _ in 0..1000 {
         if fixture.vault.erasure(erasure.id).await.unwrap().counts.r#final >= 10 {
             return;

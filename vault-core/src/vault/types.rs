@@ -16,11 +16,13 @@ pub struct VaultOptions {
     pub cache_bytes: usize,
     /// How long a shredded id answers "shredded" before it is unknown again, in seconds.
     pub tombstone_seconds: u64,
+    /// How long a request is known by its idempotency key, in seconds.
+    pub idempotency_seconds: u64,
 }
 
 impl Default for VaultOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 * 1024 * 1024, tombstone_seconds: 365 * 24 * 3600 }
+        Self { cache_bytes: 256 * 1024 * 1024, tombstone_seconds: 365 * 24 * 3600, idempotency_seconds: 24 * 3600 }
     }
 }
 

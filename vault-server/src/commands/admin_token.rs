@@ -14,7 +14,7 @@ pub(super) fn run(args: &AdminTokenArgs, site: &Site) -> Result<(), Failure> {
     let token = block_on(async {
         let vault = site.open().await?;
         site.unlock(&vault, args.passphrase_file.as_deref()).await?;
-        let made = vault.create_caller(admin()).await;
+        let made = vault.create_caller(admin(), None).await;
         vault.close().await?;
         Ok(made?.1)
     })

@@ -80,7 +80,7 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
     let (key, text) = new_key_file();
     files::write_secret(&dir.join(UNLOCK_KEY), &text).map_err(told)?;
     let vault = Site::of_dir(dir).create(vec![NewUnlock::KeyFile(key)]).await?;
-    let (_, token) = vault.create_caller(admin()).await?;
+    let (_, token) = vault.create_caller(admin(), None).await?;
     vault.close().await?;
     let line = zeroize::Zeroizing::new(format!("{}\n", *token));
     files::write_secret(&dir.join(ADMIN_TOKEN), &line).map_err(told)

@@ -89,7 +89,7 @@ async fn make(site: &Site, unlocks: Vec<NewUnlock>) -> Result<Zeroizing<String>,
         std::fs::create_dir_all(parent).map_err(|why| unwritable(parent, &why))?;
     }
     let vault = site.create(unlocks).await?;
-    let (_, token) = vault.create_caller(admin()).await?;
+    let (_, token) = vault.create_caller(admin(), None).await?;
     vault.close().await?;
     Ok(token)
 }

@@ -16,6 +16,7 @@ use super::shapes::{FieldMap, Lowered, Stamps, Values, view};
 use crate::app::App;
 use crate::auth::Who;
 use crate::body::{JsonBody, Shape, answer, subject};
+use crate::idempotency;
 use crate::openapi::ProblemDocument;
 use crate::problem::Problem;
 
@@ -112,6 +113,7 @@ pub(crate) struct ReadResult<'a> {
 /// Put fields of many subjects; those that succeed are one durable commit.
 #[utoipa::path(
     post, path = "/v1/batch/write", tag = "batch", request_body = WriteBatch,
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_WRITES)),
     responses((status = 200, body = Results<WriteResult>))
 )]
 pub(crate) async fn write(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
@@ -160,7 +162,10 @@ impl<'a> WriteResult<'a> {
 /// Read fields of many subjects.
 #[utoipa::path(
     post, path = "/v1/batch/read", tag = "batch", request_body = ReadBatch,
-    params(("Udv-Purpose" = Option<String>, Header, description = "Why")),
+    params(
+        ("Udv-Purpose" = Option<String>, Header, description = "Why"),
+        ("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_READS)
+    ),
     responses((status = 200, body = Results<ReadResult>))
 )]
 pub(crate) async fn read(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {

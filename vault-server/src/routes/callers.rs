@@ -15,6 +15,7 @@ use super::shapes::Shown;
 use crate::app::App;
 use crate::auth::{RULE_ROLE, Who};
 use crate::body::{JsonBody, OfId, Shape, answer};
+use crate::idempotency::{self, Once};
 use crate::problem::Problem;
 
 #[derive(Deserialize, ToSchema)]
@@ -81,15 +82,17 @@ pub(crate) struct Callers<'a> {
 /// Create a caller; its API token is in this answer and nowhere else.
 #[utoipa::path(
     post, path = "/v1/callers", tag = "callers", request_body = CreateCaller,
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD_OF_CALLERS)),
     responses((status = 201, body = CallerAnswer))
 )]
-pub(crate) async fn create(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let new = parse(&app, &body.read::<CreateCaller<'_>>()?)?;
     // Whoever could make an admin would be one: security sees no values, by whatever way.
     if new.role == Role::Admin && who.caller.role != Role::Admin {
         return Err(Problem::refused(RULE_ROLE, "only an admin creates an admin"));
     }
-    let (caller, token) = app.vault.create_caller(new).await?;
+    let once = once.request(&who, "/v1/callers", &body, StatusCode::CREATED);
+    let (caller, token) = app.vault.create_caller(new, once.as_ref()).await?;
     Ok(answer(StatusCode::CREATED, &CallerAnswer::of(&caller, Some(&token))))
 }
 

@@ -15,7 +15,9 @@ use vault_core::vault::{Erasure, ErasureCounts};
 use super::page_size;
 use super::shapes::Shown;
 use crate::app::App;
+use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Params, Shape, answer, subject};
+use crate::idempotency::{self, Once};
 use crate::problem::Problem;
 
 #[derive(Deserialize, ToSchema)]
@@ -173,9 +175,16 @@ pub(crate) struct Erasures<'a> {
 /// Shred subjects: once this answers, reads of them answer 410, durably; they become final by themselves.
 #[utoipa::path(
     post, path = "/v1/erasures", tag = "erasures", request_body = NewErasure,
-    responses((status = 201, body = ErasureAnswer), (status = 200, body = DryRun, description = "A dry run"))
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD)),
+    responses(
+        (
+            status = 201, body = ErasureAnswer,
+            headers(("Idempotency-Replayed" = bool, description = "True if the request had been done before"))
+        ),
+        (status = 200, body = DryRun, description = "A dry run")
+    )
 )]
-pub(crate) async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let asked = body.read::<NewErasure<'_>>()?;
     asked.check()?;
     let subjects = asked.subjects()?;
@@ -183,12 +192,14 @@ pub(crate) async fn create(State(app): State<App>, body: JsonBody) -> Result<Res
         let counts = app.vault.shred_dry_run(&subjects).await?;
         return Ok(answer(StatusCode::OK, &dry_run(counts)));
     }
-    let erasure = app.vault.shred(subjects, &asked.reason, asked.reference.as_deref()).await?;
-    let mut response = answer(StatusCode::CREATED, &ErasureAnswer::of(&erasure, true));
+    let once = once.request(&who, "/v1/erasures", &body, StatusCode::CREATED);
+    let asked = app.vault.shred(subjects, &asked.reason, asked.reference.as_deref(), once.as_ref()).await?;
+    let erasure = &asked.made;
+    let mut response = answer(StatusCode::CREATED, &ErasureAnswer::of(erasure, true));
     if let Ok(at) = HeaderValue::from_str(&format!("/v1/erasures/{}", erasure.id)) {
         response.headers_mut().insert(header::LOCATION, at);
     }
-    Ok(response)
+    Ok(idempotency::mark(response, asked.repeated))
 }
 
 fn dry_run(counts: ErasureCounts) -> DryRun {

@@ -14,7 +14,9 @@ use vault_core::vault::{KeyStatus, Layer, Rotation, RotationState};
 
 use super::shapes::Shown;
 use crate::app::App;
+use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer};
+use crate::idempotency::{self, Once};
 use crate::problem::Problem;
 
 #[derive(Serialize, ToSchema)]
@@ -182,17 +184,23 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
 /// Rotate a layer while the vault runs: durable once this answers, goes on by itself, also after a restart.
 #[utoipa::path(
     post, path = "/v1/keys/rotations", tag = "keys", request_body = NewRotation,
-    responses((status = 202, body = RotationAnswer))
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD)),
+    responses((
+        status = 202, body = RotationAnswer,
+        headers(("Idempotency-Replayed" = bool, description = "True if the request had been done before"))
+    ))
 )]
-pub(crate) async fn rotate(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let NewRotation { layer, rate } = body.read::<NewRotation<'_>>()?;
     let layer = Layer::parse(&layer).ok_or_else(|| Problem::invalid("layer", "one of root, keks"))?;
-    let rotation = app.vault.rotate(layer, bounded(rate)?).await?;
-    let mut response = answer(StatusCode::ACCEPTED, &RotationAnswer::of(&rotation));
+    let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
+    let asked = app.vault.rotate(layer, bounded(rate)?, once.as_ref()).await?;
+    let rotation = &asked.made;
+    let mut response = answer(StatusCode::ACCEPTED, &RotationAnswer::of(rotation));
     if let Ok(at) = HeaderValue::from_str(&format!("/v1/keys/rotations/{}", rotation.id)) {
         response.headers_mut().insert(header::LOCATION, at);
     }
-    Ok(response)
+    Ok(idempotency::mark(response, asked.repeated))
 }
 
 fn bounded(rate: Option<u32>) -> Result<Option<u32>, Problem> {

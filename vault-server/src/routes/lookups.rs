@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::page_size;
 use crate::app::App;
 use crate::body::{JsonBody, Shape, answer, field_name};
+use crate::idempotency;
 use crate::problem::Problem;
 
 #[derive(Deserialize, ToSchema)]
@@ -46,7 +47,9 @@ pub(crate) struct Found<'a> {
 
 /// The subjects whose field has exactly this value, compared in normal form.
 #[utoipa::path(
-    post, path = "/v1/lookups", tag = "lookups", request_body = Lookup, responses((status = 200, body = Found))
+    post, path = "/v1/lookups", tag = "lookups", request_body = Lookup,
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_READS)),
+    responses((status = 200, body = Found))
 )]
 pub(crate) async fn look_up(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let Lookup { field, value, region, limit, after } = body.read::<Lookup<'_>>()?;

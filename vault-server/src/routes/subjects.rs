@@ -108,7 +108,7 @@ pub(crate) async fn shred(
     if counts.pending == 0 {
         return Err(Error::Shredded.into());
     }
-    let asked = app.vault.shred(subjects, REASON, None).await?;
+    let asked = app.vault.shred(subjects, REASON, None, None).await?.made;
     let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
     let status = if erasure.f1_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))

@@ -18,12 +18,15 @@ use crate::app::App;
 use crate::files::write_secret;
 use crate::unlock::Source;
 
+mod idempotency;
+
 /// A service over a new, unlocked vault.
 struct Site {
     router: Router,
     vault: Vault,
     token: String,
-    _dir: tempfile::TempDir,
+    store: Arc<MemoryStore>,
+    dir: tempfile::TempDir,
 }
 
 struct Answer {
@@ -59,11 +62,21 @@ impl Site {
             vec![NewUnlock::KeyFile(key), NewUnlock::Passphrase("correct horse".to_owned().into(), Cost::FLOOR)];
         let store = Arc::new(MemoryStore::new());
         let slots = [dir.path().join("root.slot")];
-        let vault = Vault::create(store, &slots, unlocks, VaultOptions::default()).await.unwrap();
+        let vault = Vault::create(store.clone(), &slots, unlocks, VaultOptions::default()).await.unwrap();
         let admin = NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: vec![], expires_at: None };
-        let token = vault.create_caller(admin).await.unwrap().1.to_string();
+        let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
         let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), max_in_flight).router();
-        Self { router, vault, token, _dir: dir }
+        Self { router, vault, token, store, dir }
+    }
+
+    /// Closes the vault and serves it anew, as a restart does.
+    async fn restart(&mut self) {
+        self.vault.close().await.unwrap();
+        let (slots, key_path) = ([self.dir.path().join("root.slot")], self.dir.path().join("unlock.key"));
+        self.vault = Vault::open(self.store.clone(), &slots, VaultOptions::default()).await.unwrap();
+        let source = Source::KeyFile(key_path);
+        self.vault.unlock(source.read().unwrap()).await.unwrap();
+        self.router = App::new(self.vault.clone(), Some(source), 1024).router();
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
