@@ -11,17 +11,42 @@ use super::Unauthentic;
 /// Length of a GCM tag, in bytes.
 pub(super) const TAG_LEN: usize = 16;
 
-/// Appends `plaintext` (already padded) to `out`, encrypted, and its tag. A (key, nonce) pair is used once.
+/// Appends `plaintext` to `out`, encrypted, and its tag. A (key, nonce) pair is used once.
 pub(super) fn encrypt(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
+    // Before the plaintext is there: a buffer that grows leaves copies of it behind.
+    out.reserve(plaintext.len() + TAG_LEN);
     out.extend_from_slice(plaintext);
+    encrypt_from(start, key, nonce, aad, out);
+}
+
+/// The same with `plaintext` padded to `len` bytes: 0x80, then zeros.
+pub(super) fn encrypt_padded(
+    key: &[u8; 32],
+    nonce: &[u8; 12],
+    aad: &[u8],
+    plaintext: &[u8],
+    len: usize,
+    out: &mut Vec<u8>,
+) {
+    debug_assert!(len > plaintext.len(), "the padding takes at least one byte");
+    let start = out.len();
+    out.reserve(len + TAG_LEN);
+    out.extend_from_slice(plaintext);
+    out.push(0x80);
+    out.resize(start + len, 0);
+    encrypt_from(start, key, nonce, aad, out);
+}
+
+/// Encrypts in place, so that no second copy of the plaintext has to be wiped.
+fn encrypt_from(start: usize, key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], out: &mut Vec<u8>) {
     let tag = Aes256Gcm::new(key.into())
         .encrypt_inout_detached(&Nonce::from(*nonce), aad, (&mut out[start..]).into())
         .expect("a plaintext here is far below GCM's limit of 64 GiB");
     out.extend_from_slice(&tag);
 }
 
-/// Decrypts what [`encrypt`] appended.
+/// Decrypts what was appended by [`encrypt`] or [`encrypt_padded`], padding and all.
 pub(super) fn decrypt(
     key: &[u8; 32],
     nonce: &[u8; 12],
@@ -53,14 +78,4 @@ pub(super) fn unpad(mut padded: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>
     let end = padded.iter().rposition(|&b| b != 0).filter(|&i| padded[i] == 0x80).ok_or(Unauthentic)?;
     padded.truncate(end);
     Ok(padded)
-}
-
-/// `plaintext` with 0x80 and zeros up to `len` bytes.
-pub(super) fn pad(plaintext: &[u8], len: usize) -> Zeroizing<Vec<u8>> {
-    debug_assert!(len > plaintext.len(), "the padding takes at least one byte");
-    let mut padded = Zeroizing::new(Vec::with_capacity(len));
-    padded.extend_from_slice(plaintext);
-    padded.push(0x80);
-    padded.resize(len, 0);
-    padded
 }

@@ -86,8 +86,8 @@ pub fn seal(
     plaintext: &[u8],
     random: &mut Random,
 ) -> Vec<u8> {
-    let padded = aead::pad(plaintext, padded_len(plaintext.len()));
-    let mut out = Vec::with_capacity(HEADER_LEN + padded.len() + aead::TAG_LEN);
+    let padded_len = padded_len(plaintext.len());
+    let mut out = Vec::with_capacity(HEADER_LEN + padded_len + aead::TAG_LEN);
     out.extend_from_slice(&[FORMAT, SUITE]);
     out.extend_from_slice(&schema_version.to_be_bytes());
     out.extend_from_slice(&dek_version.to_be_bytes());
@@ -96,7 +96,7 @@ pub fn seal(
     out.extend_from_slice(&keys[32..]);
     let (key, nonce) = key_and_nonce(&keys, &out[8..32]);
     let header: [u8; HEADER_LEN] = out[..].try_into().expect("2 + 2 + 4 + 24 + 32 bytes were written");
-    aead::encrypt(&key, &nonce, &header, &padded, &mut out);
+    aead::encrypt_padded(&key, &nonce, &header, plaintext, padded_len, &mut out);
     out
 }
 

@@ -50,12 +50,12 @@ impl PagePlace<'_> {
 
 /// Seals a page's plaintext for its place; takes [`NONCE_LEN`] bytes of `random`.
 pub fn seal(key: &PageKey, place: &PagePlace<'_>, plaintext: &[u8], random: &mut Random) -> Vec<u8> {
-    let padded = aead::pad(plaintext, (plaintext.len() + 1).next_multiple_of(64));
+    let padded_len = (plaintext.len() + 1).next_multiple_of(64);
     let nonce: [u8; NONCE_LEN] = random.array();
-    let mut out = Vec::with_capacity(OVERHEAD + padded.len());
+    let mut out = Vec::with_capacity(OVERHEAD + padded_len);
     out.push(FORMAT);
     out.extend_from_slice(&nonce);
-    aead::encrypt(&key.sealing_key(), &nonce, &place.aad(), &padded, &mut out);
+    aead::encrypt_padded(&key.sealing_key(), &nonce, &place.aad(), plaintext, padded_len, &mut out);
     out
 }
 
