@@ -42,8 +42,11 @@ impl Vault {
     /// Refuses the subjects durably (F0) and has them shredded finally (F1) by the next root batches, which
     /// [`Vault::wait_final`] waits for. From here on reading them answers [`Error::Shredded`].
     ///
+    /// A subject that another erasure has refused is taken in: this one too is final only once that subject is.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many subjects, or too long a reason.
+    /// [`Error::Invalid`] for no or too many subjects, or too long a reason. After other errors some subjects may be
+    /// refused; they become final.
     pub async fn shred(
         &self,
         subjects: Vec<SubjectId>,
@@ -66,17 +69,26 @@ impl Vault {
             f1_at: None,
         };
         let mut refused = Vec::new();
+        let mut outcome = Ok(());
         for part in subjects.chunks(REFUSE_TOGETHER) {
-            refused.extend(self.inner.refuse(&session, part, &mut record).await?);
+            match self.inner.refuse(&session, part, &mut record).await {
+                Ok(keys) => refused.extend(keys),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
-        if record.counts.refused == 0 {
+        if !refused.is_empty() {
+            // Also after an error: those that are refused by now must become final all the same.
+            let job = Job::Shred { erasure: record.id, subjects: refused };
+            session.finalizer.send(job).map_err(|_| Error::Locked)?;
+        } else if outcome.is_ok() {
             record.f1_at = Some(Timestamp::now());
             let header = session.snapshot().header.clone();
             session.commit(vec![noting(&header, &record)?]).await?;
-        } else {
-            let job = Job::Shred { erasure: record.id, subjects: refused };
-            session.finalizer.send(job).map_err(|_| Error::Locked)?;
         }
+        outcome?;
         self.erasure(record.id).await
     }
 
@@ -204,21 +216,23 @@ impl Inner {
             let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
             match standing(&found, self.options.tombstone_seconds) {
                 Standing::Unknown => record.counts.unknown += 1,
-                Standing::Shredded | Standing::Refused => record.counts.shredded += 1,
-                Standing::Living => {
+                Standing::Shredded => record.counts.shredded += 1,
+                standing @ (Standing::Living | Standing::Refused) => {
                     record.counts.refused += 1;
                     write.guards.push(found.guard());
-                    refused.push(found.key);
                     let key = found.key;
-                    let Some(DirectoryEntry::Subject(mut subject)) = found.entry else { continue };
-                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
-                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
+                    refused.push(key);
                     let item = item_key(header, record.id, subject::tag_of(&key));
                     write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
+                    let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {
+                        continue;
+                    };
+                    write.delta.refused += 1;
+                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
+                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
                 }
             }
         }
-        write.delta.refused = i64::try_from(refused.len()).expect("a part has few subjects");
         write.edits.push(note(header, record)?);
         Ok((write, refused))
     }
@@ -280,6 +294,7 @@ async fn prepare_final_from(
 ) -> Result<(ShredPart, Write), Error> {
     let mut write = Write { reclaim: true, ..Write::default() };
     let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
     for &(erasure, directory) in part {
         if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
             vacant.insert(find(inner, header, erasure).await?);
@@ -287,7 +302,11 @@ async fn prepare_final_from(
         let record = records.get_mut(&erasure).expect("inserted above");
         record.counts.refused = record.counts.refused.saturating_sub(1);
         record.counts.r#final += 1;
-        shred_one(inner, header, erasure, directory, &mut write).await?;
+        write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
+        // Two erasures may ask for the same subject.
+        if taken.insert(directory) {
+            shred_one(inner, header, erasure, directory, &mut write).await?;
+        }
     }
     for record in records.values() {
         write.edits.push(note(header, record)?);
@@ -302,11 +321,13 @@ async fn shred_one(
     directory: EntryKey,
     write: &mut Write,
 ) -> Result<(), Error> {
-    let item = item_key(header, erasure, subject::tag_of(&directory));
-    write.edits.push((Kind::Erasures, item, Op::Remove));
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
     let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(()) };
+    if record.state == SubjectState::Active {
+        // Another erasure had it shredded, and it was enrolled again since.
+        return Ok(());
+    }
     for lookup in &record.lookups {
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }

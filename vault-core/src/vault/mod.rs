@@ -13,11 +13,15 @@
 
 mod callers;
 mod erase;
+#[cfg(test)]
+mod erase_tests;
 mod expire;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
 mod life;
+#[cfg(test)]
+mod life_tests;
 mod meta;
 mod put;
 mod read;
