@@ -58,7 +58,8 @@ impl fmt::Display for Problem {
         let said = [&self.detail, &self.title, &self.code].into_iter().find(|text| !text.is_empty());
         out.write_str(&printable(said.map_or("refused", String::as_str)))?;
         for (name, value) in [("field", &self.field), ("rule", &self.rule)] {
-            if let Some(value) = value {
+            // The sentence may name it already.
+            if let Some(value) = value.as_ref().filter(|value| !self.detail.contains(&format!("({name} {value})"))) {
                 write!(out, " ({name} {})", printable(value))?;
             }
         }

@@ -101,13 +101,24 @@ impl Site {
     /// # Errors
     /// If the unlock key is wrong, or does not fit the store.
     pub(crate) async fn unlock(&self, vault: &Vault, passphrase_file: Option<&Path>) -> Result<(), Failure> {
+        Ok(vault.unlock(self.unlock_key(passphrase_file)?).await?)
+    }
+
+    /// As [`Site::unlock`], for a look at a vault that stands still.
+    ///
+    /// # Errors
+    /// As [`Site::unlock`].
+    pub(crate) async fn unlock_at_rest(&self, vault: &Vault, passphrase_file: Option<&Path>) -> Result<(), Failure> {
+        Ok(vault.unlock_at_rest(self.unlock_key(passphrase_file)?).await?)
+    }
+
+    fn unlock_key(&self, passphrase_file: Option<&Path>) -> Result<Unlock, Failure> {
         let source =
             passphrase_file.map(|path| Source::PassphraseFile(path.to_owned())).or_else(|| self.unlock.clone());
-        let unlock = match source {
+        Ok(match source {
             Some(source) => source.read()?,
             None => Unlock::Passphrase(prompt("Passphrase of the vault: ")?),
-        };
-        Ok(vault.unlock(unlock).await?)
+        })
     }
 
     /// The slots that lie on the store's own disk, where one image holds both.

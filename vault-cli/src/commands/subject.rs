@@ -303,16 +303,11 @@ fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
         printable(&args.field),
         printable(&args.id)
     ))?;
-    let answer = client.delete(&path)?;
-    let (state, words) = if answer.status == 202 {
-        ("refused", "refused to readers now; final by itself once every root slot is reached, see vault-cli status")
-    } else {
-        ("final", "forgotten: final")
-    };
+    client.delete(&path)?;
     if context.ui.wants_json() {
-        context.ui.json(&serde_json::json!({ "state": state }))?;
+        context.ui.json(&serde_json::json!({ "state": "final" }))?;
     } else {
-        context.ui.note(words);
+        context.ui.note("forgotten: final");
     }
     Ok(Exit::Done)
 }

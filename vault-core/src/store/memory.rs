@@ -20,7 +20,8 @@ pub struct MemoryStore {
 struct Inner {
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     history: Option<Vec<Row>>,
-    fault: Option<Fault>,
+    /// Commits that still succeed before the one that fails.
+    fault: Option<(usize, Fault)>,
 }
 
 /// How a commit is made to fail, for tests.
@@ -58,7 +59,12 @@ impl MemoryStore {
 
     /// Makes the next commit fail. Later ones succeed again.
     pub fn fail_next_commit(&self, fault: Fault) {
-        self.inner().fault = Some(fault);
+        self.fail_commit_after(0, fault);
+    }
+
+    /// Makes the commit after the next `commits` fail. Later ones succeed again.
+    pub fn fail_commit_after(&self, commits: usize, fault: Fault) {
+        self.inner().fault = Some((commits, fault));
     }
 
     /// A store with a copy of the present rows: a disk image. If this one keeps a history, the copy starts its own with
@@ -100,7 +106,7 @@ impl Store for MemoryStore {
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         batch.check()?;
         let mut inner = self.inner();
-        let fault = inner.fault.take();
+        let fault = inner.due_fault();
         if let Some(refusal) = fault.and_then(Fault::refusal) {
             return Err(refusal);
         }
@@ -129,6 +135,15 @@ impl Store for MemoryStore {
 }
 
 impl Inner {
+    fn due_fault(&mut self) -> Option<Fault> {
+        let (commits, fault) = self.fault.take()?;
+        if commits == 0 {
+            return Some(fault);
+        }
+        self.fault = Some((commits - 1, fault));
+        None
+    }
+
     fn note(&mut self, batch: &Batch) {
         if let Some(history) = &mut self.history {
             history.extend(batch.put.iter().cloned());

@@ -40,10 +40,12 @@ impl Vault {
     /// Refuses the subjects durably (F0) and has them shredded finally (F1) by the next root batches, which
     /// [`Vault::wait_final`] waits for. From here on reading them answers [`Error::Shredded`].
     ///
-    /// A request that is to be done once and was done answers its erasure as it is now.
+    /// A request that is to be done once and was done answers its erasure as it is now. A subject that another erasure
+    /// has refused is taken in: this one too is final only once that subject is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many subjects, or too long a reason; [`Error::IdempotencyMismatch`].
+    /// [`Error::Invalid`] for no or too many subjects, or too long a reason; [`Error::IdempotencyMismatch`]. After other
+    /// errors some subjects may be refused; they become final.
     pub async fn shred(
         &self,
         subjects: Vec<SubjectId>,
@@ -204,6 +206,7 @@ async fn prepare_final_from(
 ) -> Result<(ShredPart, Write), Error> {
     let mut write = Write { reclaim: true, ..Write::default() };
     let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
     for &(erasure, directory) in part {
         if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
             vacant.insert(find(inner, header, erasure).await?);
@@ -211,7 +214,11 @@ async fn prepare_final_from(
         let record = records.get_mut(&erasure).expect("inserted above");
         record.counts.refused = record.counts.refused.saturating_sub(1);
         record.counts.r#final += 1;
-        shred_one(inner, header, erasure, directory, &mut write).await?;
+        write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
+        // Two erasures may ask for the same subject.
+        if taken.insert(directory) {
+            shred_one(inner, header, erasure, directory, &mut write).await?;
+        }
     }
     for record in records.values() {
         write.edits.push(note(header, record)?);
@@ -226,11 +233,13 @@ async fn shred_one(
     directory: EntryKey,
     write: &mut Write,
 ) -> Result<(), Error> {
-    let item = item_key(header, erasure, subject::tag_of(&directory));
-    write.edits.push((Kind::Erasures, item, Op::Remove));
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
     let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(()) };
+    if record.state == SubjectState::Active {
+        // Another erasure had it shredded, and it was enrolled again since.
+        return Ok(());
+    }
     for lookup in &record.lookups {
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }

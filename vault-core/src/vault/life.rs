@@ -21,6 +21,15 @@ use crate::store::{Batch, Expect, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{Header, Pages};
 
+/// Whether the finalizer runs.
+#[derive(Clone, Copy)]
+enum Finalizing {
+    /// It goes on with what an earlier run left.
+    Resumed,
+    /// It does not run.
+    AtRest,
+}
+
 impl Vault {
     /// Creates a vault in an empty store, with new root slots, and leaves it unlocked.
     ///
@@ -50,7 +59,7 @@ impl Vault {
         store.commit(batch).await?;
 
         let created = Self::assemble(store, vault, slots, options);
-        created.start().await?;
+        created.start(&mut *created.inner.life.lock().await, Finalizing::Resumed).await?;
         Ok(created)
     }
 
@@ -98,15 +107,38 @@ impl Vault {
     /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
     /// changed; [`Error::Damaged`].
     pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
+        self.unlock_and_start(unlock, Finalizing::Resumed).await
+    }
+
+    /// As [`Vault::unlock`], but nothing goes on by itself: what an earlier run left unfinished stays so, and the store
+    /// stands still for [`Vault::verify`]. What needs a root batch answers [`Error::Locked`].
+    ///
+    /// # Errors
+    /// As [`Vault::unlock`].
+    pub async fn unlock_at_rest(&self, unlock: Unlock) -> Result<(), Error> {
+        self.unlock_and_start(unlock, Finalizing::AtRest).await
+    }
+
+    async fn unlock_and_start(&self, unlock: Unlock, finalizing: Finalizing) -> Result<(), Error> {
+        // From before the slots, so that a lock that runs beside it does not take their keys away half way.
+        let mut life = self.inner.life.lock().await;
         let slots = self.inner.file_slots.clone();
-        let opened = tokio::task::spawn_blocking(move || slots.iter().try_for_each(|slot| slot.unlock(&unlock)));
-        opened.await.map_err(|_| Error::Failed)??;
-        self.start().await
+        let opened = tokio::task::spawn_blocking(move || slots.iter().try_for_each(|slot| slot.unlock(&unlock))).await;
+        let started = match opened {
+            Ok(Ok(())) => self.start(&mut life, finalizing).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Error::Failed),
+        };
+        if life.is_none() {
+            // Nothing was started: no key stays behind.
+            self.inner.file_slots.iter().for_each(FileSlot::lock);
+            self.inner.pages.clear();
+        }
+        started
     }
 
     /// Recovery, then the session: header, META, writer, finalizer.
-    async fn start(&self) -> Result<(), Error> {
-        let mut life = self.inner.life.lock().await;
+    async fn start(&self, life: &mut Option<Tasks>, finalizing: Finalizing) -> Result<(), Error> {
         if *self.inner.failed.borrow() {
             return Err(Error::Failed);
         }
@@ -134,10 +166,18 @@ impl Vault {
             meta_row: row,
             failed: inner.failed.clone(),
         };
-        let finalizer = Finalizer::resume(inner.clone(), session.clone()).await?;
+        let finalizer = match finalizing {
+            Finalizing::Resumed => Some(Finalizer::resume(inner.clone(), session.clone()).await?),
+            Finalizing::AtRest => None,
+        };
         inner.load_callers(&session).await?;
         let writer = tokio::spawn(writer.run(queue));
-        let finalizer = tokio::spawn(finalizer.run(job_queue));
+        let finalizer = tokio::spawn(async move {
+            // At rest the queue ends here, and whoever sends to it is told that the vault is locked.
+            if let Some(finalizer) = finalizer {
+                finalizer.run(job_queue).await;
+            }
+        });
         *life = Some(Tasks { writer, finalizer });
         inner.session.store(Some(session));
         Ok(())

@@ -15,12 +15,16 @@
 
 mod callers;
 mod erase;
+#[cfg(test)]
+mod erase_tests;
 mod expire;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
 mod idempotency;
 mod life;
+#[cfg(test)]
+mod life_tests;
 mod meta;
 mod put;
 mod read;

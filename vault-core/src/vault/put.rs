@@ -20,6 +20,9 @@ use crate::trie::{self, Header, Kind, Op, Payload};
 
 /// How often a write is prepared again because the subject changed meanwhile.
 const ATTEMPTS: usize = 64;
+/// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
+/// record stays far smaller than a payload may be, so that a shred always fits.
+const STALE_MAX: usize = 32;
 /// The rows of compartment `profile`; `system`, when it comes, has 0.
 const PROFILE_ORDINAL: u16 = 1;
 
@@ -41,7 +44,7 @@ struct ParsedValue {
 struct Prepared {
     write: Write,
     outcome: PutOutcome,
-    /// Whether it replaces keys, so that it needs a root batch.
+    /// Whether it replaces keys or removes entries, so that it needs a root batch.
     replaces: bool,
 }
 
@@ -307,9 +310,12 @@ impl Inner {
         // The row itself is replaced; every other row that is put is new.
         write.delta.rows = rows_in(&write.put) - 1 - rows_in(&write.delete);
 
-        let replaces = next_keys.is_some();
+        let stale = record.lookups.iter().filter(|l| !l.live).count();
+        let replaces = next_keys.is_some() || stale > STALE_MAX;
         if let Some(next) = next_keys {
             record.compartments[0] = next;
+        }
+        if replaces {
             for dead in record.lookups.iter().filter(|l| !l.live) {
                 write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
             }
@@ -317,7 +323,7 @@ impl Inner {
             write.edits.push(stale::unmark(header, &found.key));
             write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
         } else if lookups_changed {
-            if record.lookups.iter().any(|l| !l.live) {
+            if stale > 0 {
                 write.edits.push(stale::mark(header, &found.key));
             }
             write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));

@@ -93,21 +93,23 @@ impl Inner {
             let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
             match standing(&found, self.options.tombstone_seconds) {
                 Standing::Unknown => record.counts.unknown += 1,
-                Standing::Shredded | Standing::Refused => record.counts.shredded += 1,
-                Standing::Living => {
+                Standing::Shredded => record.counts.shredded += 1,
+                standing @ (Standing::Living | Standing::Refused) => {
                     record.counts.refused += 1;
                     write.guards.push(found.guard());
-                    refused.push(found.key);
                     let key = found.key;
-                    let Some(DirectoryEntry::Subject(mut subject)) = found.entry else { continue };
-                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
-                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
+                    refused.push(key);
                     let item = item_key(header, record.id, subject::tag_of(&key));
                     write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
+                    let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {
+                        continue;
+                    };
+                    write.delta.refused += 1;
+                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
+                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
                 }
             }
         }
-        write.delta.refused = i64::try_from(refused.len()).expect("a part has few subjects");
         write.edits.push(note(header, record)?);
         if let Some(claim) = claim {
             claim.note(header, record.id.0, &mut write)?;

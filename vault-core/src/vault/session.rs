@@ -84,7 +84,9 @@ impl Session {
     pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<Vec<bool>, Error> {
         let (reply, answer) = oneshot::channel();
         self.writer.send(Command::Data { writes, reply }).await.map_err(|_| Error::Locked)?;
-        answer.await.map_err(|_| Error::Failed)?.map_err(GroupError::into)
+        // A writer that was told to stop does not come to what is queued behind that.
+        let ended = |_| if self.stopping() { Error::Locked } else { Error::Failed };
+        answer.await.map_err(ended)?.map_err(GroupError::into)
     }
 
     /// Commits a write in a root batch; `true` once it is final.

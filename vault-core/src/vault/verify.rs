@@ -16,7 +16,7 @@ const SCAN: usize = 1000;
 
 impl Vault {
     /// Opens everything and lists what is damaged or missing. `progress` is told how many of how many pages and subjects
-    /// are done. Meant for a vault that nobody writes to meanwhile.
+    /// are done. For a vault that stands still: see [`Vault::unlock_at_rest`].
     ///
     /// # Errors
     /// [`Error::Locked`], or the store's. Damage is no error here but in the report.

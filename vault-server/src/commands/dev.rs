@@ -1,5 +1,6 @@
 //! `dev`: a vault to try out, made if it is new, unlocked, on the loopback.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -68,11 +69,25 @@ async fn make(dir: &Path) -> Result<(), Failure> {
         std::fs::remove_dir_all(&staging).map_err(told)?;
     }
     files::make_private_dir(&staging).map_err(told)?;
-    if let Err(failure) = fill(&staging).await {
+    let placed = match fill(&staging).await {
+        Ok(()) => std::fs::rename(&staging, dir).map_err(|why| unplaced(dir, &why)),
+        Err(failure) => Err(failure),
+    };
+    if placed.is_err() {
         let _ = std::fs::remove_dir_all(&staging);
-        return Err(failure);
     }
-    std::fs::rename(&staging, dir).and_then(|()| files::sync_dir(parent)).map_err(told)
+    placed?;
+    files::sync_dir(parent).map_err(told)
+}
+
+fn unplaced(dir: &Path, why: &std::io::Error) -> Failure {
+    let hint = match why.kind() {
+        ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => {
+            ". A mount point itself cannot be taken: name a directory in it"
+        }
+        _ => "",
+    };
+    Failure::failed(format!("the vault {} cannot be made: {why}{hint}", dir.display()))
 }
 
 async fn fill(dir: &Path) -> Result<(), Failure> {

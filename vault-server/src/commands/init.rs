@@ -50,7 +50,13 @@ fn refuse_existing(site: &Site, args: &InitArgs) -> Result<(), Failure> {
                     that is there with `vault-server run`";
         return Err(Failure::failed(format!("{} {told}", path.display())));
     }
-    Ok(())
+    // Found out after the vault is made, this would lose its API token.
+    match args.token_out.as_deref().map(files::parent).filter(|dir| !dir.is_dir()) {
+        Some(dir) => {
+            Err(Failure::failed(format!("{} is no directory: make it, or correct --token-out", dir.display())))
+        }
+        None => Ok(()),
+    }
 }
 
 fn warn(site: &Site) {
@@ -95,7 +101,10 @@ async fn make(site: &Site, unlocks: Vec<NewUnlock>) -> Result<Zeroizing<String>,
 }
 
 fn tell(args: &InitArgs, unlocks: usize, token: &str) -> Result<(), Failure> {
-    hand_over(token, args.token_out.as_deref())?;
+    hand_over(token, args.token_out.as_deref()).map_err(|failure| {
+        let told = "The vault is made all the same: `vault-server admin-token` makes another API token";
+        Failure::failed(format!("{failure}. {told}"))
+    })?;
     if let Some(path) = &args.key_file {
         eprintln!("the key file is {}: keep it off this machine", path.display());
     }

@@ -10,7 +10,7 @@ use crate::site::Site;
 pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
     block_on(async {
         let vault = site.open().await?;
-        site.unlock(&vault, args.passphrase_file.as_deref()).await?;
+        site.unlock_at_rest(&vault, args.passphrase_file.as_deref()).await?;
         let bar = bar(args.no_progress);
         let report = vault
             .verify(&|done, total| {

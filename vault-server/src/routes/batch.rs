@@ -7,9 +7,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use vault_core::Error;
 use vault_core::ids::SubjectId;
 use vault_core::schema::Form;
-use vault_core::vault::{Changes, PutOptions, PutOutcome, ReadOutcome, ReadRequest};
+use vault_core::vault::{Changes, PutOptions, PutOutcome, ReadOutcome, ReadRequest, State as VaultState};
 
 use super::fields::{enrol_again, names, put_status};
 use super::shapes::{FieldMap, Lowered, Stamps, Values, view};
@@ -119,6 +120,7 @@ pub(crate) struct ReadResult<'a> {
 pub(crate) async fn write(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let batch = body.read::<WriteBatch<'_>>()?;
     bounded(batch.items.len())?;
+    unlocked(&app)?;
     let mut parsed = Vec::with_capacity(batch.items.len());
     let mut outcomes: Vec<Option<Result<PutOutcome, Problem>>> = Vec::with_capacity(batch.items.len());
     for item in &batch.items {
@@ -171,6 +173,7 @@ impl<'a> WriteResult<'a> {
 pub(crate) async fn read(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {
     let batch = body.read::<ReadBatch<'_>>()?;
     bounded(batch.items.len())?;
+    unlocked(&app)?;
     let mut request = ReadRequest { purpose: who.purpose, form: Form::Given, ..ReadRequest::default() };
     let mut outcomes = Vec::with_capacity(batch.items.len());
     for (at, item) in batch.items.iter().enumerate() {
@@ -207,6 +210,11 @@ impl<'a> ReadResult<'a> {
             }
         }
     }
+}
+
+/// A locked vault refuses a batch as a whole, as it does every other request.
+fn unlocked(app: &App) -> Result<(), Problem> {
+    if app.vault.status().state == VaultState::Locked { Err(Error::Locked.into()) } else { Ok(()) }
 }
 
 fn bounded(items: usize) -> Result<(), Problem> {

@@ -20,6 +20,8 @@ use crate::problem::{Kind, Problem};
 
 /// How long a request waits for something to become final before it says that it is not yet.
 pub(crate) const FINAL_WAIT: Duration = Duration::from_secs(10);
+const NOT_FORGOTTEN_YET: &str = "the field is not known to be forgotten, for a root slot does not answer or many are waiting \
+                                 for it: see to the slots in the status, and ask again until the answer is 204";
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,12 +107,6 @@ pub(crate) struct Field<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     view: Option<Shown<vault_core::schema::View>>,
-}
-
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Refused {
-    /// `refused`: durable, reads no longer find it, but not final yet.
-    state: &'static str,
 }
 
 /// Create the subject, or merge fields into it.
@@ -225,7 +221,7 @@ pub(crate) async fn put_one(
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
     params(("id" = String, Path), ("name" = String, Path)),
-    responses((status = 204, description = "Final"), (status = 202, body = Refused, description = "Not final yet"))
+    responses((status = 204, description = "Final"), (status = 503, description = "A root slot does not answer"))
 )]
 pub(crate) async fn forget_one(State(app): State<App>, OfField(id, name): OfField) -> Result<Response, Problem> {
     // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
@@ -233,7 +229,8 @@ pub(crate) async fn forget_one(State(app): State<App>, OfField(id, name): OfFiel
     match tokio::time::timeout(FINAL_WAIT, forgetting).await {
         Ok(Ok(done)) => done.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(Problem::from),
         Ok(Err(_)) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
-        Err(_) => Ok(answer(StatusCode::ACCEPTED, &Refused { state: "refused" })),
+        // Unlike a shred it has no durable first step, so nothing may be promised yet.
+        Err(_) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FORGOTTEN_YET)),
     }
 }
 

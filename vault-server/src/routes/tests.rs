@@ -360,6 +360,10 @@ async fn locked_and_unlocked_again() {
     site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await;
     assert_eq!(site.call(Method::POST, "/v1/lock", "").await.json(), json!({"state": "locked"}));
     assert_eq!(site.get("/v1/subjects/jane").await.problem(), (423, "locked".to_owned()));
+    for (path, items) in [("write", r#"{"subject": "jane", "fields": {}}"#), ("read", r#"{"subject": "jane"}"#)] {
+        let batch = site.call(Method::POST, &format!("/v1/batch/{path}"), &format!(r#"{{"items": [{items}]}}"#)).await;
+        assert_eq!(batch.problem(), (423, "locked".to_owned()), "as a whole");
+    }
     assert_eq!(site.get("/v1/status").await.json()["state"], "locked");
     let ready = site.get("/readyz").await;
     assert_eq!((ready.status, ready.json()), (503, json!({"status": "locked"})));

@@ -1,6 +1,6 @@
 //! The customers of the demo: what was given for each, and how to tell whether the vault still has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -45,13 +45,17 @@ struct Shown {
 
 impl Customers {
     pub(super) fn parse(text: String) -> Result<Self, Failure> {
-        let mut all = Vec::new();
+        let mut all: Vec<Customer> = Vec::new();
+        let mut seen = HashSet::new();
         for (index, line) in text.lines().enumerate() {
             if line.trim().is_empty() {
                 continue;
             }
             let told = |reason: String| Failure::usage(format!("line {}: {reason}", index + 1));
             let record = Record::parse(line.as_bytes()).map_err(told)?;
+            if !seen.insert(record.subject.clone()) {
+                return Err(told("its subject has a line already; the demo takes one a customer".into()));
+            }
             let clear =
                 serde_json::from_str(line).map_err(|_| told("a phone, region or e-mail that is not text".into()))?;
             all.push(Customer { record, clear });
@@ -231,6 +235,13 @@ mod tests {
             let client = Client::anonymous(&fake.connection()).unwrap();
             assert_eq!(customers.witness().differences(&client).unwrap(), wrong);
         }
+    }
+
+    #[test]
+    fn a_customer_has_one_line() {
+        let twice = format!("{TWO}\n{}", TWO.lines().next().unwrap());
+        let told = Customers::parse(twice).err().unwrap().message;
+        assert!(told.starts_with("line 5: its subject has a line already"), "{told}");
     }
 
     #[test]

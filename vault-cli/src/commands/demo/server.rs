@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -99,7 +100,9 @@ impl Launcher {
             .arg(data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            // Ctrl-C is for the demo, which then ends the server; otherwise the server may be gone first.
+            .process_group(0);
         // Settings meant for the operator's real vault must not reach this one.
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("UDV_") {

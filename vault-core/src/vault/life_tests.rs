@@ -1,0 +1,62 @@
+//! Unlocking to look only, and locks and unlocks that meet each other.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use super::tests::{Fixture, id, slot};
+use super::*;
+use crate::root::Unlock;
+
+const WAIT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_look_at_rest_leaves_unfinished_shreds_alone() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("nickname", r#""x""#)]).await.unwrap();
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let erasure = fixture.vault.shred(vec![id("a")], "test", None, None).await.unwrap().made;
+    fixture.vault.close().await.unwrap();
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+
+    let unlock = || Unlock::KeyFile(fixture.key.duplicate());
+    let vault = fixture.open(fixture.store.clone()).await.unwrap();
+    vault.unlock_at_rest(unlock()).await.unwrap();
+    assert_eq!(vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+    assert!(vault.wait_final(erasure.id, Duration::from_millis(300)).await.unwrap().f1_at.is_none());
+    vault.lock().await.unwrap();
+    // The control: in service it becomes final.
+    vault.unlock(unlock()).await.unwrap();
+    assert!(vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_unlocks_and_writes_beside_each_other() {
+    let fixture = Fixture::new().await;
+    let vault = fixture.vault.clone();
+    let key = fixture.key.duplicate();
+    let switching = tokio::spawn(async move {
+        for _ in 0..100 {
+            let unlock = || vault.unlock(Unlock::KeyFile(key.duplicate()));
+            let (locked, first, second) = tokio::join!(vault.lock(), unlock(), unlock());
+            assert!(locked.is_ok() && first.is_ok() && second.is_ok(), "{locked:?} {first:?} {second:?}");
+        }
+        vault.unlock(Unlock::KeyFile(key)).await
+    });
+    let (mut written, mut refused) = (Vec::new(), 0);
+    while !switching.is_finished() {
+        let subject = format!("s{}", written.len());
+        match fixture.put(&subject, &[("nickname", r#""x""#)]).await {
+            Ok(_) => written.push(subject),
+            Err(Error::Locked) => refused += 1,
+            Err(other) => panic!("neither written nor locked: {other}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    switching.await.unwrap().unwrap();
+    for subject in &written {
+        assert_eq!(fixture.read(subject, "nickname").await.unwrap(), r#""x""#);
+    }
+    assert!(written.len() + refused > 0);
+}
