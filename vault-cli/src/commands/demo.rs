@@ -50,13 +50,14 @@ pub(crate) fn run(args: &DemoArgs, ui: &Ui) -> Result<Exit, Failure> {
     let customers = Customers::parse(input)?;
     let launcher = Launcher::new()?;
     let scratch = tempfile::tempdir()?;
-    interrupt::clean_up_after(launcher.running(), scratch.path().to_owned())?;
+    let interrupted = interrupt::clean_up_after(launcher.running(), scratch.path().to_owned())?;
     let data = match &args.keep {
         Some(dir) => new_or_empty(dir)?,
         None => scratch.path().join("vault"),
     };
     let mut demo = Demo { launcher, data, scratch, customers, story: Story::new(ui), ui, logs: String::new() };
-    demo.tell()?;
+    demo.tell().inspect_err(|_| interrupted.yield_to_signal())?;
+    interrupted.yield_to_signal();
     if let Some(dir) = &args.keep {
         ui.note(&format!("the vault is kept; serve it with: vault-server dev --data {}", dir.display()));
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::finalizer::{Finalizer, Job};
 use super::meta::{self, Meta, MetaHead};
 use super::session::{Session, Snapshot};
+use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
 use super::{Inner, Tasks, Vault, idempotency};
@@ -95,6 +96,7 @@ impl Vault {
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
+            turns: Turns::new(),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
         };

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::tests::{Fixture, id, slot};
@@ -59,4 +60,24 @@ async fn locks_unlocks_and_writes_beside_each_other() {
         assert_eq!(fixture.read(subject, "nickname").await.unwrap(), r#""x""#);
     }
     assert!(written.len() + refused > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_one_subject_all_get_through() {
+    let fixture = Arc::new(Fixture::new().await);
+    fixture.put("a", &[("nickname", r#""x""#)]).await.unwrap();
+    let writers: Vec<_> = (0..64)
+        .map(|writer| {
+            let fixture = fixture.clone();
+            tokio::spawn(async move {
+                for n in 0..20 {
+                    fixture.put("a", &[("nickname", &format!("\"{writer}-{n}\""))]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(fixture.vault.describe(&id("a")).await.unwrap().fields[0].0.version, 1 + 64 * 20);
 }

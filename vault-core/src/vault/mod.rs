@@ -9,6 +9,7 @@
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
+//! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
 //! | `types` | what goes in and comes out |
@@ -37,6 +38,7 @@ mod stale;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod types;
 mod verify;
 mod writer;
@@ -60,6 +62,7 @@ use crate::store::Store;
 use crate::trie::Pages;
 use callers::CallerTable;
 use session::Session;
+use turns::Turns;
 
 /// A handle on one vault; cheap to clone.
 #[derive(Clone)]
@@ -80,6 +83,8 @@ pub(crate) struct Inner {
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
     under_way: idempotency::UnderWay,
+    /// For writes that lost a race for their subject.
+    turns: Turns,
     /// Held while unlocking or locking; the tasks of the session under it.
     life: Mutex<Option<Tasks>>,
     pub(crate) failed: watch::Sender<bool>,

@@ -149,15 +149,21 @@ impl Inner {
         parsed: &[Parsed<'_>],
         options: &PutOptions,
     ) -> Result<PutOutcome, Error> {
+        let mut turn = None;
         for _ in 0..ATTEMPTS {
-            let prepared = self.prepare_parsed(session, id, parsed, options).await?;
-            let held = if prepared.replaces {
-                session.finalize(prepared.write).await?
+            let Prepared { write, outcome, replaces } = self.prepare_parsed(session, id, parsed, options).await?;
+            let held = if replaces {
+                // Nobody else waits for a root slot.
+                turn = None;
+                session.finalize(write).await?
             } else {
-                session.commit(vec![prepared.write]).await? == [true]
+                session.commit(vec![write]).await? == [true]
             };
             if held {
-                return Ok(prepared.outcome);
+                return Ok(outcome);
+            }
+            if turn.is_none() {
+                turn = Some(self.turns.of(id).await);
             }
         }
         Err(Error::Conflict("the subject is changed by too many requests at once: retry"))
