@@ -137,6 +137,16 @@ fn a_renewed_certificate_is_read_on_hangup() {
 }
 
 #[test]
+fn without_tls_a_hangup_ends_nothing() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    running.server.hang_up();
+    std::thread::sleep(Duration::from_millis(300));
+    running.admin.get("/v1/status").expect(200);
+    running.stop();
+}
+
+#[test]
 fn certificates_that_do_not_serve_are_told_at_the_start() {
     let (vault, _) = with_tls();
     let [cert, key] = [vault.data().join("cert.pem"), vault.data().join("key.pem")];

@@ -33,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) started_at: Timestamp,
     pub(crate) metrics: Metrics,
     in_flight: AtomicUsize,
+    unlocking: AtomicUsize,
     max_in_flight: usize,
     request_ids: RequestIds,
 }
@@ -55,6 +56,7 @@ impl App {
             unlock_gate: Gate::default(),
             started_at: Timestamp::now(),
             in_flight: AtomicUsize::new(0),
+            unlocking: AtomicUsize::new(0),
             max_in_flight,
             request_ids: RequestIds::new(),
         }))
@@ -154,24 +156,38 @@ fn acceptable(id: &HeaderValue) -> bool {
     (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
+/// The path that is open to who has no API token.
+const UNLOCK: &str = "/v1/unlock";
+/// Requests to unlock that are under way at once. They have a bound of their own, so that a stranger who sends them slowly
+/// keeps out nobody else.
+const UNLOCKING_MAX: usize = 16;
+
 /// One of the requests that run at once; lets the next one in when it is dropped.
-struct InFlight(App);
+struct InFlight {
+    app: App,
+    unlocks: bool,
+}
 
 impl InFlight {
     fn enter(app: &App, route: &str) -> Option<Self> {
-        let held = Self(app.clone());
+        let held = Self { app: app.clone(), unlocks: route == UNLOCK };
         app.metrics.in_flight.inc();
-        let before = app.in_flight.fetch_add(1, Ordering::Relaxed);
+        let before = held.count().fetch_add(1, Ordering::Relaxed);
+        let most = if held.unlocks { UNLOCKING_MAX } else { app.max_in_flight };
         // Who watches the server must get an answer just when it is busy.
         let watches = matches!(route, "/healthz" | "/readyz" | "/metrics");
-        (before < app.max_in_flight || watches).then_some(held)
+        (before < most || watches).then_some(held)
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        if self.unlocks { &self.app.unlocking } else { &self.app.in_flight }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.in_flight.dec();
+        self.count().fetch_sub(1, Ordering::Relaxed);
+        self.app.metrics.in_flight.dec();
     }
 }
 

@@ -7,6 +7,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::commands::Failure;
 
@@ -38,9 +39,7 @@ pub(crate) fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Failure
 /// # Errors
 /// If the signal cannot be listened to.
 pub(crate) fn reload_on_hangup(live: RustlsConfig, cert: &Path, key: &Path) -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangups = signal(SignalKind::hangup())
-        .map_err(|e| Failure::failed(format!("the signal SIGHUP cannot be listened to: {e}")))?;
+    let mut hangups = hangups()?;
     let (cert, key) = (cert.to_owned(), key.to_owned());
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
@@ -54,6 +53,17 @@ pub(crate) fn reload_on_hangup(live: RustlsConfig, cert: &Path, key: &Path) -> R
         }
     });
     Ok(())
+}
+
+/// Without TLS there is nothing to read again at SIGHUP, and whoever sends it does not mean to end the server.
+pub(crate) fn outlive_hangup() -> Result<(), Failure> {
+    let mut hangups = hangups()?;
+    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
+    Ok(())
+}
+
+fn hangups() -> Result<Signal, Failure> {
+    signal(SignalKind::hangup()).map_err(|e| Failure::failed(format!("the signal SIGHUP cannot be listened to: {e}")))
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Locking and unlocking: what a locked vault answers, and what opens it.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use serde_json::json;
 
-use crate::harness::{Client, Vault, plain_words};
+use crate::harness::{Client, Vault, plain_words, wait_for};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 
@@ -107,5 +110,31 @@ fn guessing_at_a_passphrase_is_slowed_down() {
     // It binds who knows the passphrase as well.
     let right = running.nobody().post("/v1/unlock", &json!({ "passphrase": PASSPHRASE }));
     right.problem(429, "rate_limited");
+    running.stop();
+}
+
+#[test]
+fn strangers_who_unlock_slowly_keep_out_nobody_else() {
+    let vault = Vault::dev();
+    let running = vault.start();
+    let address = running.server.url.strip_prefix("http://").unwrap();
+    let head =
+        "POST /v1/unlock HTTP/1.1\r\nHost: vault\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let slow: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        })
+        .collect();
+    // Some wait for the rest of their body; who comes when enough of them do is turned away.
+    let refused = |stream: &&TcpStream| {
+        let mut first = [0; 12];
+        stream.peek(&mut first).is_ok_and(|read| read == 12) && &first == b"HTTP/1.1 503"
+    };
+    wait_for("as many refusals as do not fit", || (slow.iter().filter(refused).count() >= 24).then_some(()));
+    running.admin.get("/v1/status").expect(200);
+    drop(slow);
     running.stop();
 }

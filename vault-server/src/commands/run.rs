@@ -29,7 +29,10 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
 }
 
 fn tls(tls: &Tls) -> Result<Option<RustlsConfig>, Failure> {
-    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
+    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
+        tls::outlive_hangup()?;
+        return Ok(None);
+    };
     let live = RustlsConfig::from_config(tls::load(cert, key)?);
     tls::reload_on_hangup(live.clone(), cert, key)?;
     Ok(Some(live))
