@@ -62,6 +62,8 @@ pub(crate) struct Finalizer {
     worn: BTreeSet<(Kind, EntryKey)>,
     /// When to look for what ordinary writes left behind.
     tidy_at: Instant,
+    /// Until when rounds do without tidying, for one met damage.
+    untidy_until: Option<Instant>,
     retry_at: Option<Instant>,
     retry_after: Duration,
     stopping: bool,
@@ -91,6 +93,7 @@ impl Finalizer {
             rotations,
             worn: BTreeSet::new(),
             tidy_at: Instant::now() + TIDY_EVERY,
+            untidy_until: None,
             retry_at: None,
             retry_after: RETRY.0,
             stopping: false,
@@ -240,6 +243,9 @@ impl Finalizer {
 
     /// What ordinary writes and time left to be removed.
     async fn tidying(&self) -> Result<Vec<Write>, Error> {
+        if self.untidy_until.is_some_and(|until| until > Instant::now()) {
+            return Ok(Vec::new());
+        }
         let mut writes = stale::sweep(&self.inner, &self.session).await?;
         writes.extend(expire::sweep(&self.inner, &self.session).await?);
         if !self.worn.is_empty() {
@@ -323,6 +329,8 @@ impl Finalizer {
             self.shreds.rotate_left(usize::from(!self.shreds.is_empty()));
         }
         self.together = 1;
+        // It may have been what is tidied away; shreds do not wait for that.
+        self.untidy_until = Some(Instant::now() + TIDY_EVERY);
     }
 
     fn postpone(&mut self, reason: String) {

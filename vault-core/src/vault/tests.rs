@@ -515,3 +515,23 @@ async fn damage_holds_up_nobody_else() {
     }
     panic!("most subjects are not in the lost page, and still they are not final");
 }
+
+#[tokio::test]
+async fn damage_in_what_is_tidied_away_holds_up_no_shred() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("email", r#""old@example.org""#)]).await.unwrap();
+    fixture.put("b", &[("nickname", r#""x""#)]).await.unwrap();
+    // The old entry is left to be tidied, and the one page of the lookups is lost.
+    fixture.put("a", &[("email", r#""new@example.org""#)]).await.unwrap();
+    let header = fixture.vault.session().unwrap().snapshot().header.clone();
+    let mut lost = Vec::new();
+    let mut note_lookups = |visit: crate::trie::Visit<'_>| {
+        if let crate::trie::Visit::Page { kind: crate::trie::Kind::Lookups, row, .. } = visit {
+            lost = row.to_vec();
+        }
+    };
+    crate::trie::walk(&fixture.vault.inner.pages, &header, &mut note_lookups).await.unwrap();
+    fixture.store.commit(crate::store::Batch { delete: vec![lost], ..Default::default() }).await.unwrap();
+    fixture.vault.inner.pages.clear();
+    assert_eq!(fixture.shred(&["b"]).await.counts.r#final, 1);
+}
