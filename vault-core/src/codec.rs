@@ -7,8 +7,10 @@ use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-/// The largest payload, in bytes, that is written or read.
+/// The largest payload of a trie entry, in bytes, that is written or read.
 pub const PAYLOAD_MAX: u64 = 8 * 1024;
+/// The largest record that is sealed into a row.
+pub const RECORD_MAX: u64 = 48 * 1024;
 
 const VERSION: u8 = 1;
 
@@ -17,30 +19,54 @@ const VERSION: u8 = 1;
 #[error("a stored payload does not decode: it was written by another version, or it is damaged")]
 pub struct CodecError;
 
-fn options() -> impl Options {
-    bincode::DefaultOptions::new().with_limit(PAYLOAD_MAX).with_fixint_encoding().reject_trailing_bytes()
+fn options(limit: u64) -> impl Options {
+    bincode::DefaultOptions::new().with_limit(limit).with_fixint_encoding().reject_trailing_bytes()
 }
 
-/// Encodes a payload; the bytes may hold keys, so they wipe themselves.
+/// Encodes the payload of an entry; the bytes may hold keys, so they wipe themselves.
 ///
 /// # Errors
 /// [`CodecError`] if it would be larger than [`PAYLOAD_MAX`].
 pub fn encode<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, CodecError> {
-    let size = options().serialized_size(value).map_err(|_| CodecError)?;
-    // Reserved in full, for a buffer that grows leaves copies of secrets behind.
-    let mut out = Zeroizing::new(Vec::with_capacity(usize::try_from(size).map_err(|_| CodecError)? + 1));
-    out.push(VERSION);
-    options().serialize_into(&mut *out, value).map_err(|_| CodecError)?;
-    Ok(out)
+    encode_within(PAYLOAD_MAX, value)
 }
 
-/// Decodes a payload.
+/// Decodes the payload of an entry.
 ///
 /// # Errors
 /// [`CodecError`] for another version byte, trailing bytes, or anything that is not a `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_within(PAYLOAD_MAX, bytes)
+}
+
+/// Encodes a record that is sealed into a row.
+///
+/// # Errors
+/// [`CodecError`] if it would be larger than [`RECORD_MAX`].
+pub fn encode_record<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, CodecError> {
+    encode_within(RECORD_MAX, value)
+}
+
+/// Decodes a record from a row.
+///
+/// # Errors
+/// As for [`decode`].
+pub fn decode_record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_within(RECORD_MAX, bytes)
+}
+
+fn encode_within<T: Serialize>(limit: u64, value: &T) -> Result<Zeroizing<Vec<u8>>, CodecError> {
+    let size = options(limit).serialized_size(value).map_err(|_| CodecError)?;
+    // Reserved in full, for a buffer that grows leaves copies of secrets behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(usize::try_from(size).map_err(|_| CodecError)? + 1));
+    out.push(VERSION);
+    options(limit).serialize_into(&mut *out, value).map_err(|_| CodecError)?;
+    Ok(out)
+}
+
+fn decode_within<T: DeserializeOwned>(limit: u64, bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => options().deserialize(rest).map_err(|_| CodecError),
+        Some((&VERSION, rest)) => options(limit).deserialize(rest).map_err(|_| CodecError),
         _ => Err(CodecError),
     }
 }

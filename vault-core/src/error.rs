@@ -4,7 +4,8 @@
 
 use crate::codec::CodecError;
 use crate::crypto::Unauthentic;
-use crate::ids::IdError;
+use crate::ids::{FieldName, IdError};
+use crate::policy::Rule;
 use crate::root::{RootError, SlotError};
 use crate::schema::SchemaError;
 use crate::store::StoreError;
@@ -46,10 +47,12 @@ pub enum Error {
     #[error("this idempotency key was used for another request: send this one with a key of its own")]
     IdempotencyMismatch,
     /// The policy says no.
-    #[error("refused by policy (rule {rule})")]
+    #[error("refused by policy (rule {})", rule.as_str())]
     Refused {
-        /// The rule's name.
-        rule: &'static str,
+        /// The rule.
+        rule: Rule,
+        /// The field, where the rule is of one field.
+        field: Option<FieldName>,
     },
     /// The field's version is not the one that was named.
     #[error("the field has changed: read it again, then retry with its present version")]

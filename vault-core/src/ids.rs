@@ -128,7 +128,17 @@ name_type! {
     Purpose
 }
 
+name_type! {
+    /// The name of a legal hold, for example `case_2026_17`.
+    HoldName
+}
+
 impl Compartment {
+    /// The reserved compartment of what the vault notes about a subject: consents, holds, its restriction.
+    pub fn system() -> Self {
+        Self("system".to_owned())
+    }
+
     /// The compartment that registration data lives in.
     pub fn profile() -> Self {
         Self("profile".to_owned())

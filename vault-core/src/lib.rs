@@ -8,17 +8,19 @@
 //! # Map
 //! [`crypto`] is the only code that names cipher crates. [`store`] keeps rows and knows no keys. [`trie`] is the
 //! forgetting map that everything findable lives in. [`root`] keeps the root key outside the store and replaces it
-//! safely. [`schema`] says which fields exist. [`vault`] holds keys and store together: one method per use case.
+//! safely. [`schema`] says which fields exist, [`policy`] who sees them. [`vault`] holds keys and store together: one method per use case.
 
 pub mod codec;
 pub mod crypto;
 pub mod error;
 pub mod ids;
+pub mod policy;
 pub mod root;
 pub mod schema;
 pub mod store;
 pub mod time;
 pub mod trie;
 pub mod vault;
+mod words;
 
 pub use error::Error;

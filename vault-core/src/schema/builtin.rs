@@ -1,6 +1,6 @@
 //! The schema of a new vault, as two tables.
 
-use super::{FieldKind, FieldSpec, PurposeSpec, Schema, View};
+use super::{Basis, FieldKind, FieldSpec, PurposeSpec, Schema, Sensitivity, View};
 use crate::ids::{Compartment, FieldName, Purpose};
 
 const VERSION: u16 = 1;
@@ -38,15 +38,33 @@ pub(super) fn schema() -> Schema {
 }
 
 fn field((name, kind, lookup): (&str, FieldKind, bool)) -> FieldSpec {
-    FieldSpec { name: field_name(name), compartment: Compartment::profile(), kind, lookup }
+    let full = PURPOSES.iter().filter(|(_, full, _)| full.contains(&name));
+    FieldSpec {
+        id: field_name(name),
+        name: field_name(name),
+        compartment: Compartment::profile(),
+        kind,
+        sensitivity: Sensitivity::Personal,
+        lookup,
+        last4: false,
+        retention: None,
+        retired: false,
+        views: full.map(|(purpose, ..)| (purpose_name(purpose), View::Full)).collect(),
+    }
 }
 
-fn purpose((name, full, otherwise): (&str, &[&str], View)) -> PurposeSpec {
+fn purpose((name, _, otherwise): (&str, &[&str], View)) -> PurposeSpec {
     PurposeSpec {
-        name: Purpose::parse(name).expect("the tables hold valid names"),
-        views: full.iter().map(|name| (field_name(name), View::Full)).collect(),
+        name: purpose_name(name),
+        basis: Basis::Contract,
+        under_restriction: false,
+        automated: false,
         otherwise,
     }
+}
+
+fn purpose_name(name: &str) -> Purpose {
+    Purpose::parse(name).expect("the tables hold valid names")
 }
 
 fn field_name(name: &str) -> FieldName {
@@ -61,9 +79,9 @@ mod tests {
     fn purposes_name_declared_fields() {
         let schema = schema();
         assert_eq!(schema.fields().count(), 9);
-        for purpose in schema.purposes() {
-            for (field, _) in &purpose.views {
-                assert!(schema.field(field).is_ok(), "{field}");
+        for (_, full, _) in PURPOSES {
+            for field in *full {
+                assert!(schema.field(&field_name(field)).is_ok(), "{field}");
             }
         }
     }

@@ -12,22 +12,19 @@ mod kind;
 mod mask;
 mod phone;
 mod plain;
-mod policy;
 mod text;
 mod value;
+mod view;
 
 use zeroize::Zeroizing;
 
 use crate::ids::{Compartment, FieldName, Purpose};
+use crate::words::word_enum;
 
 pub use error::SchemaError;
 pub use kind::FieldKind;
-pub use policy::{
-    Decision, ParseFormError, ParseViewError, RULE_FIELD_NOT_FOR_PURPOSE, RULE_PURPOSE_REQUIRED,
-    RULE_PURPOSE_UNDECLARED, decide,
-};
-pub use policy::{Form, View};
 pub use value::FieldValue;
+pub use view::{Form, ParseFormError, ParseViewError, View};
 
 /// The largest value, in bytes of JSON text.
 pub const VALUE_MAX: usize = 32 * 1024;
@@ -55,6 +52,11 @@ impl Schema {
         self.fields.iter().find(|field| field.name == *name).ok_or_else(|| SchemaError::UnknownField(name.clone()))
     }
 
+    /// The declaration of the field that rows name by this id; `None` if there is none.
+    pub fn field_by_id(&self, id: &FieldName) -> Option<&FieldSpec> {
+        self.fields.iter().find(|field| field.id == *id)
+    }
+
     /// All fields, in the order they were declared.
     pub fn fields(&self) -> impl Iterator<Item = &FieldSpec> {
         self.fields.iter()
@@ -71,17 +73,57 @@ impl Schema {
     }
 }
 
+word_enum! {
+    /// How much care a field needs.
+    Sensitivity {
+        /// Personal data.
+        Personal = "personal",
+        /// Data that could do particular harm (GDPR 9, PIPL 28): its mask tells nothing of its length.
+        Sensitive = "sensitive",
+    }
+}
+
+word_enum! {
+    /// Why a purpose may process personal data (GDPR 6).
+    Basis {
+        /// The subject agreed, and may withdraw.
+        Consent = "consent",
+        /// A contract with the subject needs it.
+        Contract = "contract",
+        /// The law demands it.
+        LegalObligation = "legal_obligation",
+        /// Somebody's life depends on it.
+        VitalInterest = "vital_interest",
+        /// A task in the public interest.
+        PublicTask = "public_task",
+        /// An interest that outweighs the subject's.
+        LegitimateInterest = "legitimate_interest",
+    }
+}
+
 /// The declaration of one field.
 #[derive(Clone, Debug)]
 pub struct FieldSpec {
-    /// Its name.
+    /// What rows, tags and sealed bytes name it by: the name it was first declared under. Survives renaming.
+    pub id: FieldName,
+    /// Its name now.
     pub name: FieldName,
     /// The compartment whose key seals it.
     pub compartment: Compartment,
     /// What it accepts.
     pub kind: FieldKind,
+    /// How much care it needs.
+    pub sensitivity: Sensitivity,
     /// Whether subjects can be found by its exact value.
     pub lookup: bool,
+    /// Whether subjects can be found by its last four digits together with another field's exact value.
+    pub last4: bool,
+    /// How long a value may be kept after it was written, in seconds; `None` for as long as its subject.
+    pub retention: Option<u64>,
+    /// Readable, and no longer writable.
+    pub retired: bool,
+    /// The most that each purpose shows of it; a purpose that is not here shows what it shows of any field.
+    views: Vec<(Purpose, View)>,
 }
 
 impl FieldSpec {
@@ -125,7 +167,7 @@ impl FieldSpec {
     /// What a reader gets, as JSON text; `None` for [`View::None`].
     ///
     /// A mask is made from the normal form, whatever `form` says. [`View::Last4`] of a kind that has no such view shows
-    /// the mask; [`decide`] lowers it beforehand, so that the reader is told.
+    /// the mask; [`crate::policy`] lowers it beforehand, so that the reader is told.
     pub fn show(&self, value: &FieldValue, view: View, form: Form) -> Option<Zeroizing<String>> {
         match (view, form) {
             (View::None, _) => None,
@@ -136,24 +178,35 @@ impl FieldSpec {
         }
     }
 
+    /// The most that a purpose shows of this field; [`View::None`] if the field is none of its business.
+    pub fn ceiling(&self, purpose: &PurposeSpec) -> View {
+        self.views.iter().find(|(name, _)| *name == purpose.name).map_or(purpose.otherwise, |(_, view)| *view)
+    }
+
     fn invalid(&self, expected: &'static str) -> SchemaError {
         SchemaError::Invalid { field: self.name.clone(), expected }
     }
 }
 
-/// The declaration of one purpose: the most that a reader who names it gets of each field.
+/// The declaration of one purpose.
 #[derive(Clone, Debug)]
 pub struct PurposeSpec {
     /// Its name.
     pub name: Purpose,
-    views: Vec<(FieldName, View)>,
-    otherwise: View,
+    /// Why it may process personal data.
+    pub basis: Basis,
+    /// Whether it goes on while a subject's processing is restricted.
+    pub under_restriction: bool,
+    /// Whether it makes automated decisions.
+    pub automated: bool,
+    /// The most it shows of a field that says nothing else.
+    pub otherwise: View,
 }
 
 impl PurposeSpec {
-    /// The most that this purpose shows of a field; [`View::None`] if the field is none of its business.
-    pub fn ceiling(&self, field: &FieldName) -> View {
-        self.views.iter().find(|(name, _)| name == field).map_or(self.otherwise, |(_, view)| *view)
+    /// Whether it may read only while the subject's consent to it is given.
+    pub fn needs_consent(&self) -> bool {
+        self.basis == Basis::Consent
     }
 }
 

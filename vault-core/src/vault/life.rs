@@ -12,12 +12,11 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, idempotency};
+use super::{Inner, Tasks, Vault, idempotency, schema};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
 use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, Unlock};
-use crate::schema::Schema;
 use crate::store::{Batch, Expect, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{Header, Pages};
@@ -87,7 +86,6 @@ impl Vault {
             store,
             pages,
             vault,
-            schema: Schema::builtin(),
             options,
             roots: Roots::new(shared),
             file_slots: slots,
@@ -156,7 +154,8 @@ impl Vault {
         if meta.head != (MetaHead { vault: inner.vault, epoch: header.epoch() }) {
             return Err(Error::Damaged("the META record and the vault header disagree"));
         }
-        let snapshot = Snapshot { header: Arc::new(header), counts: meta.counts, sequence: meta.sequence };
+        let schema = Arc::new(schema::load(inner, &header).await?);
+        let snapshot = Snapshot { header: Arc::new(header), counts: meta.counts, sequence: meta.sequence, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, job_queue) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));

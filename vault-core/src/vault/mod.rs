@@ -7,6 +7,8 @@
 //! | `refuse` | the first half of a shred: F0 |
 //! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
+//! | `schema` | the declared schema: kept, loaded, changed |
+//! | `metadata` | what is known of each value besides itself |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `turns` | writes that lost a race take turns |
@@ -27,12 +29,14 @@ mod life;
 #[cfg(test)]
 mod life_tests;
 mod meta;
+mod metadata;
 mod put;
 mod read;
 mod records;
 mod refuse;
 mod rotate;
 mod row;
+mod schema;
 mod session;
 mod stale;
 mod subject;
@@ -57,7 +61,6 @@ pub use types::*;
 use crate::error::Error;
 use crate::ids::VaultId;
 use crate::root::{FileSlot, Roots};
-use crate::schema::Schema;
 use crate::store::Store;
 use crate::trie::Pages;
 use callers::CallerTable;
@@ -74,7 +77,6 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) pages: Pages,
     pub(crate) vault: VaultId,
-    pub(crate) schema: Schema,
     pub(crate) options: VaultOptions,
     pub(crate) roots: Roots,
     file_slots: Vec<FileSlot>,
@@ -96,11 +98,6 @@ struct Tasks {
 }
 
 impl Vault {
-    /// The fields and purposes that are declared.
-    pub fn schema(&self) -> &Schema {
-        &self.inner.schema
-    }
-
     fn session(&self) -> Result<Arc<Session>, Error> {
         if *self.inner.failed.borrow() {
             return Err(Error::Failed);

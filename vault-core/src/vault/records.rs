@@ -7,7 +7,7 @@ use crate::codec;
 use crate::crypto::tag::Tag;
 use crate::crypto::{AuditKey, Dek};
 use crate::error::Error;
-use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose, RotationId, SubjectUuid};
+use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectUuid};
 use crate::time::Timestamp;
 use crate::trie::{Payload, RekeyCursor};
 
@@ -40,6 +40,14 @@ pub(crate) struct SubjectRecord {
     /// Listed, so that a shred opens no data row.
     pub(crate) lookups: Vec<LookupRef>,
     pub(crate) compartments: Vec<CompartmentKeys>,
+    /// Purposes that the subject consents to at present; the history is in the compartment `system`.
+    pub(crate) consents: Vec<Purpose>,
+    /// Whether its processing is restricted.
+    pub(crate) restricted: bool,
+    /// Legal holds; their reasons are in the compartment `system`.
+    pub(crate) holds: Vec<HoldName>,
+    /// Whether value tokens were ever made for it, so that a shred looks for them.
+    pub(crate) tokens: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +63,29 @@ pub(crate) enum SubjectState {
 /// A lookup entry that the subject has in the trie.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct LookupRef {
+    /// The id of the field that it is of.
     pub(crate) field: FieldName,
+    pub(crate) of: Indexed,
     pub(crate) tag: Tag,
     /// Whether it is the field's present value. One that is not waits for the next root batch to be removed.
     pub(crate) live: bool,
+}
+
+/// What of a field a lookup entry finds it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Indexed {
+    /// Its exact value.
+    Value,
+    /// Where it came from.
+    Source,
+    /// A purpose it may be used for.
+    Purpose,
+    /// A purpose that the subject objects to.
+    Objection,
+    /// Somebody it was shared with.
+    Recipient,
+    /// The day it expires.
+    Expiry,
 }
 
 /// A compartment and the key of its fields.
@@ -70,6 +97,8 @@ pub(crate) struct CompartmentKeys {
     pub(crate) dek_version: u32,
     #[serde(with = "wrapped_dek")]
     pub(crate) dek: Dek,
+    /// F0: the shred of this compartment alone is durable, its root batch is not.
+    pub(crate) refused: Option<ErasureId>,
 }
 
 /// An API client, its token only as a keyed hash.

@@ -4,8 +4,9 @@
 //! key   'd' ‖ subject uuid (16 B) ‖ compartment ordinal (u16)              and of a spilled field: ‖ spill id (8 B)
 //! value u8 format = 1 ‖ u64 row version ‖ u16 count ‖ count × (u32 length ‖ UV1 bytes)
 //! ```
-//! The first sealed item is the manifest (reserved field `#manifest`): names, versions, times and commitments of the
-//! fields, in their order, and the row version. So a missing, swapped or stale field is noticed; the rollback of a whole
+//! The first sealed item is the manifest (reserved field `#manifest`): ids, versions, times and commitments of the
+//! fields, in their order, and the row version. The second, if the manifest says so, is the fields' metadata (reserved
+//! field `#metadata`). So a missing, swapped or stale field is noticed; the rollback of a whole
 //! row is not. Field names are only in the manifest: a stolen row shows how many fields there are, not which.
 
 mod layout;
@@ -24,6 +25,7 @@ use crate::time::Timestamp;
 
 const FORMAT: u8 = 1;
 const MANIFEST: &str = "#manifest";
+const METADATA: &str = "#metadata";
 /// Sealed fields longer than this, in bytes, have a row of their own.
 const SPILL_OVER: usize = 4096;
 /// Every data row's key starts with this.
@@ -90,7 +92,10 @@ enum Sealed {
 /// An opened row: names and versions known, values still sealed.
 pub(crate) struct Row {
     pub(crate) version: u64,
+    /// By the fields' ids.
     pub(crate) fields: BTreeMap<FieldName, Entry>,
+    /// UV1 bytes of what is known of the fields besides their values.
+    metadata: Option<Vec<u8>>,
 }
 
 /// What writing a row puts into the store.
@@ -108,7 +113,7 @@ impl Row {
 
     /// A row that holds nothing any more, at the version it had.
     pub(crate) fn empty_at(version: u64) -> Self {
-        Self { version, fields: BTreeMap::new() }
+        Self { version, fields: BTreeMap::new(), metadata: None }
     }
 
     /// The keys of the rows that its spilled fields are in.
@@ -127,6 +132,16 @@ impl Row {
         if row.version != version {
             return Err(DAMAGED);
         }
+        let metadata = match row.metadata {
+            None => None,
+            Some(commitment) => {
+                let bytes = items.next().ok_or(DAMAGED)?;
+                if SealedField::parse(bytes)?.commitment() != commitment {
+                    return Err(DAMAGED);
+                }
+                Some(bytes.to_vec())
+            }
+        };
         let mut fields = BTreeMap::new();
         for listed in row.fields {
             let sealed = match listed.spill {
@@ -147,7 +162,7 @@ impl Row {
         if items.next().is_some() || !items.complete() {
             return Err(DAMAGED);
         }
-        Ok(Self { version, fields })
+        Ok(Self { version, fields, metadata })
     }
 
     /// The key of the row that a field is in, if it is not in this one.
@@ -156,6 +171,11 @@ impl Row {
             Sealed::Spilled { id, .. } => Some(place.spill_key(id)),
             Sealed::Inline(_) => None,
         }
+    }
+
+    /// Opens the metadata, if there is any.
+    pub(crate) fn open_metadata(&self, place: &RowPlace<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        self.metadata.as_ref().map(|bytes| open_item(bytes, place, METADATA)).transpose()
     }
 
     /// Opens one field; `spilled` is the value of its own row, if it has one.
@@ -192,7 +212,7 @@ impl<'a> RowWriter<'a> {
     /// Starts from `row`, whose sealed fields stay as they are unless they are set. `sealing` says how many will be
     /// sealed, so that one system call draws all randomness.
     pub(crate) fn new(row: Row, place: RowPlace<'a>, schema_version: u16, sealing: usize) -> Self {
-        let random = Random::new((sealing + 1) * (NONCE_LEN + 8));
+        let random = Random::new((sealing + 2) * (NONCE_LEN + 8));
         Self { place, schema_version, random, row, written: Written::default() }
     }
 
@@ -222,6 +242,14 @@ impl<'a> RowWriter<'a> {
         true
     }
 
+    /// Seals the metadata of the fields; none takes it out.
+    pub(crate) fn set_metadata(&mut self, metadata: Option<&[u8]>) {
+        self.row.metadata = metadata.map(|plaintext| {
+            let place = self.place.field(METADATA);
+            seal(self.place.dek, self.place.dek_version, self.schema_version, &place, plaintext, &mut self.random)
+        });
+    }
+
     /// Seals the manifest and packs the row, one version on.
     pub(crate) fn finish(mut self) -> Result<Written, Error> {
         self.row.version += 1;
@@ -233,7 +261,8 @@ impl<'a> RowWriter<'a> {
             Sealed::Inline(bytes) => Some(bytes.as_slice()),
             Sealed::Spilled { .. } => None,
         });
-        let items: Vec<&[u8]> = std::iter::once(sealed.as_slice()).chain(inline).collect();
+        let metadata = self.row.metadata.as_deref();
+        let items: Vec<&[u8]> = std::iter::once(sealed.as_slice()).chain(metadata).chain(inline).collect();
         let value = pack(self.row.version, &items)?;
         self.written.put.push((self.place.key(), value));
         Ok(self.written)

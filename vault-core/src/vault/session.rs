@@ -11,6 +11,7 @@ use super::types::Counts;
 use super::writer::{Command, GroupError, Write};
 use crate::error::Error;
 use crate::root::RootEntry;
+use crate::schema::Schema;
 use crate::trie::Header;
 
 /// A committed state of the vault. Never changes; the next commit publishes another one.
@@ -18,6 +19,7 @@ pub(crate) struct Snapshot {
     pub(crate) header: Arc<Header>,
     pub(crate) counts: Counts,
     pub(crate) sequence: u64,
+    pub(crate) schema: Arc<Schema>,
 }
 
 /// From unlock to lock.

@@ -1,13 +1,17 @@
 //! What callers of the vault hand in and get back.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose, RotationId, SubjectId, VaultId};
+pub use crate::policy::Role;
 use crate::root::{Method, SlotStatus};
 use crate::schema::{Form, View};
 use crate::store::Health;
 use crate::time::Timestamp;
 use crate::trie::CacheStats;
+use crate::words::word_enum;
 
 /// How a vault is run.
 #[derive(Clone, Copy, Debug)]
@@ -68,21 +72,26 @@ pub struct PutOutcome {
     pub fields: Vec<FieldStamp>,
 }
 
+/// Who reads, and why.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// What it is.
+    pub role: Role,
+    /// The purposes it may name; an admin any.
+    pub purposes: Arc<[Purpose]>,
+    /// The purpose it names, as it wrote it.
+    pub purpose: Option<Arc<str>>,
+}
+
 /// How fields are read.
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
+    /// Who reads.
+    pub reader: Reader,
     /// How much is wanted.
     pub view: View,
     /// As given, or the normal form.
     pub form: Form,
-    /// Why.
-    pub purpose: Option<Purpose>,
-}
-
-impl Default for ReadRequest {
-    fn default() -> Self {
-        Self { view: View::Masked, form: Form::Given, purpose: None }
-    }
 }
 
 /// One field as read.
@@ -158,45 +167,6 @@ pub struct Erasure {
     pub waiting_for: Vec<String>,
     /// Subjects that are refused and not final yet, and since when; at most 1,000.
     pub items: Vec<(SubjectId, Timestamp)>,
-}
-
-macro_rules! word_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The word for it outside.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            /// Reads the word.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|v| v.as_str() == text)
-            }
-        }
-    };
-}
-
-word_enum! {
-    /// What a caller may do.
-    Role {
-        /// Everything, under any declared purpose.
-        Admin = "admin",
-        /// Fields and lookups, as its purposes allow.
-        Service = "service",
-        /// Keys, lock, callers; no values.
-        Security = "security",
-        /// Erasures; no bulk reads.
-        Privacy = "privacy",
-        /// Status and, later, the audit log.
-        Auditor = "auditor",
-    }
 }
 
 word_enum! {

@@ -19,6 +19,7 @@ use crate::crypto::digest;
 use crate::error::Error;
 use crate::ids::VaultId;
 use crate::root::RootEntry;
+use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{self, Applied, Edits, EntryKey, Kind, Mode, Op, Pages, RekeyCursor, RekeyStep, TrieError};
@@ -44,6 +45,12 @@ pub(crate) struct Write {
     pub(crate) put: Vec<Row>,
     pub(crate) delete: Vec<Vec<u8>>,
     pub(crate) delta: Delta,
+    /// The version of the schema it was prepared under, if it depends on that.
+    pub(crate) under: Option<u16>,
+    /// Holds only while the vault has no subject.
+    pub(crate) without_subjects: bool,
+    /// The schema that is in force from this write on.
+    pub(crate) schema: Option<Arc<Schema>>,
     /// Mainly removes, or must go through for a removal to follow: may use the reserve of a full disk.
     pub(crate) reclaim: bool,
 }
@@ -166,7 +173,7 @@ impl Writer {
         }
         let mode = Mode::Data { root: &root.key };
         let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
-        self.commit(&snapshot, applied, merged.rows, merged.delta, merged.reclaim).await?;
+        self.commit(&snapshot, applied, merged.rest).await?;
         Ok(merged.committed)
     }
 
@@ -181,8 +188,7 @@ impl Writer {
         let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
         let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
-        let delta = merged.delta;
-        self.commit(&snapshot, applied, merged.rows, delta, true).await?;
+        self.commit(&snapshot, applied, Rest { reclaim: true, ..merged.rest }).await?;
         // Before anybody commits under the old one again.
         self.session.root.store(next.clone());
         Ok(RootDone { committed: merged.committed, rekeyed, next_cursor })
@@ -193,17 +199,18 @@ impl Writer {
         let mut merged = Merged::default();
         let mut touched = HashSet::new();
         for write in writes {
-            let holds = self.holds(snapshot, &write.guards, &touched).await?;
+            let holds = merged.fits(snapshot, &write) && self.holds(snapshot, &write.guards, &touched).await?;
             merged.committed.push(holds);
             if holds {
                 touched.extend(write.guards.into_iter().map(Guard::place));
                 for (kind, key, op) in write.edits {
                     merged.edits.push(kind, key, op);
                 }
-                merged.rows.0.extend(write.put);
-                merged.rows.1.extend(write.delete);
-                merged.delta.add(write.delta);
-                merged.reclaim &= write.reclaim;
+                merged.rest.put.extend(write.put);
+                merged.rest.delete.extend(write.delete);
+                merged.rest.delta.add(write.delta);
+                merged.rest.reclaim &= write.reclaim;
+                merged.rest.schema = write.schema.or(merged.rest.schema.take());
             }
         }
         Ok(merged)
@@ -241,21 +248,19 @@ impl Writer {
         &mut self,
         before: &Snapshot,
         mut applied: Applied,
-        rows: RowChanges,
-        delta: Delta,
-        reclaim: bool,
+        rest: Rest,
     ) -> Result<(), GroupError> {
-        let counts = delta.apply(before.counts, applied.page_delta);
+        let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.vault, epoch: header.epoch() };
         let meta = Meta { head, sequence: before.sequence + 1, counts };
         let meta_row = meta.seal(header.meta_key());
-        let mut batch = Batch { reclaim, ..Batch::default() };
+        let mut batch = Batch { reclaim: rest.reclaim, ..Batch::default() };
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(self.meta_row.clone())));
         batch.put.append(&mut applied.put);
         batch.delete.append(&mut applied.delete);
-        batch.put.extend(rows.0);
-        batch.delete.extend(rows.1);
+        batch.put.extend(rest.put);
+        batch.delete.extend(rest.delete);
         batch.put.push((meta::KEY.to_vec(), meta_row.clone()));
 
         // Whoever misses a page from here on waits for the publication before he calls it damage.
@@ -277,7 +282,8 @@ impl Writer {
             let _ = self.session.finalizer.send(Job::Worn(std::mem::take(&mut applied.worn)));
         }
         self.meta_row = meta_row;
-        self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence });
+        let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
+        self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
         Ok(())
     }
 }
@@ -320,33 +326,41 @@ fn group_error(error: TrieError) -> GroupError {
     }
 }
 
-/// Rows to put, and keys of rows to remove.
-type RowChanges = (Vec<Row>, Vec<Vec<u8>>);
-
 /// The writes of a group that hold, put together.
 struct Merged {
     committed: Vec<bool>,
     edits: Edits,
-    rows: RowChanges,
+    rest: Rest,
+}
+
+/// What a commit takes besides the edits of the trie.
+struct Rest {
+    put: Vec<Row>,
+    delete: Vec<Vec<u8>>,
     delta: Delta,
     reclaim: bool,
+    schema: Option<Arc<Schema>>,
 }
 
 impl Default for Merged {
     fn default() -> Self {
-        Self {
-            committed: Vec::new(),
-            edits: Edits::default(),
-            rows: Default::default(),
-            delta: Delta::default(),
-            reclaim: true,
-        }
+        let rest =
+            Rest { put: Vec::new(), delete: Vec::new(), delta: Delta::default(), reclaim: true, schema: None };
+        Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }
 
 impl Merged {
     fn is_empty(&self) -> bool {
-        self.edits.is_empty() && self.rows.0.is_empty() && self.rows.1.is_empty()
+        self.edits.is_empty() && self.rest.put.is_empty() && self.rest.delete.is_empty()
+    }
+
+    /// Whether a write was prepared under the schema that is in force after the writes before it, and finds the vault
+    /// as empty as it needs it.
+    fn fits(&self, snapshot: &Snapshot, write: &Write) -> bool {
+        let version = self.rest.schema.as_ref().unwrap_or(&snapshot.schema).version;
+        let subjects = snapshot.counts.subjects.saturating_add_signed(self.rest.delta.subjects);
+        write.under.is_none_or(|under| under == version) && !(write.without_subjects && subjects > 0)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ids::FieldName;
 use crate::store::VALUE_MAX;
 use crate::time::Timestamp;
 
-const MANIFEST_FORMAT: u8 = 1;
+const MANIFEST_FORMAT: u8 = 2;
 
 pub(super) fn pack(version: u64, items: &[&[u8]]) -> Result<Vec<u8>, Error> {
     let len = 11 + items.iter().map(|i| 4 + i.len()).sum::<usize>();
@@ -57,9 +57,11 @@ impl<'a> Iterator for Items<'a> {
 }
 
 /// The manifest's fixed layout:
-/// `u8 format ‖ u64 row version ‖ u16 count ‖ count × (u8 name length ‖ name ‖ u32 version ‖ u64 time ‖ commitment ‖ u8 spilled [‖ spill id])`.
+/// `u8 format ‖ u64 row version ‖ u16 count ‖ count × (u8 name length ‖ name ‖ u32 version ‖ u64 time ‖ commitment ‖ u8 spilled [‖ spill id]) ‖ u8 has metadata [‖ commitment]`.
 pub(super) struct Manifest {
     pub(super) version: u64,
+    /// The commitment of the row's metadata, if it has any.
+    pub(super) metadata: Option<[u8; 32]>,
     pub(super) fields: Vec<Listed>,
 }
 
@@ -73,7 +75,7 @@ pub(super) struct Listed {
 
 impl Manifest {
     pub(super) fn encode(row: &Row) -> Zeroizing<Vec<u8>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(11 + row.fields.len() * 96));
+        let mut out = Zeroizing::new(Vec::with_capacity(44 + row.fields.len() * 116));
         out.push(MANIFEST_FORMAT);
         out.extend_from_slice(&row.version.to_be_bytes());
         let count = u16::try_from(row.fields.len()).expect("a schema declares fewer than 65,536 fields");
@@ -95,6 +97,10 @@ impl Manifest {
                     out.extend_from_slice(id);
                 }
             }
+        }
+        out.push(u8::from(row.metadata.is_some()));
+        if let Some(bytes) = &row.metadata {
+            out.extend_from_slice(&SealedField::parse(bytes).expect("was parsed or sealed by us").commitment());
         }
         out
     }
@@ -120,7 +126,12 @@ impl Manifest {
             };
             fields.push(Listed { name, version, updated_at, commitment, spill });
         }
-        (format == MANIFEST_FORMAT && rest.is_empty()).then_some(Self { version, fields })
+        let metadata = match take::<1>(&mut rest)? {
+            [0] => None,
+            [1] => Some(take(&mut rest)?),
+            _ => return None,
+        };
+        (format == MANIFEST_FORMAT && rest.is_empty()).then_some(Self { version, metadata, fields })
     }
 }
 

@@ -1,0 +1,244 @@
+//! Who sees what: the one place where a read is decided.
+//!
+//! Pure: no store, no clock, no keys. A reading gathers the facts ([`Question`], [`ValueFacts`]) and asks; what it gets is
+//! a view to show, or the name of the first rule that refuses. `docs/policy.md` has the rules as a table.
+
+mod role;
+
+pub use role::Role;
+
+use crate::schema::{FieldSpec, PurposeSpec, View};
+use crate::words::word_enum;
+
+word_enum! {
+    /// Why something is refused. The first rule that applies decides, in this order.
+    Rule {
+        /// The role of the caller sees no values.
+        Role = "role",
+        /// The purpose is not one that the schema declares.
+        PurposeUndeclared = "purpose_undeclared",
+        /// The purpose is not among those of the caller.
+        PurposeNotAllowed = "purpose_not_allowed",
+        /// The subject is refused or shredded: nothing can be read any more.
+        Shredded = "shredded",
+        /// Processing is restricted, and the purpose is not exempt.
+        Restricted = "restricted",
+        /// A full view needs a purpose.
+        PurposeRequired = "purpose_required",
+        /// The purpose rests on consent, and the subject's is not given.
+        ConsentMissing = "consent_missing",
+        /// The purpose shows nothing of this field.
+        FieldNotForPurpose = "field_not_for_purpose",
+        /// The time for which the value may be kept is over.
+        ValueExpired = "value_expired",
+        /// The subject objects to this use of the value.
+        Objection = "objection",
+        /// The value was given for other purposes.
+        ValueNotForPurpose = "value_not_for_purpose",
+        /// The value may not serve automated decisions, and the purpose makes them.
+        NoAutomatedDecisions = "no_automated_decisions",
+    }
+}
+
+impl Rule {
+    /// Whether it refuses this one field only, so that a read that names no field goes on without it.
+    pub fn is_of_field(self) -> bool {
+        matches!(
+            self,
+            Self::FieldNotForPurpose
+                | Self::ValueExpired
+                | Self::Objection
+                | Self::ValueNotForPurpose
+                | Self::NoAutomatedDecisions
+        )
+    }
+}
+
+/// The purpose that a request names, as it stands towards schema and caller.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// None.
+    Nothing,
+    /// One that the schema does not declare.
+    Undeclared,
+    /// A declared one that the caller may not name.
+    NotAllowed,
+    /// A declared one that the caller may name.
+    Purpose(&'a PurposeSpec),
+}
+
+/// How a subject stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SubjectStanding {
+    /// In use.
+    Active,
+    /// Its processing is restricted.
+    Restricted,
+    /// Under a legal hold: it may be read, and not be shredded.
+    Held,
+    /// Under a hold, and restricted.
+    HeldAndRestricted,
+    /// Its shred is durable, and not final yet.
+    Refused,
+    /// Shredded.
+    Shredded,
+}
+
+/// Who asks, why, and for whom: what is the same for every field of one read.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The caller's role.
+    pub role: Role,
+    /// The purpose it names.
+    pub purpose: Named<'a>,
+    /// How the subject stands.
+    pub subject: SubjectStanding,
+    /// Whether the subject's consent to the purpose is given.
+    pub consent: bool,
+    /// How much is asked for.
+    pub view: View,
+}
+
+/// What is known of one value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ValueFacts {
+    /// Its time is over.
+    pub expired: bool,
+    /// The subject objects to the purpose for it.
+    pub objection: bool,
+    /// It was given for certain purposes, and this is none of them.
+    pub other_purposes: bool,
+    /// It may not serve automated decisions.
+    pub no_automated: bool,
+}
+
+/// What a reader gets of one field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Show it so; a view lower than the requested one is told to the reader.
+    Allow(View),
+    /// Show nothing, and name the rule.
+    Refuse(Rule),
+}
+
+/// The rules that do not depend on the field.
+///
+/// # Errors
+/// The first rule that refuses the whole read.
+pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
+    use SubjectStanding::{HeldAndRestricted, Refused, Restricted, Shredded};
+    if !asked.role.sees_values() {
+        return Err(Rule::Role);
+    }
+    let purpose = match asked.purpose {
+        Named::Undeclared => return Err(Rule::PurposeUndeclared),
+        Named::NotAllowed => return Err(Rule::PurposeNotAllowed),
+        Named::Nothing => None,
+        Named::Purpose(purpose) => Some(purpose),
+    };
+    let exempt = purpose.is_some_and(|p| p.under_restriction);
+    match asked.subject {
+        Refused | Shredded => return Err(Rule::Shredded),
+        Restricted | HeldAndRestricted if !exempt => return Err(Rule::Restricted),
+        _ => {}
+    }
+    match purpose {
+        None if asked.view == View::Full => Err(Rule::PurposeRequired),
+        Some(purpose) if purpose.needs_consent() && !asked.consent => Err(Rule::ConsentMissing),
+        _ => Ok(()),
+    }
+}
+
+/// Decides what a reader gets of a field: the requested view, lowered to what the purpose allows and the kind has.
+///
+/// Without a purpose a mask is the most there is; a full view is then refused rather than lowered, for the reader forgot
+/// something that he can add.
+pub fn decide(asked: &Question<'_>, field: &FieldSpec, value: ValueFacts) -> Decision {
+    match admit(asked) {
+        Ok(()) => decide_field(asked, field, value),
+        Err(rule) => Decision::Refuse(rule),
+    }
+}
+
+/// The rules of one field, for a read that is admitted.
+pub fn decide_field(asked: &Question<'_>, field: &FieldSpec, value: ValueFacts) -> Decision {
+    let purpose = match asked.purpose {
+        Named::Purpose(purpose) => Some(purpose),
+        _ => None,
+    };
+    let ceiling = purpose.map_or(View::Last4, |purpose| field.ceiling(purpose));
+    let automated = purpose.is_some_and(|p| p.automated);
+    let rule = if asked.view != View::None && ceiling == View::None {
+        Some(Rule::FieldNotForPurpose)
+    } else if value.expired {
+        Some(Rule::ValueExpired)
+    } else if value.objection {
+        Some(Rule::Objection)
+    } else if value.other_purposes {
+        Some(Rule::ValueNotForPurpose)
+    } else if value.no_automated && automated {
+        Some(Rule::NoAutomatedDecisions)
+    } else {
+        None
+    };
+    match (rule, asked.view.min(ceiling)) {
+        (Some(rule), _) => Decision::Refuse(rule),
+        (None, View::Last4) if !field.kind.has_last4() => Decision::Allow(View::Masked),
+        (None, view) => Decision::Allow(view),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ids::FieldName;
+    use crate::schema::Schema;
+
+    fn decision(field: &str, view: View, purpose: Option<&str>) -> Decision {
+        let schema = Schema::builtin();
+        let field = schema.field(&FieldName::parse(field).unwrap()).unwrap();
+        let purpose = match purpose {
+            None => Named::Nothing,
+            Some(name) => schema.purpose(name).map_or(Named::Undeclared, Named::Purpose),
+        };
+        let asked =
+            Question { role: Role::Service, purpose, subject: SubjectStanding::Active, consent: true, view };
+        decide(&asked, field, ValueFacts::default())
+    }
+
+    #[test]
+    fn the_built_in_rules() {
+        use View::{Full, Last4, Masked, None as Nothing};
+        for (field, requested, purpose, shown) in [
+            ("phone", Masked, None, Masked),
+            ("phone", Last4, None, Last4),
+            ("email", Last4, None, Masked),
+            ("phone", Nothing, None, Nothing),
+            ("birth_date", Full, Some("account"), Full),
+            ("birth_date", Masked, Some("account"), Masked),
+            ("home_address", Full, Some("delivery"), Full),
+            ("email", Full, Some("delivery"), Masked),
+            ("phone", Full, Some("support"), Last4),
+            ("name", Full, Some("support"), Masked),
+            ("email", Full, Some("marketing"), Full),
+            ("location", Nothing, Some("marketing"), Nothing),
+            ("device", Full, Some("security"), Full),
+            ("phone", Full, Some("security"), Masked),
+            ("phone", Last4, Some("security"), Masked),
+        ] {
+            let told = format!("{field} {requested} {purpose:?}");
+            assert_eq!(decision(field, requested, purpose), Decision::Allow(shown), "{told}");
+        }
+        for (field, requested, purpose, rule) in [
+            ("phone", Full, None, Rule::PurposeRequired),
+            ("phone", Full, Some("curiosity"), Rule::PurposeUndeclared),
+            ("phone", Masked, Some("curiosity"), Rule::PurposeUndeclared),
+            ("birth_date", Full, Some("marketing"), Rule::FieldNotForPurpose),
+            ("location", Masked, Some("marketing"), Rule::FieldNotForPurpose),
+        ] {
+            let told = format!("{field} {requested} {purpose:?}");
+            assert_eq!(decision(field, requested, purpose), Decision::Refuse(rule), "{told}");
+        }
+    }
+}

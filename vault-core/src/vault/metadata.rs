@@ -1,0 +1,51 @@
+//! What is known of each value besides itself, sealed beside the values in their compartment's row.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::row::{Row, RowPlace};
+use crate::codec;
+use crate::error::Error;
+use crate::ids::{FieldName, Purpose};
+use crate::time::Timestamp;
+
+/// Where a value came from and what may be done with it. Belongs to the field from its first writing to its removal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Where it came from.
+    pub source: Option<String>,
+    /// What it may be used for; `None` for whatever the schema allows.
+    pub purposes: Option<Vec<Purpose>>,
+    /// Purposes that the subject objects to.
+    pub objections: Vec<Purpose>,
+    /// Whom it was shared with.
+    pub recipients: Vec<String>,
+    /// Whether automated decisions may use it; `None` if nothing is said.
+    pub automated: Option<bool>,
+    /// When it has to be forgotten.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The metadata of a row, by the fields' ids.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct RowMetadata(pub(crate) BTreeMap<FieldName, Metadata>);
+
+impl RowMetadata {
+    /// Opens the metadata of a row; empty if it has none.
+    pub(crate) fn open(row: &Row, place: &RowPlace<'_>) -> Result<Self, Error> {
+        match row.open_metadata(place)? {
+            Some(bytes) => Ok(codec::decode_record(&bytes)?),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The bytes to seal; none if there is nothing to say.
+    pub(crate) fn encode(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        codec::encode_record(self).map(Some).map_err(|_| Error::TooLarge)
+    }
+}
