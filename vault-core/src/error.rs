@@ -4,7 +4,7 @@
 
 use crate::codec::CodecError;
 use crate::crypto::Unauthentic;
-use crate::ids::{FieldName, IdError};
+use crate::ids::{FieldName, HoldName, IdError};
 use crate::policy::Rule;
 use crate::root::{RootError, SlotError};
 use crate::schema::SchemaError;
@@ -40,6 +40,12 @@ pub enum Error {
     /// The subject was shredded, or its shred is durable and about to become final.
     #[error("the subject was shredded: nothing of it can be read any more")]
     Shredded,
+    /// A legal hold keeps the subject from being shredded, as a whole or in part.
+    #[error("the subject is under the legal hold `{hold}`: release it first, if it may be")]
+    Held {
+        /// One of its holds.
+        hold: HoldName,
+    },
     /// The state of things does not allow it; the text says why.
     #[error("{0}")]
     Conflict(&'static str),

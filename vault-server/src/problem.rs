@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use vault_core::Error;
+use vault_core::policy::Rule;
 use vault_core::root::SlotError;
 use vault_core::schema::SchemaError;
 
@@ -23,6 +24,7 @@ pub(crate) enum Kind {
     MethodNotAllowed,
     Timeout,
     Conflict,
+    Held,
     Shredded,
     PreconditionFailed,
     TooLarge,
@@ -53,6 +55,7 @@ impl Kind {
         Self::MethodNotAllowed,
         Self::Timeout,
         Self::Conflict,
+        Self::Held,
         Self::Shredded,
         Self::PreconditionFailed,
         Self::TooLarge,
@@ -83,6 +86,7 @@ impl Kind {
             Self::MethodNotAllowed => (405, "method_not_allowed", "This path does not take this method"),
             Self::Timeout => (408, "timeout", "The request took too long to arrive"),
             Self::Conflict => (409, "conflict", "The state of things does not allow it"),
+            Self::Held => (409, "held", "The subject is under a legal hold"),
             Self::Shredded => (410, "shredded", "The subject was shredded"),
             Self::PreconditionFailed => (412, "precondition_failed", "The field has changed"),
             Self::TooLarge => (413, "too_large", "Too large"),
@@ -110,7 +114,7 @@ pub(crate) struct Problem {
     pub(crate) kind: Kind,
     pub(crate) detail: Cow<'static, str>,
     pub(crate) field: Option<Cow<'static, str>>,
-    pub(crate) rule: Option<&'static str>,
+    pub(crate) rule: Option<Rule>,
     /// Seconds after which a retry makes sense.
     pub(crate) retry_after: Option<u64>,
 }
@@ -132,7 +136,7 @@ impl Problem {
     }
 
     /// The policy says no.
-    pub(crate) fn refused(rule: &'static str, detail: &'static str) -> Self {
+    pub(crate) fn refused(rule: Rule, detail: &'static str) -> Self {
         Self { rule: Some(rule), ..Self::new(Kind::Forbidden, detail) }
     }
 
@@ -164,7 +168,7 @@ impl Serialize for Problem {
             map.serialize_entry("field", field)?;
         }
         if let Some(rule) = self.rule {
-            map.serialize_entry("rule", rule)?;
+            map.serialize_entry("rule", rule.as_str())?;
         }
         map.end()
     }
@@ -199,7 +203,12 @@ impl From<Error> for Problem {
             Error::Shredded => Self::new(Kind::Shredded, told),
             Error::Conflict(_) | Error::Exists(_) => Self::new(Kind::Conflict, told),
             Error::IdempotencyMismatch => Self::new(Kind::IdempotencyMismatch, told),
-            Error::Refused { rule } => Self { rule: Some(rule), ..Self::new(Kind::Forbidden, told) },
+            Error::Refused { rule, field } => Self {
+                rule: Some(rule),
+                field: field.map(|name| String::from(name).into()),
+                ..Self::new(Kind::Forbidden, refusal(rule))
+            },
+            Error::Held { .. } => Self::new(Kind::Held, told),
             Error::PreconditionFailed => Self::new(Kind::PreconditionFailed, told),
             Error::Locked => Self::new(Kind::Locked, told),
             Error::Unauthenticated => Self::new(Kind::Unauthenticated, told),
@@ -219,6 +228,29 @@ impl From<Error> for Problem {
     }
 }
 
+/// What a rule refuses, and what to do about it.
+fn refusal(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Role => "the role of this API token may not do this: use one whose role may",
+        Rule::PurposeUndeclared => "the schema declares no such purpose: correct Udv-Purpose",
+        Rule::PurposeNotAllowed => "this API token was not created for that purpose: name one of its own",
+        Rule::Shredded => "the subject was shredded: nothing of it can be read any more",
+        Rule::Restricted => {
+            "the processing of this subject is restricted: only purposes that the schema exempts go on, \
+             until the restriction is lifted"
+        }
+        Rule::PurposeRequired => "a full view needs a purpose: name one in Udv-Purpose, or ask for less",
+        Rule::ConsentMissing => {
+            "the subject has not consented to this purpose, or has withdrawn: do not use its data for it"
+        }
+        Rule::FieldNotForPurpose => "this purpose shows nothing of the field: leave it out, or name another purpose",
+        Rule::ValueExpired => "the value has been kept for its time: it is not read any more, and will be forgotten",
+        Rule::Objection => "the subject objects to the use of this value for the purpose: leave the field out",
+        Rule::ValueNotForPurpose => "the value was given for other purposes: leave the field out, or name one of them",
+        Rule::NoAutomatedDecisions => "the value may not serve automated decisions, which this purpose makes",
+    }
+}
+
 /// The operator needs this too, so that it goes to the log as well.
 fn logged(kind: Kind, told: String) -> Problem {
     tracing::error!(code = kind.row().1, "{told}");
@@ -230,7 +262,7 @@ impl From<SchemaError> for Problem {
         let told = error.to_string();
         match error {
             SchemaError::UnknownField(field) => Self::with_field(Kind::UndeclaredField, &field, told),
-            SchemaError::Invalid { field, .. } | SchemaError::NotLookup { field } => {
+            SchemaError::Invalid { field, .. } | SchemaError::NotLookup { field } | SchemaError::Retired { field } => {
                 Self::with_field(Kind::InvalidValue, &field, told)
             }
             SchemaError::Stored => logged(Kind::Damaged, told),
@@ -242,7 +274,7 @@ impl From<SchemaError> for Problem {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use vault_core::ids::{FieldName, IdError};
+    use vault_core::ids::{FieldName, HoldName, IdError};
 
     #[test]
     fn every_error_has_its_status_and_code() {
@@ -260,7 +292,8 @@ mod tests {
             (Error::Conflict("busy"), 409, "conflict"),
             (Error::Exists("a vault"), 409, "conflict"),
             (Error::IdempotencyMismatch, 422, "idempotency_mismatch"),
-            (Error::Refused { rule: "purpose_required" }, 403, "forbidden"),
+            (Error::Refused { rule: Rule::PurposeRequired, field: None }, 403, "forbidden"),
+            (Error::Held { hold: HoldName::parse("lawsuit").unwrap() }, 409, "held"),
             (Error::PreconditionFailed, 412, "precondition_failed"),
             (Error::Locked, 423, "locked"),
             (Error::Unauthenticated, 401, "unauthenticated"),
@@ -285,7 +318,9 @@ mod tests {
     fn names_the_field_and_the_rule() {
         let invalid = SchemaError::Invalid { field: FieldName::parse("phone").unwrap(), expected: "a phone" };
         assert_eq!(Problem::from(invalid).field.as_deref(), Some("phone"));
-        assert_eq!(Problem::from(Error::Refused { rule: "purpose_required" }).rule, Some("purpose_required"));
+        let refused = Error::Refused { rule: Rule::FieldNotForPurpose, field: FieldName::parse("phone").ok() };
+        let refused = Problem::from(refused);
+        assert_eq!((refused.rule, refused.field.as_deref()), (Some(Rule::FieldNotForPurpose), Some("phone")));
         let retry = Problem::from(Error::Overloaded).into_response();
         assert_eq!(retry.headers()[header::RETRY_AFTER], "1");
         assert_eq!(retry.headers()[header::CONTENT_TYPE], "application/problem+json");

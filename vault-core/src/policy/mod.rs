@@ -7,7 +7,8 @@ mod role;
 
 pub use role::Role;
 
-use crate::schema::{FieldSpec, PurposeSpec, View};
+use crate::ids::Purpose;
+use crate::schema::{FieldSpec, PurposeSpec, Schema, View};
 use crate::words::word_enum;
 
 word_enum! {
@@ -65,6 +66,31 @@ pub enum Named<'a> {
     NotAllowed,
     /// A declared one that the caller may name.
     Purpose(&'a PurposeSpec),
+}
+
+impl<'a> Named<'a> {
+    /// The purpose of this name, for a caller of this role and these purposes; an admin may name any that is declared.
+    pub fn of(schema: &'a Schema, role: Role, allowed: &[Purpose], name: Option<&str>) -> Self {
+        let Some(name) = name else { return Self::Nothing };
+        match schema.purpose(name) {
+            None => Self::Undeclared,
+            Some(purpose) if role == Role::Admin || allowed.contains(&purpose.name) => Self::Purpose(purpose),
+            Some(_) => Self::NotAllowed,
+        }
+    }
+
+    /// The purpose, if one is named.
+    ///
+    /// # Errors
+    /// The rule that forbids to name it.
+    pub fn check(self) -> Result<Option<&'a PurposeSpec>, Rule> {
+        match self {
+            Self::Undeclared => Err(Rule::PurposeUndeclared),
+            Self::NotAllowed => Err(Rule::PurposeNotAllowed),
+            Self::Nothing => Ok(None),
+            Self::Purpose(purpose) => Ok(Some(purpose)),
+        }
+    }
 }
 
 /// How a subject stands.
@@ -130,12 +156,7 @@ pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
     if !asked.role.sees_values() {
         return Err(Rule::Role);
     }
-    let purpose = match asked.purpose {
-        Named::Undeclared => return Err(Rule::PurposeUndeclared),
-        Named::NotAllowed => return Err(Rule::PurposeNotAllowed),
-        Named::Nothing => None,
-        Named::Purpose(purpose) => Some(purpose),
-    };
+    let purpose = asked.purpose.check()?;
     let exempt = purpose.is_some_and(|p| p.under_restriction);
     match asked.subject {
         Refused | Shredded => return Err(Rule::Shredded),
@@ -193,7 +214,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::ids::FieldName;
-    use crate::schema::Schema;
 
     fn decision(field: &str, view: View, purpose: Option<&str>) -> Decision {
         let schema = Schema::builtin();
@@ -202,8 +222,7 @@ mod tests {
             None => Named::Nothing,
             Some(name) => schema.purpose(name).map_or(Named::Undeclared, Named::Purpose),
         };
-        let asked =
-            Question { role: Role::Service, purpose, subject: SubjectStanding::Active, consent: true, view };
+        let asked = Question { role: Role::Service, purpose, subject: SubjectStanding::Active, consent: true, view };
         decide(&asked, field, ValueFacts::default())
     }
 

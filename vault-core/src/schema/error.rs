@@ -22,6 +22,12 @@ pub enum SchemaError {
         /// The field.
         field: FieldName,
     },
+    /// The field is retired: readable, and no longer writable.
+    #[error("`{field}` is retired: it can be read and removed, and takes no new values")]
+    Retired {
+        /// The field.
+        field: FieldName,
+    },
     /// Stored bytes that are not a field value.
     #[error("a stored field value does not decode: it was written by another version, or it is damaged")]
     Stored,

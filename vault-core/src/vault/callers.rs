@@ -13,6 +13,7 @@ use super::{Inner, Vault};
 use crate::crypto::{CallerKey, Random};
 use crate::error::Error;
 use crate::ids::CallerId;
+use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op};
 
@@ -62,7 +63,7 @@ impl Vault {
                 return Err(Error::Conflict(told));
             }
         };
-        self.inner.check(&new)?;
+        check(&session.snapshot().schema, &new)?;
         let mut random = Random::new(16 + 32);
         let id = CallerId(random.array());
         let secret = Zeroizing::new(random.array::<32>());
@@ -120,20 +121,6 @@ impl Vault {
 }
 
 impl Inner {
-    fn check(&self, new: &NewCaller) -> Result<(), Error> {
-        let name_fits = (1..=128).contains(&new.name.len()) && !new.name.chars().any(char::is_control);
-        if !name_fits {
-            return Err(Error::Invalid { field: "name", expected: "1 to 128 bytes without control characters" });
-        }
-        if new.purposes.iter().any(|p| self.schema.purpose(p.as_str()).is_none()) {
-            return Err(Error::Invalid { field: "purposes", expected: "purposes that the schema declares" });
-        }
-        if new.expires_at.is_some_and(|at| at <= Timestamp::now()) {
-            return Err(Error::Invalid { field: "expires_at", expected: "a time to come" });
-        }
-        Ok(())
-    }
-
     /// Reads all callers anew.
     pub(super) async fn load_callers(&self, session: &Session) -> Result<(), Error> {
         // One at a time, so that an older reading never replaces a newer one.
@@ -158,6 +145,20 @@ impl Inner {
         self.callers.store(std::sync::Arc::new(Some(CallerTable { key, by_hash })));
         Ok(())
     }
+}
+
+fn check(schema: &Schema, new: &NewCaller) -> Result<(), Error> {
+    let name_fits = (1..=128).contains(&new.name.len()) && !new.name.chars().any(char::is_control);
+    if !name_fits {
+        return Err(Error::Invalid { field: "name", expected: "1 to 128 bytes without control characters" });
+    }
+    if new.purposes.iter().any(|p| schema.purpose(p.as_str()).is_none()) {
+        return Err(Error::Invalid { field: "purposes", expected: "purposes that the schema declares" });
+    }
+    if new.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+        return Err(Error::Invalid { field: "expires_at", expected: "a time to come" });
+    }
+    Ok(())
 }
 
 async fn find(inner: &Inner, header: &Header, id: CallerId) -> Result<CallerRecord, Error> {

@@ -11,6 +11,7 @@
 //! | `metadata` | what is known of each value besides itself |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
+//! | `tokens` | value tokens |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -42,6 +43,7 @@ mod stale;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod turns;
 mod types;
 mod verify;
@@ -55,6 +57,7 @@ use tokio::task::JoinHandle;
 
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
 pub use idempotency::{Idempotency, Made};
+pub use metadata::Metadata;
 pub use read::LOOKUP_MAX;
 pub use types::*;
 

@@ -1,20 +1,22 @@
-//! Writing fields: parse → seal under the subject's DEK → the writer checks and commits → done.
+//! Writing fields: parse → seal under the DEKs of their compartments → the writer checks and commits → done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::records::{CompartmentKeys, DirectoryEntry, LookupRef, SubjectRecord, SubjectState, encode};
-use super::row::{Row, RowWriter};
+use super::metadata::RowMetadata;
+use super::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState, encode};
+use super::row::{Row, RowPlace, RowWriter};
 use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::types::{Change, Changes, FieldStamp, PutOptions, PutOutcome};
 use super::writer::{Guard, Write};
-use super::{Inner, Vault, stale};
+use super::{Inner, Vault, stale, tokens};
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
-use crate::schema::FieldSpec;
+use crate::schema::{FieldSpec, Schema, SchemaError};
 use crate::time::Timestamp;
 use crate::trie::{self, Header, Kind, Op, Payload};
 
@@ -23,8 +25,8 @@ const ATTEMPTS: usize = 64;
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
 const STALE_MAX: usize = 32;
-/// The rows of compartment `profile`; `system`, when it comes, has 0.
-const PROFILE_ORDINAL: u16 = 1;
+/// The row of the compartment `system`; the others count from 1.
+const SYSTEM_ORDINAL: u16 = 0;
 
 /// A change that passed its field's type.
 struct Parsed<'a> {
@@ -41,11 +43,19 @@ struct ParsedValue {
 }
 
 /// A write ready for the writer, and what to answer when it is committed.
-struct Prepared {
+pub(super) struct Prepared {
     write: Write,
     outcome: PutOutcome,
     /// Whether it replaces keys or removes entries, so that it needs a root batch.
     replaces: bool,
+}
+
+/// What one call changes, the same for every compartment.
+struct Putting<'a> {
+    header: &'a Header,
+    schema: &'a Schema,
+    options: &'a PutOptions,
+    now: Timestamp,
 }
 
 impl Vault {
@@ -62,8 +72,7 @@ impl Vault {
         options: &PutOptions,
     ) -> Result<PutOutcome, Error> {
         let session = self.session()?;
-        let parsed = self.inner.parse(&changes)?;
-        self.inner.put(&session, id, &parsed, options).await
+        self.inner.put(&session, id, &changes, options).await
     }
 
     /// Puts many subjects in one durable commit. Each item succeeds or fails on its own.
@@ -114,44 +123,44 @@ impl Vault {
     /// nothing was changed.
     pub async fn forget_field(&self, id: &SubjectId, field: &FieldName) -> Result<(), Error> {
         let session = self.session()?;
-        let parsed = [Parsed { spec: self.inner.schema.field(field)?, value: None }];
         self.describe(id).await?;
         let options = PutOptions { final_: true, ..PutOptions::default() };
-        self.inner.put(&session, id, &parsed, &options).await.map(|_| ())
+        self.inner.put(&session, id, &vec![(field.clone(), Change::Remove)], &options).await.map(|_| ())
     }
 }
 
-impl Inner {
-    fn parse<'a>(&'a self, changes: &Changes) -> Result<Vec<Parsed<'a>>, Error> {
-        let mut seen = BTreeSet::new();
-        let mut parsed = Vec::with_capacity(changes.len());
-        for (name, change) in changes {
-            if !seen.insert(name) {
-                return Err(Error::Invalid { field: "fields", expected: "each field at most once" });
-            }
-            let spec = self.schema.field(name)?;
-            let value = match change {
-                Change::Remove => None,
-                Change::Set(raw) => {
-                    let value = spec.parse(raw)?;
-                    Some(ParsedValue { encoded: value.encode(), lookup_form: spec.lookup_form(&value) })
-                }
-            };
-            parsed.push(Parsed { spec, value });
+fn parse<'a>(schema: &'a Schema, changes: &Changes) -> Result<Vec<Parsed<'a>>, Error> {
+    let mut seen = BTreeSet::new();
+    let mut parsed = Vec::with_capacity(changes.len());
+    for (name, change) in changes {
+        if !seen.insert(name) {
+            return Err(Error::Invalid { field: "fields", expected: "each field at most once" });
         }
-        Ok(parsed)
+        let spec = schema.field(name)?;
+        let value = match change {
+            Change::Remove => None,
+            Change::Set(_) if spec.retired => return Err(SchemaError::Retired { field: name.clone() }.into()),
+            Change::Set(raw) => {
+                let value = spec.parse(raw)?;
+                Some(ParsedValue { encoded: value.encode(), lookup_form: spec.lookup_form(&value) })
+            }
+        };
+        parsed.push(Parsed { spec, value });
     }
+    Ok(parsed)
+}
 
-    async fn put(
+impl Inner {
+    pub(super) async fn put(
         &self,
         session: &Session,
         id: &SubjectId,
-        parsed: &[Parsed<'_>],
+        changes: &Changes,
         options: &PutOptions,
     ) -> Result<PutOutcome, Error> {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
-            let Prepared { write, outcome, replaces } = self.prepare_parsed(session, id, parsed, options).await?;
+            let Prepared { write, outcome, replaces } = self.prepare(session, id, changes, options).await?;
             let held = if replaces {
                 // Nobody else waits for a root slot.
                 turn = None;
@@ -176,19 +185,10 @@ impl Inner {
         changes: &Changes,
         options: &PutOptions,
     ) -> Result<Prepared, Error> {
-        let parsed = self.parse(changes)?;
-        self.prepare_parsed(session, id, &parsed, options).await
-    }
-
-    async fn prepare_parsed(
-        &self,
-        session: &Session,
-        id: &SubjectId,
-        parsed: &[Parsed<'_>],
-        options: &PutOptions,
-    ) -> Result<Prepared, Error> {
+        let schema: Arc<Schema> = session.snapshot().schema.clone();
+        let parsed = parse(&schema, changes)?;
         reading!(session, |snapshot| {
-            let prepared = self.prepare_from(&snapshot, id, parsed, options).await;
+            let prepared = self.prepare_from(&snapshot, &schema, id, &parsed, options).await;
             match &prepared {
                 Ok(ready) => self.prefetch(&snapshot.header, ready).await.and(prepared),
                 Err(_) => prepared,
@@ -199,27 +199,27 @@ impl Inner {
     async fn prepare_from(
         &self,
         snapshot: &Snapshot,
+        schema: &Schema,
         id: &SubjectId,
         parsed: &[Parsed<'_>],
         options: &PutOptions,
     ) -> Result<Prepared, Error> {
-        let header = &*snapshot.header;
-        let found = subject::find(self, header, id).await?;
-        let now = Timestamp::now();
+        let putting = Putting { header: &snapshot.header, schema, options, now: Timestamp::now() };
+        let found = subject::find(self, putting.header, id).await?;
         match &found.entry {
             Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => {
-                self.merge(header, found, parsed, options, now).await
+                self.merge(&putting, found, parsed).await
             }
             Some(DirectoryEntry::Subject(_)) if options.enrol_again => {
                 Err(Error::Conflict("the shred of this subject is not final yet: enrol it again once it is"))
             }
             Some(DirectoryEntry::Subject(_)) => Err(Error::Shredded),
             Some(DirectoryEntry::Tombstone(t))
-                if !options.enrol_again && t.at.plus_seconds(self.options.tombstone_seconds) > now =>
+                if !options.enrol_again && t.at.plus_seconds(self.options.tombstone_seconds) > putting.now =>
             {
                 Err(Error::Shredded)
             }
-            Some(DirectoryEntry::Tombstone(_)) | None => self.enrol(header, &found, id, parsed, options, now),
+            Some(DirectoryEntry::Tombstone(_)) | None => enrol(&putting, &found, id, parsed),
         }
     }
 
@@ -231,129 +231,194 @@ impl Inner {
         Ok(())
     }
 
-    /// A new subject: new keys, one row, its lookup entries.
-    fn enrol(
-        &self,
-        header: &Header,
-        found: &Found,
-        id: &SubjectId,
-        parsed: &[Parsed<'_>],
-        options: &PutOptions,
-        now: Timestamp,
-    ) -> Result<Prepared, Error> {
-        let mut random = Random::new(10 + 64);
-        let uuid = uuid::Builder::from_unix_timestamp_millis(now.0, &random.array()).into_uuid();
-        let profile = CompartmentKeys {
-            name: Compartment::profile(),
-            ordinal: PROFILE_ORDINAL,
-            dek_version: 1,
-            dek: Dek::draw(&mut random),
-        };
-        let mut record = SubjectRecord {
-            uuid: SubjectUuid(*uuid.as_bytes()),
-            state: SubjectState::Active,
-            enrolled_at: now,
-            subject: Zeroizing::new(id.as_str().to_owned()),
-            audit_key: AuditKey::draw(&mut random),
-            lookups: Vec::new(),
-            compartments: vec![profile],
-        };
-        let mut write = Write { guards: vec![found.guard()], ..Write::default() };
-        update_lookups(header, found, parsed, &mut record, &mut write);
-        let place = record.row_place(&record.compartments[0]);
-        let mut writer = RowWriter::new(Row::empty(), place, self.schema.version, parsed.len());
-        let stamps = set_fields(&mut writer, &BTreeMap::new(), parsed, options, now)?;
-        let rows = writer.finish()?;
-        write.delta.subjects = 1;
-        if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
-            write.delta.tombstones = -1;
+    /// Changes of a living subject: its rows one version on, and its record only if a lookup or a key changes.
+    async fn merge(&self, putting: &Putting<'_>, mut found: Found, parsed: &[Parsed<'_>]) -> Result<Prepared, Error> {
+        let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { return Err(Error::UnknownSubject) };
+        if putting.options.final_
+            && let Some(hold) = record.holds.first()
+        {
+            return Err(Error::Held { hold: hold.clone() });
         }
-        write.delta.rows = rows_in(&rows.put);
-        write.put = rows.put;
-        write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-        Ok(Prepared { write, outcome: PutOutcome { created: true, fields: stamps }, replaces: false })
+        let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
+        let lookups_changed = update_lookups(putting.header, &found, parsed, &mut record, &mut write);
+        let mut keys_changed = false;
+        let mut fields = Vec::with_capacity(parsed.len());
+        for (compartment, parsed) in by_compartment(parsed) {
+            let Some(at) = record.compartments.iter().position(|keys| keys.name == *compartment) else {
+                if parsed.iter().any(|p| p.value.is_some()) {
+                    let keys = first_keys(compartment.clone(), &record);
+                    record.compartments.push(keys);
+                    let keys = record.compartments.last().expect("just added");
+                    fields.extend(new_row(putting, record.row_place(keys), &parsed, &mut write)?);
+                    keys_changed = true;
+                }
+                continue;
+            };
+            if record.compartments[at].refused.is_some() {
+                return Err(Error::Conflict("the shred of this compartment is not final yet: write to it once it is"));
+            }
+            let (stamps, next) = self.change_row(putting, &record, at, &parsed, &mut write).await?;
+            fields.extend(stamps);
+            if let Some(next) = next {
+                record.compartments[at] = next;
+            }
+        }
+        if putting.options.final_ && record.tokens {
+            let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
+            tokens::forget_of(self, putting.header, &record, &forgotten, &mut write).await?;
+        }
+
+        let stale = record.lookups.iter().filter(|l| !l.live).count();
+        let replaces = putting.options.final_ || stale > STALE_MAX;
+        if replaces {
+            for dead in record.lookups.iter().filter(|l| !l.live) {
+                write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
+            }
+            record.lookups.retain(|l| l.live);
+            write.edits.push(stale::unmark(putting.header, &found.key));
+            write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
+        } else if lookups_changed || keys_changed {
+            if stale > 0 {
+                write.edits.push(stale::mark(putting.header, &found.key));
+            }
+            write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+        }
+        Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces })
     }
 
-    /// Changes of a living subject: its row one version on, and its record only if a lookup or a key changes.
-    async fn merge(
+    /// The next version of a compartment's row; with new keys, if the change is final.
+    async fn change_row(
         &self,
-        header: &Header,
-        mut found: Found,
-        parsed: &[Parsed<'_>],
-        options: &PutOptions,
-        now: Timestamp,
-    ) -> Result<Prepared, Error> {
-        let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { return Err(Error::UnknownSubject) };
-        let mut write = Write { guards: vec![found.guard()], ..Write::default() };
-        let lookups_changed = update_lookups(header, &found, parsed, &mut record, &mut write);
-        let keys = &record.compartments[0];
+        putting: &Putting<'_>,
+        record: &SubjectRecord,
+        at: usize,
+        parsed: &[&Parsed<'_>],
+        write: &mut Write,
+    ) -> Result<(Vec<FieldStamp>, Option<CompartmentKeys>), Error> {
+        let keys = &record.compartments[at];
         let place = record.row_place(keys);
         let row = subject::open_row(self, &place).await?;
         write.guards.push(Guard::Row { key: place.key(), version: Some(row.version) });
         let held = versions(&row);
+        let mut metadata = RowMetadata::open(&row, &place)?;
+        let before = metadata.0.len();
+        for gone in parsed.iter().filter(|p| p.value.is_none()) {
+            metadata.0.remove(&gone.spec.id);
+        }
 
         // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
         // being final goes with it, so this holds even if the field is not there any more.
-        let next_keys = options.final_.then(|| next_keys(keys));
+        let next_keys = putting.options.final_.then(|| next_keys(keys));
+        let mut gone = Vec::new();
+        let version = putting.schema.version;
         let mut writer = match &next_keys {
-            None => RowWriter::new(row, place, self.schema.version, parsed.len()),
+            None => RowWriter::new(row, place, version, parsed.len()),
             Some(next) => {
                 let kept = self.open_kept(&row, &place, parsed).await?;
-                write.delete = row.spill_keys(&place);
+                gone = row.spill_keys(&place);
                 let sealing = kept.len() + parsed.len();
-                let mut writer =
-                    RowWriter::new(Row::empty_at(row.version), record.row_place(next), self.schema.version, sealing);
+                let mut writer = RowWriter::new(Row::empty_at(row.version), record.row_place(next), version, sealing);
                 for (stamp, value) in &kept {
                     writer.set(&stamp.name, stamp.version, stamp.updated_at, value);
                 }
                 writer
             }
         };
-        let stamps = set_fields(&mut writer, &held, parsed, options, now)?;
+        if next_keys.is_some() || metadata.0.len() != before {
+            writer.set_metadata(metadata.encode()?.as_ref().map(|bytes| bytes.as_slice()));
+        }
+        let stamps = set_fields(&mut writer, &held, parsed, putting)?;
         let rows = writer.finish()?;
-        write.delete.extend(rows.delete);
-        write.put = rows.put;
+        gone.extend(rows.delete);
         // The row itself is replaced; every other row that is put is new.
-        write.delta.rows = rows_in(&write.put) - 1 - rows_in(&write.delete);
-
-        let stale = record.lookups.iter().filter(|l| !l.live).count();
-        let replaces = next_keys.is_some() || stale > STALE_MAX;
-        if let Some(next) = next_keys {
-            record.compartments[0] = next;
-        }
-        if replaces {
-            for dead in record.lookups.iter().filter(|l| !l.live) {
-                write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
-            }
-            record.lookups.retain(|l| l.live);
-            write.edits.push(stale::unmark(header, &found.key));
-            write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
-        } else if lookups_changed {
-            if stale > 0 {
-                write.edits.push(stale::mark(header, &found.key));
-            }
-            write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-        }
-        Ok(Prepared { write, outcome: PutOutcome { created: false, fields: stamps }, replaces })
+        write.delta.rows += rows_in(&rows.put) - 1 - rows_in(&gone);
+        write.put.extend(rows.put);
+        write.delete.extend(gone);
+        Ok((stamps, next_keys))
     }
 
     /// The fields that a call does not touch, opened under the old key.
     async fn open_kept(
         &self,
         row: &Row,
-        place: &super::row::RowPlace<'_>,
-        parsed: &[Parsed<'_>],
+        place: &RowPlace<'_>,
+        parsed: &[&Parsed<'_>],
     ) -> Result<Vec<(FieldStamp, Zeroizing<Vec<u8>>)>, Error> {
         let mut kept = Vec::with_capacity(row.fields.len());
-        for (name, entry) in &row.fields {
-            if parsed.iter().all(|p| p.spec.name != *name) {
-                let value = subject::open_field(self, row, name, place).await?;
-                let stamp = FieldStamp { name: name.clone(), version: entry.version, updated_at: entry.updated_at };
+        for (id, entry) in &row.fields {
+            if parsed.iter().all(|p| p.spec.id != *id) {
+                let value = subject::open_field(self, row, id, place).await?;
+                let stamp = FieldStamp { name: id.clone(), version: entry.version, updated_at: entry.updated_at };
                 kept.push((stamp, value));
             }
         }
         Ok(kept)
     }
+}
+
+/// A new subject: new keys, a row for each compartment, its lookup entries.
+fn enrol(putting: &Putting<'_>, found: &Found, id: &SubjectId, parsed: &[Parsed<'_>]) -> Result<Prepared, Error> {
+    let mut random = Random::new(10 + 32);
+    let uuid = uuid::Builder::from_unix_timestamp_millis(putting.now.0, &random.array()).into_uuid();
+    let mut record = SubjectRecord {
+        uuid: SubjectUuid(*uuid.as_bytes()),
+        state: SubjectState::Active,
+        enrolled_at: putting.now,
+        subject: Zeroizing::new(id.as_str().to_owned()),
+        audit_key: AuditKey::draw(&mut random),
+        lookups: Vec::new(),
+        compartments: Vec::new(),
+        consents: Vec::new(),
+        restricted: false,
+        holds: Vec::new(),
+        tokens: false,
+    };
+    let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
+    update_lookups(putting.header, found, parsed, &mut record, &mut write);
+    let mut fields = Vec::with_capacity(parsed.len());
+    for (compartment, parsed) in by_compartment(parsed) {
+        let keys = first_keys(compartment.clone(), &record);
+        fields.extend(new_row(putting, record.row_place(&keys), &parsed, &mut write)?);
+        record.compartments.push(keys);
+    }
+    write.delta.subjects = 1;
+    if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
+        write.delta.tombstones = -1;
+    }
+    write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+    Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false })
+}
+
+/// The first row of a compartment.
+fn new_row(
+    putting: &Putting<'_>,
+    place: RowPlace<'_>,
+    parsed: &[&Parsed<'_>],
+    write: &mut Write,
+) -> Result<Vec<FieldStamp>, Error> {
+    write.guards.push(Guard::Row { key: place.key(), version: None });
+    let mut writer = RowWriter::new(Row::empty(), place, putting.schema.version, parsed.len());
+    let stamps = set_fields(&mut writer, &BTreeMap::new(), parsed, putting)?;
+    let rows = writer.finish()?;
+    write.delta.rows += rows_in(&rows.put);
+    write.put.extend(rows.put);
+    Ok(stamps)
+}
+
+/// The changes by the compartment they are in, each compartment once.
+fn by_compartment<'p, 'a>(parsed: &'p [Parsed<'a>]) -> BTreeMap<&'a Compartment, Vec<&'p Parsed<'a>>> {
+    let mut sorted: BTreeMap<&Compartment, Vec<&Parsed<'_>>> = BTreeMap::new();
+    for change in parsed {
+        sorted.entry(&change.spec.compartment).or_default().push(change);
+    }
+    sorted
+}
+
+/// Keys for a compartment that a subject does not have yet.
+pub(super) fn first_keys(name: Compartment, record: &SubjectRecord) -> CompartmentKeys {
+    let last = record.compartments.iter().map(|keys| keys.ordinal).max().unwrap_or(SYSTEM_ORDINAL);
+    let ordinal = if name == Compartment::system() { SYSTEM_ORDINAL } else { last + 1 };
+    CompartmentKeys { name, ordinal, dek_version: 1, dek: Dek::draw(&mut Random::for_keys(1)), refused: None }
 }
 
 fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
@@ -362,6 +427,7 @@ fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
         ordinal: keys.ordinal,
         dek_version: keys.dek_version + 1,
         dek: Dek::draw(&mut Random::for_keys(1)),
+        refused: None,
     }
 }
 
@@ -377,31 +443,31 @@ fn rows_in<T>(rows: &[T]) -> i64 {
 fn set_fields(
     writer: &mut RowWriter<'_>,
     held: &BTreeMap<FieldName, u32>,
-    parsed: &[Parsed<'_>],
-    options: &PutOptions,
-    now: Timestamp,
+    parsed: &[&Parsed<'_>],
+    putting: &Putting<'_>,
 ) -> Result<Vec<FieldStamp>, Error> {
     let mut stamps = Vec::with_capacity(parsed.len());
     for Parsed { spec, value } in parsed {
-        let present = held.get(&spec.name).copied().unwrap_or(0);
-        if options.if_match.is_some_and(|wanted| wanted != present) {
+        let present = held.get(&spec.id).copied().unwrap_or(0);
+        if putting.options.if_match.is_some_and(|wanted| wanted != present) {
             return Err(Error::PreconditionFailed);
         }
         match value {
             Some(ParsedValue { encoded, .. }) => {
-                let stamp = FieldStamp { name: spec.name.clone(), version: present + 1, updated_at: now };
-                writer.set(&stamp.name, stamp.version, now, encoded);
+                let stamp = FieldStamp { name: spec.name.clone(), version: present + 1, updated_at: putting.now };
+                writer.set(&spec.id, stamp.version, stamp.updated_at, encoded);
                 stamps.push(stamp);
             }
             None => {
-                writer.remove(&spec.name);
+                writer.remove(&spec.id);
             }
         }
     }
     Ok(stamps)
 }
 
-/// Brings the record's lookups up to the changes and puts new entries into the write; answers whether any changed.
+/// Brings the record's lookups up to the changes and puts new entries into the write; answers whether any changed. What a
+/// removed field was found by through its metadata goes with it.
 fn update_lookups(
     header: &Header,
     found: &Found,
@@ -410,19 +476,22 @@ fn update_lookups(
     write: &mut Write,
 ) -> bool {
     let mut changed = false;
-    for Parsed { spec, value } in parsed.iter().filter(|p| p.spec.lookup) {
+    for Parsed { spec, value } in parsed {
         let form = value.as_ref().and_then(|v| v.lookup_form.as_ref());
-        let tag = form.map(|form| subject::lookup_tag(header, &spec.name, form));
+        let tag = form.map(|form| subject::lookup_tag(header, &spec.id, form));
         let mut listed = false;
-        for lookup in record.lookups.iter_mut().filter(|l| l.field == spec.name) {
-            let live = Some(lookup.tag) == tag;
-            listed |= live;
+        for lookup in record.lookups.iter_mut().filter(|l| l.field == spec.id) {
+            let live = match lookup.of {
+                Indexed::Value => Some(lookup.tag) == tag,
+                _ => lookup.live && value.is_some(),
+            };
+            listed |= live && lookup.of == Indexed::Value;
             changed |= lookup.live != live;
             lookup.live = live;
         }
         if let Some(tag) = tag.filter(|_| !listed) {
             changed = true;
-            record.lookups.push(LookupRef { field: spec.name.clone(), tag, live: true });
+            record.lookups.push(LookupRef { field: spec.id.clone(), of: Indexed::Value, tag, live: true });
             let entry = subject::lookup_entry(tag, &found.key);
             write.edits.push((Kind::Lookups, entry, Op::Insert(Payload::default())));
         }

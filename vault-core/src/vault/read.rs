@@ -1,16 +1,20 @@
 //! Reading fields: decide → DEK from the directory → row → open → show as the view allows.
 
+use std::collections::BTreeMap;
+
+use super::metadata::{Metadata, RowMetadata};
+use super::records::{DirectoryEntry, SubjectRecord, SubjectState, decode};
+use super::row::{Row, RowPlace};
 use super::session::{Snapshot, reading};
 use super::subject;
-use super::types::{Description, FieldStamp, LookupPage, ReadField, ReadOutcome, ReadRequest};
+use super::types::{Description, FieldStamp, LookupPage, ReadField, ReadOutcome, ReadRequest, Reader};
 use super::{Inner, Vault};
 use crate::error::Error;
-use crate::ids::{FieldName, SubjectId};
-use crate::schema::{Decision, FieldSpec, FieldValue, RULE_FIELD_NOT_FOR_PURPOSE, View, decide};
+use crate::ids::{Compartment, FieldName, Purpose, SubjectId};
+use crate::policy::{self, Decision, Named, Question, Rule, SubjectStanding, ValueFacts};
+use crate::schema::{FieldSpec, FieldValue, Schema};
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Kind};
-
-use super::records::{DirectoryEntry, SubjectState, decode};
 
 /// The most subjects that one page of a lookup answers.
 pub const LOOKUP_MAX: usize = 1000;
@@ -29,12 +33,24 @@ impl Vault {
         request: &ReadRequest,
     ) -> Result<ReadOutcome, Error> {
         let session = self.session()?;
-        let wanted = self.inner.decide_all(names, request)?;
-        let outcome = reading!(session, |snapshot| self.inner.read(&snapshot, id, &wanted, request).await)?;
+        let outcome = reading!(session, |snapshot| self.inner.read(&snapshot, id, names, request).await)?;
         if outcome.fields.is_empty() && names.is_some_and(|n| n.len() == 1) {
             return Err(Error::NoSuchField);
         }
         Ok(outcome)
+    }
+
+    /// Whether the reader may name the purpose that it names.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]; [`Error::Locked`].
+    pub fn check_purpose(&self, reader: &Reader) -> Result<(), Error> {
+        if reader.purpose.is_none() {
+            return Ok(());
+        }
+        let schema = self.schema()?;
+        let checked = reader.named(&schema).check();
+        checked.map(|_| ()).map_err(|rule| refused(rule, None))
     }
 
     /// What is held of a subject, without values.
@@ -59,79 +75,168 @@ impl Vault {
         limit: usize,
     ) -> Result<LookupPage, Error> {
         let session = self.session()?;
-        let form = self.inner.schema.field(field)?.lookup_query(value, region)?;
+        let schema = session.snapshot().schema.clone();
+        let spec = schema.field(field)?;
+        let form = spec.lookup_query(value, region)?;
         let after = after.map(parse_after).transpose()?;
         let limit = limit.clamp(1, LOOKUP_MAX);
-        reading!(session, |snapshot| self.inner.look_up(&snapshot, field, &form, after, limit).await)
+        reading!(session, |snapshot| self.inner.look_up(&snapshot, &spec.id, &form, after, limit).await)
     }
 }
 
-/// A field to be read, the view it is shown in, and whether that is less than was asked for.
-struct Wanted<'a> {
-    spec: &'a FieldSpec,
-    view: View,
-    lowered: Option<View>,
+/// A reading as it is asked for: what the caller may name, and which fields.
+struct Asked<'a> {
+    request: &'a ReadRequest,
+    purpose: Named<'a>,
+    /// Sorted by name, each once.
+    specs: Vec<&'a FieldSpec>,
+    /// Whether they were named, so that a refusal of one refuses the request.
+    named: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn of(schema: &'a Schema, names: Option<&[FieldName]>, request: &'a ReadRequest) -> Result<Self, Error> {
+        let mut specs: Vec<&FieldSpec> = match names {
+            Some(names) => names.iter().map(|n| schema.field(n)).collect::<Result<_, _>>()?,
+            None => schema.fields().collect(),
+        };
+        specs.sort_by(|a, b| a.name.cmp(&b.name));
+        specs.dedup_by(|a, b| a.name == b.name);
+        let asked = Self { request, purpose: request.reader.named(schema), specs, named: names.is_some() };
+        asked.forestall()?;
+        Ok(asked)
+    }
+
+    /// Refuses what would be refused of any subject, so that the answer tells nothing of this one.
+    fn forestall(&self) -> Result<(), Error> {
+        let any = self.question(SubjectStanding::Active, true);
+        policy::admit(&any).map_err(|rule| refused(rule, None))?;
+        self.specs
+            .iter()
+            .filter(|_| self.named)
+            .try_for_each(|spec| self.view_of(&any, spec, ValueFacts::default()).map(|_| ()))
+    }
+
+    fn question(&self, subject: SubjectStanding, consent: bool) -> Question<'a> {
+        Question { role: self.request.reader.role, purpose: self.purpose, subject, consent, view: self.request.view }
+    }
+
+    /// The question about a subject.
+    fn question_about(&self, record: &SubjectRecord) -> Question<'a> {
+        let consent = match self.purpose {
+            Named::Purpose(purpose) => record.consents.contains(&purpose.name),
+            _ => false,
+        };
+        self.question(record.standing(), consent)
+    }
+
+    /// The decision on a field; an error only if the field was named and is refused.
+    fn view_of(&self, question: &Question<'_>, spec: &FieldSpec, facts: ValueFacts) -> Result<Decision, Error> {
+        match policy::decide_field(question, spec, facts) {
+            Decision::Refuse(rule) if self.named => Err(refused(rule, Some(spec))),
+            decision => Ok(decision),
+        }
+    }
+
+    fn purpose_name(&self) -> Option<&Purpose> {
+        match self.purpose {
+            Named::Purpose(purpose) => Some(&purpose.name),
+            _ => None,
+        }
+    }
+}
+
+fn refused(rule: Rule, field: Option<&FieldSpec>) -> Error {
+    match rule {
+        Rule::Shredded => Error::Shredded,
+        rule => Error::Refused { rule, field: field.map(|spec| spec.name.clone()) },
+    }
+}
+
+impl Reader {
+    /// The purpose that the reader names, as it stands towards the schema.
+    pub(super) fn named<'s>(&self, schema: &'s Schema) -> Named<'s> {
+        Named::of(schema, self.role, &self.purposes, self.purpose.as_deref())
+    }
+}
+
+/// A compartment's row, opened for a read.
+struct OpenedRow<'a> {
+    place: RowPlace<'a>,
+    row: Row,
+    metadata: RowMetadata,
 }
 
 impl Inner {
-    fn decide_all<'a>(&'a self, names: Option<&[FieldName]>, request: &ReadRequest) -> Result<Vec<Wanted<'a>>, Error> {
-        let specs: Vec<&FieldSpec> = match names {
-            Some(names) => names.iter().map(|n| self.schema.field(n)).collect::<Result<_, _>>()?,
-            None => self.schema.fields().collect(),
-        };
-        let mut wanted = Vec::with_capacity(specs.len());
-        for spec in specs {
-            match decide(&self.schema, spec, request.view, request.purpose.as_ref()) {
-                Decision::Allow(view) => {
-                    let lowered = (view != request.view).then_some(view);
-                    wanted.push(Wanted { spec, view, lowered });
-                }
-                // All that the caller may see: a field that he may not is simply not among it.
-                Decision::Refuse { rule } if rule == RULE_FIELD_NOT_FOR_PURPOSE && names.is_none() => {}
-                Decision::Refuse { rule } => return Err(Error::Refused { rule }),
-            }
-        }
-        wanted.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        wanted.dedup_by(|a, b| a.spec.name == b.spec.name);
-        Ok(wanted)
-    }
-
     async fn read(
         &self,
         snapshot: &Snapshot,
         id: &SubjectId,
-        wanted: &[Wanted<'_>],
+        names: Option<&[FieldName]>,
         request: &ReadRequest,
     ) -> Result<ReadOutcome, Error> {
-        let found = subject::find(self, &snapshot.header, id).await?;
-        let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
-        let place = record.row_place(&record.compartments[0]);
-        let row = subject::open_row(self, &place).await?;
-        let mut fields = Vec::with_capacity(wanted.len());
-        for Wanted { spec, view, lowered } in wanted {
-            let Some(entry) = row.fields.get(&spec.name) else { continue };
-            let plaintext = subject::open_field(self, &row, &spec.name, &place).await?;
-            let value = FieldValue::decode(&plaintext)?;
-            let Some(value) = spec.show(&value, *view, request.form) else { continue };
-            let stamp = FieldStamp { name: spec.name.clone(), version: entry.version, updated_at: entry.updated_at };
-            fields.push(ReadField { stamp, value, lowered: *lowered });
+        let asked = Asked::of(&snapshot.schema, names, request)?;
+        let now = Timestamp::now();
+        let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
+        let question = asked.question_about(&record);
+        policy::admit(&question).map_err(|rule| refused(rule, None))?;
+
+        let mut rows: BTreeMap<&Compartment, OpenedRow<'_>> = BTreeMap::new();
+        for compartment in asked.specs.iter().map(|spec| &spec.compartment) {
+            if !rows.contains_key(compartment)
+                && let Some(keys) = record.keys(compartment)
+            {
+                rows.insert(compartment, self.open_for_reading(record.row_place(keys)).await?);
+            }
         }
-        Ok(ReadOutcome { fields })
+        let mut outcome = ReadOutcome { fields: Vec::new(), decisions: Vec::with_capacity(asked.specs.len()) };
+        for spec in &asked.specs {
+            let opened = rows.get(&spec.compartment);
+            let held = opened.and_then(|opened| Some((opened, opened.row.fields.get(&spec.id)?)));
+            let facts = held.map_or(ValueFacts::default(), |(opened, entry)| {
+                let metadata = opened.metadata.0.get(&spec.id);
+                facts(spec, entry.updated_at, metadata, asked.purpose_name(), now)
+            });
+            let decision = asked.view_of(&question, spec, facts)?;
+            outcome.decisions.push((spec.name.clone(), decision));
+            if let (Some((opened, entry)), Decision::Allow(view)) = (held, decision) {
+                let plaintext = subject::open_field(self, &opened.row, &spec.id, &opened.place).await?;
+                let Some(value) = spec.show(&FieldValue::decode(&plaintext)?, view, request.form) else { continue };
+                let stamp =
+                    FieldStamp { name: spec.name.clone(), version: entry.version, updated_at: entry.updated_at };
+                outcome.fields.push(ReadField { stamp, value, lowered: (view != request.view).then_some(view) });
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn open_for_reading<'a>(&self, place: RowPlace<'a>) -> Result<OpenedRow<'a>, Error> {
+        let row = subject::open_row(self, &place).await?;
+        let metadata = RowMetadata::open(&row, &place)?;
+        Ok(OpenedRow { place, row, metadata })
     }
 
     async fn describe(&self, snapshot: &Snapshot, id: &SubjectId) -> Result<Description, Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
         let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
         let mut fields = Vec::new();
-        for keys in &record.compartments {
+        let held = record.compartments.iter().filter(|k| k.name != Compartment::system() && k.refused.is_none());
+        for keys in held.clone() {
             let row = subject::open_row(self, &record.row_place(keys)).await?;
-            fields.extend(row.fields.iter().map(|(name, entry)| {
-                let stamp = FieldStamp { name: name.clone(), version: entry.version, updated_at: entry.updated_at };
-                (stamp, keys.name.clone())
+            fields.extend(row.fields.iter().map(|(id, entry)| {
+                let name = snapshot.schema.field_by_id(id).map_or(id, |spec| &spec.name).clone();
+                (FieldStamp { name, version: entry.version, updated_at: entry.updated_at }, keys.name.clone())
             }));
         }
-        let compartments = record.compartments.iter().map(|k| (k.name.clone(), k.dek_version)).collect();
-        Ok(Description { enrolled_at: record.enrolled_at, compartments, fields })
+        let compartments = held.map(|k| (k.name.clone(), k.dek_version)).collect();
+        Ok(Description {
+            enrolled_at: record.enrolled_at,
+            standing: record.standing(),
+            consents: record.consents,
+            holds: record.holds,
+            compartments,
+            fields,
+        })
     }
 
     async fn look_up(
@@ -166,6 +271,25 @@ impl Inner {
             }
         }
         Ok(LookupPage { subjects, next })
+    }
+}
+
+/// What the policy needs to know of one value.
+pub(super) fn facts(
+    spec: &FieldSpec,
+    updated_at: Timestamp,
+    metadata: Option<&Metadata>,
+    purpose: Option<&Purpose>,
+    now: Timestamp,
+) -> ValueFacts {
+    let retained = spec.retention.is_none_or(|seconds| updated_at.plus_seconds(seconds) > now);
+    let Some(metadata) = metadata else { return ValueFacts { expired: !retained, ..ValueFacts::default() } };
+    let given_for = metadata.purposes.as_ref();
+    ValueFacts {
+        expired: !retained || metadata.expires_at.is_some_and(|at| at <= now),
+        objection: purpose.is_some_and(|p| metadata.objections.contains(p)),
+        other_purposes: purpose.is_some_and(|p| given_for.is_some_and(|given_for| !given_for.contains(p))),
+        no_automated: metadata.automated == Some(false),
     }
 }
 

@@ -107,7 +107,7 @@ pub(crate) struct CallerRecord {
     pub(crate) id: CallerId,
     pub(crate) name: String,
     pub(crate) role: Role,
-    pub(crate) purposes: Vec<Purpose>,
+    pub(crate) purposes: std::sync::Arc<[Purpose]>,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) revoked: bool,

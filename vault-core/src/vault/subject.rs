@@ -7,7 +7,8 @@ use super::writer::Guard;
 use crate::crypto::digest;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
-use crate::ids::{FieldName, SubjectId};
+use crate::ids::{Compartment, FieldName, SubjectId};
+use crate::policy::SubjectStanding;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind};
 
@@ -74,6 +75,22 @@ pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -
 }
 
 impl SubjectRecord {
+    /// How the subject stands.
+    pub(crate) fn standing(&self) -> SubjectStanding {
+        match (self.state, self.holds.is_empty(), self.restricted) {
+            (SubjectState::Refused { .. }, ..) => SubjectStanding::Refused,
+            (SubjectState::Active, true, false) => SubjectStanding::Active,
+            (SubjectState::Active, true, true) => SubjectStanding::Restricted,
+            (SubjectState::Active, false, false) => SubjectStanding::Held,
+            (SubjectState::Active, false, true) => SubjectStanding::HeldAndRestricted,
+        }
+    }
+
+    /// The keys of a compartment that is held and is not being shredded.
+    pub(crate) fn keys(&self, compartment: &Compartment) -> Option<&CompartmentKeys> {
+        self.compartments.iter().find(|keys| keys.name == *compartment && keys.refused.is_none())
+    }
+
     /// Where a compartment's row is and which key opens it.
     pub(crate) fn row_place<'a>(&'a self, keys: &'a CompartmentKeys) -> RowPlace<'a> {
         RowPlace {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose, RotationId, SubjectId, VaultId};
+use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectId, VaultId};
 pub use crate::policy::Role;
+use crate::policy::{Decision, SubjectStanding};
 use crate::root::{Method, SlotStatus};
 use crate::schema::{Form, View};
 use crate::store::Health;
@@ -108,6 +109,8 @@ pub struct ReadField {
 pub struct ReadOutcome {
     /// The fields, in the order of their names.
     pub fields: Vec<ReadField>,
+    /// What was decided for each field that was asked for, held or not, in the same order: for the audit.
+    pub decisions: Vec<(FieldName, Decision)>,
 }
 
 /// What is held of a subject, without values.
@@ -115,6 +118,12 @@ pub struct ReadOutcome {
 pub struct Description {
     /// When the subject was enrolled.
     pub enrolled_at: Timestamp,
+    /// How it stands.
+    pub standing: SubjectStanding,
+    /// Purposes that it consents to at present.
+    pub consents: Vec<Purpose>,
+    /// Its legal holds.
+    pub holds: Vec<HoldName>,
     /// Compartments and the version of their DEK.
     pub compartments: Vec<(Compartment, u32)>,
     /// Fields and where they are.
@@ -216,7 +225,7 @@ pub struct NewCaller {
     /// What it may do.
     pub role: Role,
     /// Why it may read.
-    pub purposes: Vec<Purpose>,
+    pub purposes: Arc<[Purpose]>,
     /// When its API token stops working.
     pub expires_at: Option<Timestamp>,
 }
@@ -231,7 +240,7 @@ pub struct Caller {
     /// What it may do.
     pub role: Role,
     /// Why it may read.
-    pub purposes: Vec<Purpose>,
+    pub purposes: Arc<[Purpose]>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When its API token stops working.

@@ -244,12 +244,7 @@ impl Writer {
     }
 
     /// One atomic, durable batch with META; then the new snapshot.
-    async fn commit(
-        &mut self,
-        before: &Snapshot,
-        mut applied: Applied,
-        rest: Rest,
-    ) -> Result<(), GroupError> {
+    async fn commit(&mut self, before: &Snapshot, mut applied: Applied, rest: Rest) -> Result<(), GroupError> {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.vault, epoch: header.epoch() };
@@ -344,8 +339,7 @@ struct Rest {
 
 impl Default for Merged {
     fn default() -> Self {
-        let rest =
-            Rest { put: Vec::new(), delete: Vec::new(), delta: Delta::default(), reclaim: true, schema: None };
+        let rest = Rest { put: Vec::new(), delete: Vec::new(), delta: Delta::default(), reclaim: true, schema: None };
         Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vault_core::Error;
 use vault_core::ids::SubjectId;
-use vault_core::schema::Form;
+use vault_core::schema::{Form, View};
 use vault_core::vault::{Changes, PutOptions, PutOutcome, ReadOutcome, ReadRequest, State as VaultState};
 
 use super::fields::{enrol_again, names, put_status};
@@ -174,7 +174,7 @@ pub(crate) async fn read(State(app): State<App>, who: Who, body: JsonBody) -> Re
     let batch = body.read::<ReadBatch<'_>>()?;
     bounded(batch.items.len())?;
     unlocked(&app)?;
-    let mut request = ReadRequest { purpose: who.purpose, form: Form::Given, ..ReadRequest::default() };
+    let mut request = ReadRequest { reader: who.reader, view: View::Masked, form: Form::Given };
     let mut outcomes = Vec::with_capacity(batch.items.len());
     for (at, item) in batch.items.iter().enumerate() {
         outcomes.push(item.read(&app, &mut request).await);

@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vault_core::ids::{CallerId, Purpose};
+use vault_core::policy::Rule;
 use vault_core::time::Timestamp;
 use vault_core::vault::{Caller, NewCaller, Role};
 
 use super::shapes::Shown;
 use crate::app::App;
-use crate::auth::{RULE_ROLE, Who};
+use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer};
 use crate::idempotency::{self, Once};
 use crate::problem::Problem;
@@ -89,7 +90,7 @@ pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: J
     let new = parse(&app, &body.read::<CreateCaller<'_>>()?)?;
     // Whoever could make an admin would be one: security sees no values, by whatever way.
     if new.role == Role::Admin && who.caller.role != Role::Admin {
-        return Err(Problem::refused(RULE_ROLE, "only an admin creates an admin"));
+        return Err(Problem::refused(Rule::Role, "only an admin creates an admin"));
     }
     let once = once.request(&who, "/v1/callers", &body, StatusCode::CREATED);
     let (caller, token) = app.vault.create_caller(new, once.as_ref()).await?;
@@ -99,14 +100,15 @@ pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: J
 fn parse(app: &App, asked: &CreateCaller<'_>) -> Result<NewCaller, Problem> {
     let role = Role::parse(&asked.role)
         .ok_or_else(|| Problem::invalid("role", "one of admin, service, security, privacy, auditor"))?;
-    let declared = |name: &Cow<'_, str>| app.vault.schema().purpose(name).map(|purpose| purpose.name.clone());
+    let schema = app.vault.schema()?;
+    let declared = |name: &Cow<'_, str>| schema.purpose(name).map(|purpose| purpose.name.clone());
     let purposes: Option<Vec<_>> = asked.purposes.iter().map(declared).collect();
     let purposes = purposes.ok_or_else(|| Problem::invalid("purposes", "purposes that the schema declares"))?;
     let time = |text: &Cow<'_, str>| {
         Timestamp::parse(text).ok_or_else(|| Problem::invalid("expires_at", "an RFC 3339 time in the future"))
     };
     let expires_at = asked.expires_at.as_ref().map(time).transpose()?;
-    Ok(NewCaller { name: asked.name.trim().to_owned(), role, purposes, expires_at })
+    Ok(NewCaller { name: asked.name.trim().to_owned(), role, purposes: purposes.into(), expires_at })
 }
 
 /// Every caller that was not revoked.

@@ -164,7 +164,7 @@ pub(crate) async fn read(
 fn request(view_name: Option<&str>, form: Option<&str>, who: Who) -> Result<ReadRequest, Problem> {
     let form = form.map_or(Ok(Form::Given), str::parse);
     let form = form.map_err(|_| Problem::invalid("form", "one of given, normal"))?;
-    Ok(ReadRequest { view: view(view_name)?, form, purpose: who.purpose })
+    Ok(ReadRequest { reader: who.reader, view: view(view_name)?, form })
 }
 
 /// Read one field; its `ETag` is its version.
