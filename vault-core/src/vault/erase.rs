@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use super::finalizer::Job;
 use super::idempotency::{Begun, Idempotency, Made};
-use super::records::{DirectoryEntry, ErasureRecord, SubjectState, Tombstone, decode, encode};
+use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, Tombstone, decode, encode};
 use super::refuse::{Standing, standing};
 use super::row;
 use super::session::{Session, Snapshot, reading};
 use super::subject;
-use super::types::{Erasure, ErasureCounts};
+use super::types::{Erasure, ErasureCounts, NewErasure};
 use super::writer::Write;
 use super::{Inner, Vault};
-use super::{expire::Expiring, stale};
+use super::{expire::Expiring, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
-use crate::ids::{ErasureId, SubjectId};
+use crate::ids::{Compartment, ErasureId, FieldName, SubjectId};
+use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
 
@@ -37,25 +38,21 @@ pub(crate) struct ShredPart {
 }
 
 impl Vault {
-    /// Refuses the subjects durably (F0) and has them shredded finally (F1) by the next root batches, which
-    /// [`Vault::wait_final`] waits for. From here on reading them answers [`Error::Shredded`].
+    /// Refuses the subjects, or one compartment of them, durably (F0) and has them shredded finally (F1) by the next root batches, which
+    /// [`Vault::wait_final`] waits for. From here on reading a whole subject answers [`Error::Shredded`], and a
+    /// compartment holds nothing.
     ///
     /// A request that is to be done once and was done answers its erasure as it is now. A subject that another erasure
     /// has refused is taken in: this one too is final only once that subject is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many subjects, or too long a reason; [`Error::IdempotencyMismatch`]. After other
+    /// [`Error::Invalid`] for no or too many subjects, too long a reason, or a compartment that is not declared; [`Error::IdempotencyMismatch`]. After other
     /// errors some subjects may be refused; they become final.
-    pub async fn shred(
-        &self,
-        subjects: Vec<SubjectId>,
-        reason: &str,
-        reference: Option<&str>,
-        once: Option<&Idempotency<'_>>,
-    ) -> Result<Made<Erasure>, Error> {
+    pub async fn shred(&self, asked: NewErasure, once: Option<&Idempotency<'_>>) -> Result<Made<Erasure>, Error> {
         let session = self.session()?;
-        check_texts(reason, reference)?;
-        let subjects = distinct(&subjects)?;
+        check_texts(&asked.reason, asked.reference.as_deref())?;
+        check_compartment(&session.snapshot().schema, asked.compartment.as_ref())?;
+        let subjects = distinct(&asked.subjects)?;
         let claim = match self.inner.begin(&session, once).await? {
             Begun::First(claim) => claim,
             Begun::Done(earlier) => {
@@ -63,7 +60,7 @@ impl Vault {
                 return Ok(Made { made, repeated: Some(earlier.status) });
             }
         };
-        let mut record = new_record(reason, reference, subjects.len());
+        let mut record = new_record(&asked, subjects.len());
         let mut refused = Vec::new();
         let outcome = self.inner.refuse(&session, &subjects, &mut record, claim.as_ref(), &mut refused).await;
         // After a failure half way too: what is refused goes on to be final.
@@ -82,12 +79,17 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::Invalid`] for no or too many subjects.
-    pub async fn shred_dry_run(&self, subjects: &[SubjectId]) -> Result<ErasureCounts, Error> {
+    pub async fn shred_dry_run(
+        &self,
+        subjects: &[SubjectId],
+        compartment: Option<&Compartment>,
+    ) -> Result<ErasureCounts, Error> {
         let session = self.session()?;
+        check_compartment(&session.snapshot().schema, compartment)?;
         let mut counts = ErasureCounts::default();
         for id in distinct(subjects)? {
             let found = reading!(session, |snapshot| subject::find(&self.inner, &snapshot.header, id).await)?;
-            match standing(&found, self.inner.options.tombstone_seconds) {
+            match standing(&found, compartment, self.inner.options.tombstone_seconds) {
                 Standing::Living => counts.pending += 1,
                 Standing::Refused => counts.refused += 1,
                 Standing::Shredded => counts.shredded += 1,
@@ -126,7 +128,7 @@ impl Vault {
         let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
         let items = match record.f1_at {
             Some(_) => Vec::new(),
-            None => reading!(session, |snapshot| self.inner.refused_items(&snapshot, id).await)?,
+            None => reading!(session, |snapshot| self.inner.refused_items(&snapshot, id, record.f0_at).await)?,
         };
         Ok(shown(record, items, &session))
     }
@@ -149,14 +151,22 @@ impl Vault {
 }
 
 impl Inner {
-    async fn refused_items(&self, snapshot: &Snapshot, id: ErasureId) -> Result<Vec<(SubjectId, Timestamp)>, Error> {
+    /// The subjects that an erasure has refused, with the time of it: their own, or for a compartment the erasure's.
+    async fn refused_items(
+        &self,
+        snapshot: &Snapshot,
+        id: ErasureId,
+        f0_at: Timestamp,
+    ) -> Result<Vec<(SubjectId, Timestamp)>, Error> {
         let header = &*snapshot.header;
         let mut items = Vec::new();
         for directory in items_of(self, header, id, None, ITEMS_MAX).await? {
             let found = subject::find_by_key(self, header, directory).await?;
-            if let Some(DirectoryEntry::Subject(record)) = found.entry
-                && let SubjectState::Refused { at, .. } = record.state
-            {
+            if let Some(DirectoryEntry::Subject(record)) = found.entry {
+                let at = match record.state {
+                    SubjectState::Refused { at, .. } => at,
+                    SubjectState::Active => f0_at,
+                };
                 items.push((SubjectId::parse(&record.subject)?, at));
             }
         }
@@ -196,17 +206,19 @@ pub(crate) async fn prepare_final(
     session: &Session,
     part: Vec<(ErasureId, EntryKey)>,
 ) -> Result<(ShredPart, Write), Error> {
-    reading!(session, |snapshot| prepare_final_from(inner, &snapshot.header, &part).await)
+    reading!(session, |snapshot| prepare_final_from(inner, &snapshot, &part).await)
 }
 
 async fn prepare_final_from(
     inner: &Inner,
-    header: &Header,
+    snapshot: &Snapshot,
     part: &[(ErasureId, EntryKey)],
 ) -> Result<(ShredPart, Write), Error> {
+    let header = &*snapshot.header;
     let mut write = Write { reclaim: true, ..Write::default() };
     let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
-    let mut taken = BTreeSet::new();
+    // Several erasures may ask for the same subject: its record is edited once.
+    let mut subjects = BTreeSet::new();
     for &(erasure, directory) in part {
         if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
             vacant.insert(find(inner, header, erasure).await?);
@@ -215,10 +227,10 @@ async fn prepare_final_from(
         record.counts.refused = record.counts.refused.saturating_sub(1);
         record.counts.r#final += 1;
         write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
-        // Two erasures may ask for the same subject.
-        if taken.insert(directory) {
-            shred_one(inner, header, erasure, directory, &mut write).await?;
-        }
+        subjects.insert(directory);
+    }
+    for directory in subjects {
+        shred_one(inner, snapshot, directory, &mut write).await?;
     }
     for record in records.values() {
         write.edits.push(note(header, record)?);
@@ -226,20 +238,17 @@ async fn prepare_final_from(
     Ok((ShredPart { taken: part.len(), erasures: records.into_keys().collect() }, write))
 }
 
-async fn shred_one(
-    inner: &Inner,
-    header: &Header,
-    erasure: ErasureId,
-    directory: EntryKey,
-    write: &mut Write,
-) -> Result<(), Error> {
+/// Shreds what is refused of a subject: all of it, or some of its compartments.
+async fn shred_one(inner: &Inner, snapshot: &Snapshot, directory: EntryKey, write: &mut Write) -> Result<(), Error> {
+    let header = &*snapshot.header;
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
     let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(()) };
-    if record.state == SubjectState::Active {
-        // Another erasure had it shredded, and it was enrolled again since.
-        return Ok(());
-    }
+    let SubjectState::Refused { erasure, .. } = record.state else {
+        // As a whole it lives: only compartments are to go. If none is refused, another erasure had it shredded, and it
+        // was enrolled again since.
+        return shred_compartments(inner, snapshot, directory, record, write).await;
+    };
     for lookup in &record.lookups {
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
@@ -247,22 +256,53 @@ async fn shred_one(
     let tombstone = Tombstone { at: Timestamp::now(), erasure };
     write.edits.push(Expiring::Tombstone.index(header, &directory, tombstone.at));
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Tombstone(tombstone))?)));
-    let rows = rows_of(inner, &record).await?;
     write.delta.subjects -= 1;
     write.delta.refused -= 1;
     write.delta.tombstones += 1;
-    write.delta.rows -= i64::try_from(rows.len()).expect("a subject has few rows");
-    write.delete.extend(rows);
+    // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
+    delete_rows(inner, row::subject_prefix(record.uuid), &[0xff; 4], write).await
+}
+
+/// Shreds the compartments of a living subject that are refused; the others keep their keys and rows.
+async fn shred_compartments(
+    inner: &Inner,
+    snapshot: &Snapshot,
+    directory: EntryKey,
+    mut record: SubjectRecord,
+    write: &mut Write,
+) -> Result<(), Error> {
+    let (doomed, kept): (Vec<_>, Vec<_>) = record.compartments.into_iter().partition(|keys| keys.refused.is_some());
+    record.compartments = kept;
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let within = |field: &FieldName| {
+        let spec = snapshot.schema.field_by_id(field);
+        spec.is_some_and(|spec| doomed.iter().any(|keys| keys.name == spec.compartment))
+    };
+    let (gone, lookups): (Vec<_>, Vec<_>) = record.lookups.into_iter().partition(|lookup| within(&lookup.field));
+    record.lookups = lookups;
+    for lookup in gone {
+        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
+    }
+    for keys in &doomed {
+        delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;
+    }
+    if record.tokens {
+        let fields = snapshot.schema.fields().map(|spec| &spec.id).filter(|id| within(id)).collect();
+        tokens::forget_of(inner, &snapshot.header, &record, &fields, write).await?;
+    }
+    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
     Ok(())
 }
 
-/// The keys of all of a subject's data rows; none of them is opened.
-async fn rows_of(inner: &Inner, record: &super::records::SubjectRecord) -> Result<Vec<Vec<u8>>, Error> {
-    let start = row::subject_prefix(record.uuid);
-    // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
-    let end = [&start[..], &[0xff; 4]].concat();
+/// Has a write delete the data rows whose keys begin with `start`; none of them is opened.
+async fn delete_rows(inner: &Inner, start: Vec<u8>, behind: &[u8], write: &mut Write) -> Result<(), Error> {
+    let end = [&start[..], behind].concat();
     let rows = inner.store.scan(&start, Some(&end), 4096).await?;
-    Ok(rows.into_iter().map(|(key, _)| key).collect())
+    write.delta.rows -= i64::try_from(rows.len()).expect("a subject has few rows");
+    write.delete.extend(rows.into_iter().map(|(key, _)| key));
+    Ok(())
 }
 
 /// After the old root is gone from every slot: notes when, for the erasures that are complete.
@@ -366,6 +406,7 @@ fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Se
         id: record.id,
         reason: record.reason,
         reference: record.reference,
+        compartment: record.compartment,
         created_at: record.created_at,
         counts,
         total: record.total,
@@ -376,13 +417,14 @@ fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Se
     }
 }
 
-fn new_record(reason: &str, reference: Option<&str>, subjects: usize) -> ErasureRecord {
+fn new_record(asked: &NewErasure, subjects: usize) -> ErasureRecord {
     let now = Timestamp::now();
     let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
     ErasureRecord {
         id: ErasureId(*id.as_bytes()),
-        reason: reason.to_owned(),
-        reference: reference.map(str::to_owned),
+        reason: asked.reason.clone(),
+        reference: asked.reference.clone(),
+        compartment: asked.compartment.clone(),
         created_at: now,
         counts: ErasureCounts::default(),
         total: subjects as u64,
@@ -397,6 +439,17 @@ fn distinct(subjects: &[SubjectId]) -> Result<Vec<&SubjectId>, Error> {
         return Err(Error::Invalid { field: "subjects", expected: "1 to 100,000 subject ids" });
     }
     Ok(distinct.into_iter().collect())
+}
+
+fn check_compartment(schema: &Schema, compartment: Option<&Compartment>) -> Result<(), Error> {
+    let declared = |name: &Compartment| schema.fields().any(|field| field.compartment == *name);
+    if compartment.is_some_and(|name| !declared(name)) {
+        return Err(Error::Invalid {
+            field: "compartment",
+            expected: "a compartment that a field of the schema is in",
+        });
+    }
+    Ok(())
 }
 
 fn check_texts(reason: &str, reference: Option<&str>) -> Result<(), Error> {

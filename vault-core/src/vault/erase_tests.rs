@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::tests::{Fixture, id, slot};
+use super::tests::{Fixture, erasure_of, id, slot};
 use super::*;
 use crate::store::Fault;
 
@@ -18,8 +18,8 @@ async fn a_second_erasure_is_final_only_once_the_first_one_is() {
     }
     let away = fixture.dir.path().join("away");
     std::fs::rename(slot(&fixture.dir), &away).unwrap();
-    let first = fixture.vault.shred(vec![id("a")], "test", None, None).await.unwrap().made;
-    let second = fixture.vault.shred(vec![id("a"), id("b")], "test", None, None).await.unwrap().made;
+    let first = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    let second = fixture.vault.shred(erasure_of(vec![id("a"), id("b")]), None).await.unwrap().made;
     for erasure in [&first, &second] {
         let shown = fixture.vault.erasure(erasure.id).await.unwrap();
         assert_eq!((shown.f1_at, shown.counts.r#final), (None, 0), "no slot has forgotten the old root");
@@ -48,7 +48,7 @@ async fn what_was_refused_before_an_error_becomes_final() {
     // The second commit is the one that fails: it refuses the last subject.
     fixture.store.fail_commit_after(1, Fault::Full);
     let ids = subjects.iter().map(|subject| id(subject)).collect();
-    assert!(matches!(fixture.vault.shred(ids, "test", None, None).await, Err(Error::DiskFull)));
+    assert!(matches!(fixture.vault.shred(erasure_of(ids), None).await, Err(Error::DiskFull)));
     let (erasures, _) = fixture.vault.erasures(None, 10).await.unwrap();
     let shown = fixture.vault.wait_final(erasures[0].id, WAIT).await.unwrap();
     assert_eq!((shown.counts.r#final, shown.counts.refused), (500, 0));

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tests::{Fixture, id, slot};
+use super::tests::{Fixture, erasure_of, id, slot};
 use super::*;
 use crate::root::Unlock;
 
@@ -17,7 +17,7 @@ async fn a_look_at_rest_leaves_unfinished_shreds_alone() {
     fixture.put("a", &[("nickname", r#""x""#)]).await.unwrap();
     let away = fixture.dir.path().join("away");
     std::fs::rename(slot(&fixture.dir), &away).unwrap();
-    let erasure = fixture.vault.shred(vec![id("a")], "test", None, None).await.unwrap().made;
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
     fixture.vault.close().await.unwrap();
     std::fs::rename(&away, slot(&fixture.dir)).unwrap();
 

@@ -120,6 +120,7 @@ pub(crate) struct ErasureRecord {
     pub(crate) id: ErasureId,
     pub(crate) reason: String,
     pub(crate) reference: Option<String>,
+    pub(crate) compartment: Option<Compartment>,
     pub(crate) created_at: Timestamp,
     pub(crate) counts: ErasureCounts,
     pub(crate) total: u64,

@@ -3,12 +3,12 @@
 use super::Inner;
 use super::erase::{item_key, note};
 use super::idempotency::Claim;
-use super::records::{DirectoryEntry, ErasureRecord, SubjectState, encode};
+use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, encode};
 use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::writer::Write;
 use crate::error::Error;
-use crate::ids::SubjectId;
+use crate::ids::{Compartment, ErasureId, SubjectId};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op, Payload};
 
@@ -16,6 +16,14 @@ use crate::trie::{EntryKey, Kind, Op, Payload};
 const REFUSE_TOGETHER: usize = 500;
 /// How often a refusal is prepared again because a subject changed meanwhile.
 const ATTEMPTS: usize = 64;
+
+impl SubjectRecord {
+    fn refuse(&mut self, compartment: &Compartment, erasure: ErasureId) {
+        for keys in self.compartments.iter_mut().filter(|keys| keys.name == *compartment) {
+            keys.refused = Some(erasure);
+        }
+    }
+}
 
 /// How a subject stands towards a shred.
 pub(super) enum Standing {
@@ -25,9 +33,17 @@ pub(super) enum Standing {
     Unknown,
 }
 
-pub(super) fn standing(found: &Found, tombstone_seconds: u64) -> Standing {
+/// How a subject, or one compartment of it, stands towards a shred.
+pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombstone_seconds: u64) -> Standing {
     match &found.entry {
-        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => Standing::Living,
+        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => match compartment {
+            None => Standing::Living,
+            Some(name) => match record.compartments.iter().find(|keys| keys.name == *name) {
+                None => Standing::Unknown,
+                Some(keys) if keys.refused.is_some() => Standing::Refused,
+                Some(_) => Standing::Living,
+            },
+        },
         Some(DirectoryEntry::Subject(_)) => Standing::Refused,
         Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > Timestamp::now() => {
             Standing::Shredded
@@ -91,7 +107,7 @@ impl Inner {
         let before = record.counts;
         for id in part {
             let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
-            match standing(&found, self.options.tombstone_seconds) {
+            match standing(&found, record.compartment.as_ref(), self.options.tombstone_seconds) {
                 Standing::Unknown => record.counts.unknown += 1,
                 Standing::Shredded => record.counts.shredded += 1,
                 standing @ (Standing::Living | Standing::Refused) => {
@@ -104,8 +120,13 @@ impl Inner {
                     let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {
                         continue;
                     };
-                    write.delta.refused += 1;
-                    subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
+                    match &record.compartment {
+                        None => {
+                            write.delta.refused += 1;
+                            subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
+                        }
+                        Some(name) => subject.refuse(name, record.id),
+                    }
                     write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
                 }
             }

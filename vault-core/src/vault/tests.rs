@@ -68,7 +68,7 @@ impl Fixture {
 
     pub(super) async fn shred(&self, subjects: &[&str]) -> Erasure {
         let ids = subjects.iter().map(|s| id(s)).collect();
-        let erasure = self.vault.shred(ids, "test", None, None).await.unwrap().made;
+        let erasure = self.vault.shred(erasure_of(ids), None).await.unwrap().made;
         self.vault.wait_final(erasure.id, Duration::from_secs(20)).await.unwrap()
     }
 
@@ -84,6 +84,10 @@ impl Fixture {
         }
         panic!("the rotation did not end");
     }
+}
+
+pub(super) fn erasure_of(subjects: Vec<SubjectId>) -> NewErasure {
+    NewErasure { subjects, compartment: None, reason: "test".into(), reference: None }
 }
 
 pub(super) fn slot(dir: &TempDir) -> PathBuf {
@@ -200,7 +204,7 @@ async fn shreds_one_and_many_and_remembers() {
     for subject in ["a", "b", "c", "d"] {
         fixture.put(subject, &[PHONE, EMAIL]).await.unwrap();
     }
-    let dry = fixture.vault.shred_dry_run(&[id("a"), id("x"), id("a")]).await.unwrap();
+    let dry = fixture.vault.shred_dry_run(&[id("a"), id("x"), id("a")], None).await.unwrap();
     assert_eq!((dry.pending, dry.unknown), (1, 1));
     let epoch = fixture.vault.status().epoch;
     let erasure = fixture.shred(&["a", "c", "x", "c"]).await;
@@ -400,7 +404,7 @@ async fn a_full_disk_refuses_and_shreds_still_finish_later() {
     assert!(matches!(fixture.put("b", &[PHONE]).await, Err(Error::DiskFull)));
     assert!(matches!(fixture.read("b", "phone").await, Err(Error::UnknownSubject)));
     fixture.put("b", &[PHONE]).await.unwrap();
-    let erasure = fixture.vault.shred(vec![id("a")], "test", None, None).await.unwrap().made;
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
     // Whether the fault meets the root batch or the note after it, the shred becomes final by itself.
     fixture.store.fail_next_commit(Fault::Full);
     let done = fixture.vault.wait_final(erasure.id, Duration::from_secs(20)).await.unwrap();
@@ -431,7 +435,12 @@ async fn a_refused_shred_is_finished_after_a_restart() {
     // No slot, no root batch: the shred stays refused.
     let (path, aside) = (slot(&fixture.dir), fixture.dir.path().join("aside"));
     std::fs::rename(&path, &aside).unwrap();
-    let erasure = fixture.vault.shred(vec![id("a")], "test", Some("ticket 7"), None).await.unwrap().made;
+    let erasure = fixture
+        .vault
+        .shred(NewErasure { reference: Some("ticket 7".into()), ..erasure_of(vec![id("a")]) }, None)
+        .await
+        .unwrap()
+        .made;
     let waiting = fixture.vault.wait_final(erasure.id, Duration::from_millis(300)).await.unwrap();
     assert_eq!((waiting.counts.refused, waiting.f1_at), (1, None));
     assert!(waiting.waiting_for[0].contains("root.slot"), "{:?}", waiting.waiting_for);
@@ -512,7 +521,7 @@ async fn damage_holds_up_nobody_else() {
     assert!(failed.detail.unwrap().contains("damaged"));
 
     let all: Vec<SubjectId> = (0..20).map(|n| id(&format!("s{n}"))).collect();
-    let erasure = fixture.vault.shred(all, "test", None, None).await.unwrap().made;
+    let erasure = fixture.vault.shred(erasure_of(all), None).await.unwrap().made;
     for _ in 0..1000 {
         if fixture.vault.erasure(erasure.id).await.unwrap().counts.r#final >= 10 {
             return;

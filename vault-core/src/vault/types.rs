@@ -138,6 +138,19 @@ pub struct LookupPage {
     pub next: Option<String>,
 }
 
+/// What shall be shredded, and why.
+#[derive(Clone, Debug)]
+pub struct NewErasure {
+    /// Whose data.
+    pub subjects: Vec<SubjectId>,
+    /// Only this compartment of it; `None` for the subjects as a whole.
+    pub compartment: Option<Compartment>,
+    /// Why it is asked for.
+    pub reason: String,
+    /// The asker's own reference.
+    pub reference: Option<String>,
+}
+
 /// How the subjects of an erasure stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ErasureCounts {
@@ -147,7 +160,7 @@ pub struct ErasureCounts {
     pub refused: u64,
     /// F1: final.
     pub r#final: u64,
-    /// Were never enrolled.
+    /// Were never enrolled, or hold nothing in the compartment.
     pub unknown: u64,
     /// Had been shredded before.
     pub shredded: u64,
@@ -162,6 +175,8 @@ pub struct Erasure {
     pub reason: String,
     /// The asker's own reference.
     pub reference: Option<String>,
+    /// The compartment that it is about; `None` for whole subjects.
+    pub compartment: Option<Compartment>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// Subjects by state.

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use vault_core::ids::{ErasureId, SubjectId};
+use vault_core::ids::{Compartment, ErasureId, SubjectId};
 use vault_core::time::Timestamp;
 use vault_core::vault::{Erasure, ErasureCounts};
 
@@ -35,9 +35,9 @@ pub(crate) struct NewErasure<'a> {
     reference: Option<Cow<'a, str>>,
     /// Only count what would be shredded.
     dry_run: Option<bool>,
-    /// Not taken yet.
+    /// Only this compartment of the subjects.
     #[schema(value_type = Option<String>)]
-    compartment: Option<IgnoredAny>,
+    compartment: Option<Cow<'a, str>>,
     /// Not taken yet.
     #[schema(value_type = Option<String>)]
     not_before: Option<IgnoredAny>,
@@ -45,15 +45,12 @@ pub(crate) struct NewErasure<'a> {
 
 impl<'a> Shape<'a> for NewErasure<'a> {
     const SHAPE: &'static str =
-        r#"{"subjects": [id, …], "reason": text, "reference"?: text, "dry_run"?: true or false}"#;
+        r#"{"subjects": [id, …], "reason": text, "reference"?: text, "compartment"?: name, "dry_run"?: true or false}"#;
 }
 
 impl NewErasure<'_> {
     /// Refuses what is not taken yet; the vault checks the rest.
     fn check(&self) -> Result<(), Problem> {
-        if self.compartment.is_some() {
-            return Err(Problem::invalid("compartment", "nothing: subjects are shredded as a whole for now"));
-        }
         if self.not_before.is_some() {
             return Err(Problem::invalid("not_before", "nothing: subjects are shredded at once for now"));
         }
@@ -73,6 +70,9 @@ pub(crate) struct ErasureAnswer<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
+    /// Only this compartment of the subjects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compartment: Option<&'a str>,
     #[schema(value_type = String)]
     created_at: Shown<Timestamp>,
     /// `final`, or `refused` while some are not final yet.
@@ -99,7 +99,7 @@ pub(crate) struct ErasureAnswer<'a> {
 pub(crate) struct Counts {
     r#final: u64,
     refused: u64,
-    /// Never enrolled.
+    /// Never enrolled, or nothing held in the compartment.
     unknown: u64,
     /// Shredded before.
     shredded: u64,
@@ -127,6 +127,7 @@ impl<'a> ErasureAnswer<'a> {
             id: Shown(erasure.id),
             reason: &erasure.reason,
             reference: erasure.reference.as_deref(),
+            compartment: erasure.compartment.as_ref().map(Compartment::as_str),
             created_at: Shown(erasure.created_at),
             state: if erasure.f1_at.is_some() { "final" } else { "refused" },
             counts: Counts { r#final, refused, unknown, shredded },
@@ -188,18 +189,31 @@ pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: J
     let asked = body.read::<NewErasure<'_>>()?;
     asked.check()?;
     let subjects = asked.subjects()?;
+    let compartment = compartment(asked.compartment.as_deref())?;
     if asked.dry_run == Some(true) {
-        let counts = app.vault.shred_dry_run(&subjects).await?;
+        let counts = app.vault.shred_dry_run(&subjects, compartment.as_ref()).await?;
         return Ok(answer(StatusCode::OK, &dry_run(counts)));
     }
     let once = once.request(&who, "/v1/erasures", &body, StatusCode::CREATED);
-    let asked = app.vault.shred(subjects, &asked.reason, asked.reference.as_deref(), once.as_ref()).await?;
+    let new = vault_core::vault::NewErasure {
+        subjects,
+        compartment,
+        reason: asked.reason.into_owned(),
+        reference: asked.reference.map(Cow::into_owned),
+    };
+    let asked = app.vault.shred(new, once.as_ref()).await?;
     let erasure = &asked.made;
     let mut response = answer(StatusCode::CREATED, &ErasureAnswer::of(erasure, true));
     if let Ok(at) = HeaderValue::from_str(&format!("/v1/erasures/{}", erasure.id)) {
         response.headers_mut().insert(header::LOCATION, at);
     }
     Ok(idempotency::mark(response, asked.repeated))
+}
+
+/// A compartment's name; which of them are declared, the vault knows.
+pub(crate) fn compartment(name: Option<&str>) -> Result<Option<Compartment>, Problem> {
+    let parsed = name.map(Compartment::parse).transpose();
+    parsed.map_err(|_| Problem::invalid("compartment", "a compartment that a field of the schema is in"))
 }
 
 fn dry_run(counts: ErasureCounts) -> DryRun {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vault_core::Error;
 use vault_core::time::Timestamp;
-use vault_core::vault::Description;
+use vault_core::vault::{Description, NewErasure};
 
-use super::erasures::ErasureAnswer;
+use super::erasures::{ErasureAnswer, compartment};
 use super::fields::FINAL_WAIT;
 use super::shapes::Shown;
 use crate::app::App;
@@ -73,7 +73,7 @@ impl<'a> Subject<'a> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ShredQuery {
-    /// Not taken yet: a subject is shredded as a whole.
+    /// Shred only this compartment; the others keep their keys.
     compartment: Option<String>,
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -
     Ok(answer(StatusCode::OK, &Subject::of(id.as_str(), &described)))
 }
 
-/// Shred a subject now: 200 once it is final, 202 if it is refused (reads answer 410, durably) and not final yet.
+/// Shred a subject, or one compartment of it, now: 200 once it is final, 202 if it is refused (reads answer 410, durably) and not final yet.
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path), ShredQuery),
     responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
@@ -97,18 +97,17 @@ pub(crate) async fn shred(
     OfSubject(id): OfSubject,
     Params(query): Params<ShredQuery>,
 ) -> Result<Response, Problem> {
-    if query.compartment.is_some() {
-        return Err(Problem::invalid("compartment", "nothing: a subject is shredded as a whole for now"));
-    }
-    let subjects = vec![id];
-    let counts = app.vault.shred_dry_run(&subjects).await?;
+    let (subjects, compartment) = (vec![id], compartment(query.compartment.as_deref())?);
+    let counts = app.vault.shred_dry_run(&subjects, compartment.as_ref()).await?;
     if counts.unknown > 0 {
-        return Err(Error::UnknownSubject.into());
+        app.vault.describe(&subjects[0]).await?;
+        return Err(Error::NotFound("compartment of this subject").into());
     }
     if counts.pending == 0 {
         return Err(Error::Shredded.into());
     }
-    let asked = app.vault.shred(subjects, REASON, None, None).await?.made;
+    let asked = NewErasure { subjects, compartment, reason: REASON.to_owned(), reference: None };
+    let asked = app.vault.shred(asked, None).await?.made;
     let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
     let status = if erasure.f1_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::tests::{Fixture, id, slot};
+use super::super::tests::{Fixture, erasure_of, id, slot};
 use super::super::{Erasure, Layer, NewCaller, Role, Vault, VaultOptions};
 use super::*;
 use crate::ids::SubjectId;
@@ -23,7 +23,7 @@ fn once<'a>(key: &str, body: &'a [u8]) -> Idempotency<'a> {
 }
 
 async fn shred(vault: &Vault, subjects: &[SubjectId], once: &Idempotency<'_>) -> Result<Made<Erasure>, Error> {
-    vault.shred(subjects.to_vec(), "test", None, Some(once)).await
+    vault.shred(erasure_of(subjects.to_vec()), Some(once)).await
 }
 
 async fn erasures(vault: &Vault) -> usize {
