@@ -146,7 +146,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 /// The caller as the policy sees it; a purpose that is no text is one that is not declared.
 fn reader(headers: &HeaderMap, caller: &Caller) -> Reader {
     let purpose = headers.get("udv-purpose").map(|named| named.to_str().unwrap_or_default().into());
-    Reader { role: caller.role, purposes: caller.purposes.clone(), purpose }
+    Reader { role: caller.role, purposes: caller.purposes.clone(), expires_at: caller.expires_at, purpose }
 }
 
 impl<S: Sync> FromRequestParts<S> for Who {

@@ -231,6 +231,7 @@ impl From<Error> for Problem {
 /// What a rule refuses, and what to do about it.
 fn refusal(rule: Rule) -> &'static str {
     match rule {
+        Rule::TokenExpired => "the API token has expired: ask for a new one",
         Rule::Role => "the role of this API token may not do this: use one whose role may",
         Rule::PurposeUndeclared => "the schema declares no such purpose: correct Udv-Purpose",
         Rule::PurposeNotAllowed => "this API token was not created for that purpose: name one of its own",

@@ -14,6 +14,8 @@ use crate::words::word_enum;
 word_enum! {
     /// Why something is refused. The first rule that applies decides, in this order.
     Rule {
+        /// The API token has expired.
+        TokenExpired = "token_expired",
         /// The role of the caller sees no values.
         Role = "role",
         /// The purpose is not one that the schema declares.
@@ -115,6 +117,8 @@ pub enum SubjectStanding {
 pub struct Question<'a> {
     /// The caller's role.
     pub role: Role,
+    /// Whether its API token has expired.
+    pub expired: bool,
     /// The purpose it names.
     pub purpose: Named<'a>,
     /// How the subject stands.
@@ -153,6 +157,9 @@ pub enum Decision {
 /// The first rule that refuses the whole read.
 pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
     use SubjectStanding::{HeldAndRestricted, Refused, Restricted, Shredded};
+    if asked.expired {
+        return Err(Rule::TokenExpired);
+    }
     if !asked.role.sees_values() {
         return Err(Rule::Role);
     }
@@ -222,7 +229,14 @@ mod tests {
             None => Named::Nothing,
             Some(name) => schema.purpose(name).map_or(Named::Undeclared, Named::Purpose),
         };
-        let asked = Question { role: Role::Service, purpose, subject: SubjectStanding::Active, consent: true, view };
+        let asked = Question {
+            role: Role::Service,
+            expired: false,
+            purpose,
+            subject: SubjectStanding::Active,
+            consent: true,
+            view,
+        };
         decide(&asked, field, ValueFacts::default())
     }
 

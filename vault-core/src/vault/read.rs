@@ -87,6 +87,8 @@ impl Vault {
 /// A reading as it is asked for: what the caller may name, and which fields.
 struct Asked<'a> {
     request: &'a ReadRequest,
+    /// Whether the reader's API token has expired.
+    expired: bool,
     purpose: Named<'a>,
     /// Sorted by name, each once.
     specs: Vec<&'a FieldSpec>,
@@ -102,7 +104,8 @@ impl<'a> Asked<'a> {
         };
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs.dedup_by(|a, b| a.name == b.name);
-        let asked = Self { request, purpose: request.reader.named(schema), specs, named: names.is_some() };
+        let expired = request.reader.expires_at.is_some_and(|at| at <= Timestamp::now());
+        let asked = Self { request, expired, purpose: request.reader.named(schema), specs, named: names.is_some() };
         asked.forestall()?;
         Ok(asked)
     }
@@ -118,7 +121,8 @@ impl<'a> Asked<'a> {
     }
 
     fn question(&self, subject: SubjectStanding, consent: bool) -> Question<'a> {
-        Question { role: self.request.reader.role, purpose: self.purpose, subject, consent, view: self.request.view }
+        let (role, expired) = (self.request.reader.role, self.expired);
+        Question { role, expired, purpose: self.purpose, subject, consent, view: self.request.view }
     }
 
     /// The question about a subject.
@@ -149,6 +153,7 @@ impl<'a> Asked<'a> {
 fn refused(rule: Rule, field: Option<&FieldSpec>) -> Error {
     match rule {
         Rule::Shredded => Error::Shredded,
+        Rule::TokenExpired => Error::Unauthenticated,
         rule => Error::Refused { rule, field: field.map(|spec| spec.name.clone()) },
     }
 }

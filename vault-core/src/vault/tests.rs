@@ -113,7 +113,7 @@ pub(super) fn changes(fields: &[(&str, &str)]) -> Changes {
 
 /// Reads as an admin.
 pub(super) fn reading(view: View, purpose: Option<&str>) -> ReadRequest {
-    let reader = Reader { role: Role::Admin, purposes: [].into(), purpose: purpose.map(Arc::from) };
+    let reader = Reader { role: Role::Admin, purposes: [].into(), expires_at: None, purpose: purpose.map(Arc::from) };
     ReadRequest { reader, view, form: Form::Given }
 }
 

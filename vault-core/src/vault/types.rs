@@ -80,6 +80,8 @@ pub struct Reader {
     pub role: Role,
     /// The purposes it may name; an admin any.
     pub purposes: Arc<[Purpose]>,
+    /// When its API token expires.
+    pub expires_at: Option<Timestamp>,
     /// The purpose it names, as it wrote it.
     pub purpose: Option<Arc<str>>,
 }
