@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text.
 
 mod keys;
+mod schema;
 mod subjects;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, UnlockArgs};
+pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{
     EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
     ViewChoice,
@@ -116,6 +118,9 @@ Example:
     Lock,
     /// Unlock the vault with a passphrase or the key its server is configured with
     Unlock(UnlockArgs),
+    /// See, check and change the schema: which fields there are, and who sees them for what
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Create, list and revoke callers: the programs and people that may use the vault
     #[command(subcommand)]
     Caller(CallerCommand),

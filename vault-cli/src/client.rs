@@ -38,6 +38,8 @@ pub(crate) struct Client {
 /// What the server answered to a request it accepted.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// The version of what was answered, as its ETag.
+    pub(crate) etag: Option<String>,
     body: Zeroizing<Vec<u8>>,
 }
 
@@ -100,41 +102,62 @@ impl Client {
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.request("GET", path, None, None)
+        self.request("GET", path, None, &[])
     }
 
     /// A read on behalf of a purpose.
     pub(crate) fn get_for(&self, path: &str, purpose: Option<&str>) -> Result<Answer, Failure> {
-        self.request("GET", path, None, purpose)
+        self.request("GET", path, None, &for_purpose(purpose))
+    }
+
+    /// A document as TOML.
+    pub(crate) fn get_toml(&self, path: &str) -> Result<Answer, Failure> {
+        self.request("GET", path, None, &[("Accept", TOML)])
+    }
+
+    /// Puts a document that is TOML, over the version of this ETag if one is named.
+    pub(crate) fn put_toml(&self, path: &str, toml: &str, over: Option<&str>) -> Result<Answer, Failure> {
+        let headers = [("Content-Type", TOML)].into_iter().chain(over.map(|etag| ("If-Match", etag)));
+        self.request("PUT", path, Some(toml.as_bytes()), &headers.collect::<Vec<_>>())
+    }
+
+    pub(crate) fn put(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
+        self.request("PUT", path, Some(&encoded(body)?), &[])
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<Answer, Failure> {
-        self.request("DELETE", path, None, None)
+        self.request("DELETE", path, None, &[])
     }
 
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
-        self.request("POST", path, Some(&encoded(body)?), None)
+        self.request("POST", path, Some(&encoded(body)?), &[])
     }
 
     pub(crate) fn patch(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
-        self.request("PATCH", path, Some(&encoded(body)?), None)
+        self.request("PATCH", path, Some(&encoded(body)?), &[])
     }
 
     /// Posts JSON that is already written, so that values keep their spelling.
     pub(crate) fn post_text(&self, path: &str, json: &str) -> Result<Answer, Failure> {
-        self.request("POST", path, Some(json.as_bytes()), None)
+        self.request("POST", path, Some(json.as_bytes()), &[])
     }
 
     /// Patches with JSON that is already written.
     pub(crate) fn patch_text(&self, path: &str, json: &str) -> Result<Answer, Failure> {
-        self.request("PATCH", path, Some(json.as_bytes()), None)
+        self.request("PATCH", path, Some(json.as_bytes()), &[])
     }
 
     /// Sends a request, again after a pause when the server had no time for it.
-    fn request(&self, method: &str, path: &str, body: Option<&[u8]>, purpose: Option<&str>) -> Result<Answer, Failure> {
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
         let mut pause = Duration::from_millis(200);
         for _ in 1..PATIENCE {
-            let response = self.send(method, path, body, purpose)?;
+            let response = self.send(method, path, body, headers)?;
             let asked = retry_after(&response);
             match self.judge(response) {
                 Err(busy) if busy.was_not_looked_at() => {
@@ -144,7 +167,7 @@ impl Client {
                 judged => return judged.map_err(|refusal| self.explain(refusal)),
             }
         }
-        let response = self.send(method, path, body, purpose)?;
+        let response = self.send(method, path, body, headers)?;
         self.judge(response).map_err(|refusal| self.explain(refusal))
     }
 
@@ -153,7 +176,7 @@ impl Client {
         method: &str,
         path: &str,
         body: Option<&[u8]>,
-        purpose: Option<&str>,
+        headers: &[(&str, &str)],
     ) -> Result<Response<Body>, Failure> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -163,12 +186,15 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        if let Some(purpose) = purpose {
-            request = request.header("Udv-Purpose", purpose);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
+        let typed = headers.iter().any(|(name, _)| *name == "Content-Type");
         let sent = match body {
             Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
+                if !typed {
+                    request = request.header(header::CONTENT_TYPE, "application/json");
+                }
                 self.agent.run(request.body(body).map_err(bad_request)?)
             }
             None if method == "POST" => self.agent.run(request.body(&b""[..]).map_err(bad_request)?),
@@ -179,7 +205,7 @@ impl Client {
 
     /// Posts without a body.
     pub(crate) fn post_empty(&self, path: &str) -> Result<Answer, Failure> {
-        self.request("POST", path, None, None)
+        self.request("POST", path, None, &[])
     }
 
     fn judge(&self, mut response: Response<Body>) -> Result<Answer, Refusal> {
@@ -192,7 +218,8 @@ impl Client {
             .map(Zeroizing::new)
             .map_err(|error| Refusal::Broken(self.unreachable(&error)))?;
         if (200..300).contains(&status) {
-            return Ok(Answer { status, body });
+            let etag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            return Ok(Answer { status, etag, body });
         }
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
             detail: format!("the server answered {status} without saying why"),
@@ -245,6 +272,13 @@ impl Refusal {
             _ => false,
         }
     }
+}
+
+const TOML: &str = "application/toml";
+
+/// The header that names a purpose.
+fn for_purpose(purpose: Option<&str>) -> Vec<(&'static str, &str)> {
+    purpose.map(|purpose| ("Udv-Purpose", purpose)).into_iter().collect()
 }
 
 fn retry_after(response: &Response<Body>) -> Option<Duration> {

@@ -7,6 +7,7 @@ mod erase;
 mod import;
 mod key;
 mod lock;
+mod schema;
 mod status;
 mod subject;
 
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Key(command) => key::run(command, &context),
         Command::Lock => lock::lock(&context),
         Command::Unlock(args) => lock::unlock(args, &context),
+        Command::Schema(command) => schema::run(command, &context),
         Command::Caller(command) => caller::run(command, &context),
         Command::Completions { shell } => completions::script(*shell),
         Command::Man { dir } => completions::man(dir, &context.ui),
