@@ -282,7 +282,7 @@ mod tests {
         let phone = || FieldName::parse("phone").unwrap();
         let cases: Vec<(Error, u16, &str)> = vec![
             (SchemaError::UnknownField(phone()).into(), 422, "undeclared_field"),
-            (SchemaError::Invalid { field: phone(), expected: "a phone" }.into(), 422, "invalid_value"),
+            (SchemaError::Invalid { field: phone(), expected: "a phone".into() }.into(), 422, "invalid_value"),
             (SchemaError::NotLookup { field: phone() }.into(), 422, "invalid_value"),
             (IdError::Subject.into(), 400, "malformed"),
             (Error::Invalid { field: "limit", expected: "1 to 1000" }, 422, "invalid_value"),
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn names_the_field_and_the_rule() {
-        let invalid = SchemaError::Invalid { field: FieldName::parse("phone").unwrap(), expected: "a phone" };
+        let invalid = SchemaError::Invalid { field: FieldName::parse("phone").unwrap(), expected: "a phone".into() };
         assert_eq!(Problem::from(invalid).field.as_deref(), Some("phone"));
         let refused = Error::Refused { rule: Rule::FieldNotForPurpose, field: FieldName::parse("phone").ok() };
         let refused = Problem::from(refused);

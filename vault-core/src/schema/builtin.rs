@@ -1,74 +1,19 @@
-//! The schema of a new vault, as two tables.
+//! The schema of a new vault.
 
-use super::{Basis, FieldKind, FieldSpec, PurposeSpec, Schema, Sensitivity, View};
-use crate::ids::{Compartment, FieldName, Purpose};
+use std::sync::LazyLock;
 
+use super::{Document, Schema};
+
+const TOML: &str = include_str!("builtin.toml");
 const VERSION: u16 = 1;
 
-/// Name, kind, and whether subjects are found by it.
-const FIELDS: &[(&str, FieldKind, bool)] = &[
-    ("nickname", FieldKind::Text, false),
-    ("name", FieldKind::Name, false),
-    ("phone", FieldKind::Phone, true),
-    ("email", FieldKind::Email, true),
-    ("home_address", FieldKind::Address, false),
-    ("birth_date", FieldKind::Date, false),
-    ("ip_address", FieldKind::Ip, false),
-    ("device", FieldKind::Object, false),
-    ("location", FieldKind::Location, false),
-];
-
-/// Name, the fields it shows in full, and the most it shows of the others.
-///
-/// Marketing has no business with the rest, not even masked.
-const PURPOSES: &[(&str, &[&str], View)] = &[
-    ("account", &[], View::Full),
-    ("delivery", &["name", "phone", "home_address"], View::Masked),
-    ("support", &[], View::Last4),
-    ("marketing", &["phone", "email", "name", "nickname"], View::None),
-    ("security", &["ip_address", "device", "location"], View::Masked),
-];
+static BUILTIN: LazyLock<Schema> = LazyLock::new(|| {
+    let document = Document::from_toml(TOML).expect("the built-in document has its shape: a test reads it");
+    Schema::compile(document, VERSION).expect("the built-in document fits together: a test compiles it")
+});
 
 pub(super) fn schema() -> Schema {
-    Schema {
-        version: VERSION,
-        fields: FIELDS.iter().copied().map(field).collect(),
-        purposes: PURPOSES.iter().copied().map(purpose).collect(),
-    }
-}
-
-fn field((name, kind, lookup): (&str, FieldKind, bool)) -> FieldSpec {
-    let full = PURPOSES.iter().filter(|(_, full, _)| full.contains(&name));
-    FieldSpec {
-        id: field_name(name),
-        name: field_name(name),
-        compartment: Compartment::profile(),
-        kind,
-        sensitivity: Sensitivity::Personal,
-        lookup,
-        last4: false,
-        retention: None,
-        retired: false,
-        views: full.map(|(purpose, ..)| (purpose_name(purpose), View::Full)).collect(),
-    }
-}
-
-fn purpose((name, _, otherwise): (&str, &[&str], View)) -> PurposeSpec {
-    PurposeSpec {
-        name: purpose_name(name),
-        basis: Basis::Contract,
-        under_restriction: false,
-        automated: false,
-        otherwise,
-    }
-}
-
-fn purpose_name(name: &str) -> Purpose {
-    Purpose::parse(name).expect("the tables hold valid names")
-}
-
-fn field_name(name: &str) -> FieldName {
-    FieldName::parse(name).expect("the tables hold valid names")
+    BUILTIN.clone()
 }
 
 #[cfg(test)]
@@ -76,13 +21,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn purposes_name_declared_fields() {
+    fn the_built_in_document_compiles_in_its_order() {
         let schema = schema();
-        assert_eq!(schema.fields().count(), 9);
-        for (_, full, _) in PURPOSES {
-            for field in *full {
-                assert!(schema.field(&field_name(field)).is_ok(), "{field}");
-            }
-        }
+        assert_eq!(schema.version, 1);
+        let fields: Vec<_> = schema.fields().map(|field| field.name.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"]
+        );
+        let purposes: Vec<_> = schema.purposes().map(|purpose| purpose.name.as_str()).collect();
+        assert_eq!(purposes, ["account", "delivery", "support", "marketing", "security"]);
+        assert!(schema.purposes().all(|purpose| !purpose.needs_consent()));
     }
 }

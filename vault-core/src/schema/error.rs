@@ -1,5 +1,7 @@
 //! Why a value or a name is refused: told with the field and what it takes, never with the value.
 
+use std::borrow::Cow;
+
 use crate::ids::FieldName;
 
 /// A field that is not declared, or a value that is not what its field takes.
@@ -14,7 +16,7 @@ pub enum SchemaError {
         /// The field.
         field: FieldName,
         /// What it takes instead, to follow the word "expected".
-        expected: &'static str,
+        expected: Cow<'static, str>,
     },
     /// The field is not declared for lookups.
     #[error("`{field}` is not declared for lookups: search by a field that is")]

@@ -32,10 +32,10 @@ pub(super) fn is_object(raw: &str) -> bool {
     raw.starts_with('{')
 }
 
-/// The compact form of a JSON object that nests no deeper than `depth` and repeats no key; `None` for anything else.
-pub(super) fn object(raw: &str, depth: usize) -> Option<Zeroizing<String>> {
+/// The compact form of JSON that nests no deeper than `depth` and repeats no key; `None` for anything else.
+pub(super) fn sound(raw: &str, depth: usize) -> Option<Zeroizing<String>> {
     let mut input = serde_json::Deserializer::from_str(raw);
-    let sound = is_object(raw) && Sound { depth }.deserialize(&mut input).is_ok() && input.end().is_ok();
+    let sound = Sound { depth }.deserialize(&mut input).is_ok() && input.end().is_ok();
     sound.then(|| compact(raw))
 }
 
@@ -139,17 +139,18 @@ mod tests {
     fn compact_keeps_spellings() {
         let raw = "{ \"b\" : 1.50 ,\n\t\"a\\\" \" : [ 1e2 , \"x  y\\\\\" , null ] , \"u\":\"\\u0041\" }";
         let expected = "{\"b\":1.50,\"a\\\" \":[1e2,\"x  y\\\\\",null],\"u\":\"\\u0041\"}";
-        assert_eq!(*object(raw, 8).unwrap(), expected);
+        assert_eq!(*sound(raw, 8).unwrap(), expected);
     }
 
     #[test]
-    fn refuses_what_is_not_a_sound_object() {
+    fn refuses_what_is_not_sound() {
         for bad in [
-            "[]",
-            "1",
-            "\"a\"",
             "",
             "{",
+            "[1",
+            "[1,]",
+            "\"a",
+            "tru",
             "{}x",
             "{} {}",
             "{\"a\":1,\"a\":2}",
@@ -164,19 +165,19 @@ mod tests {
             "{\"a\":01}",
             "{\"a\":1,}",
         ] {
-            assert!(object(bad, 8).is_none(), "{bad}");
+            assert!(sound(bad, 8).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn counts_levels() {
-        assert!(object("{\"a\":[1]}", 2).is_some());
-        assert!(object("{\"a\":[[1]]}", 2).is_none());
-        assert!(object("{\"a\":[[]]}", 2).is_none());
+        assert!(sound("{\"a\":[1]}", 2).is_some());
+        assert!(sound("{\"a\":[[1]]}", 2).is_none());
+        assert!(sound("{\"a\":[[]]}", 2).is_none());
         let deep = |n: usize| format!("{{\"a\":{}1{}}}", "[".repeat(n), "]".repeat(n));
-        assert!(object(&deep(7), 8).is_some());
-        assert!(object(&deep(8), 8).is_none());
-        assert!(object(&deep(10_000), 8).is_none());
+        assert!(sound(&deep(7), 8).is_some());
+        assert!(sound(&deep(8), 8).is_none());
+        assert!(sound(&deep(10_000), 8).is_none());
     }
 
     proptest! {
@@ -186,9 +187,9 @@ mod tests {
         }
 
         #[test]
-        fn object_never_panics_and_is_idempotent(raw in "\\{[ \"a:,1\\\\\\[\\]{}]{0,12}\\}") {
-            if let Some(once) = object(&raw, 8) {
-                prop_assert_eq!(object(&once, 8).unwrap(), once);
+        fn sound_never_panics_and_is_idempotent(raw in "\\{[ \"a:,1\\\\\\[\\]{}]{0,12}\\}") {
+            if let Some(once) = sound(&raw, 8) {
+                prop_assert_eq!(sound(&once, 8).unwrap(), once);
             }
         }
     }

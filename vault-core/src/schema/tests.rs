@@ -19,6 +19,52 @@ fn customers() -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+fn shipped() -> Document {
+    Document::from_toml(include_str!("../../../docs/schema/privacy-policy.toml")).unwrap()
+}
+
+#[test]
+fn the_shipped_schema_takes_the_place_of_the_built_in_one() {
+    let builtin = Schema::builtin();
+    assert_eq!(change::check(&builtin, &shipped(), true), Ok(()));
+    let schema = Schema::compile(shipped(), 2).unwrap();
+    for old in builtin.fields() {
+        let new = schema.field(&old.name).unwrap();
+        assert_eq!((&new.id, &new.kind, &new.compartment), (&old.id, &old.kind, &old.compartment));
+        assert!(new.lookup == old.lookup);
+    }
+    for purpose in builtin.purposes() {
+        assert!(schema.purpose(purpose.name.as_str()).is_some());
+    }
+    let shown = |field: &str, purpose: &str| {
+        let field = schema.field(&FieldName::parse(field).unwrap()).unwrap();
+        field.ceiling(schema.purpose(purpose).unwrap())
+    };
+    for (field, purpose, view) in [
+        ("phone", "delivery", View::Full),
+        ("home_address", "delivery", View::Full),
+        ("name", "delivery", View::Full),
+        ("birth_date", "delivery", View::None),
+        ("birth_date", "account", View::Full),
+        ("phone", "support", View::Masked),
+        ("birth_date", "support", View::None),
+        ("phone", "marketing", View::Full),
+        ("email", "marketing", View::Full),
+        ("home_address", "marketing", View::None),
+        ("interests", "marketing", View::Full),
+        ("interests", "account", View::None),
+    ] {
+        assert_eq!(shown(field, purpose), view, "{field} for {purpose}");
+    }
+    let consented: Vec<_> = schema.purposes().filter(|p| p.needs_consent()).map(|p| p.name.as_str()).collect();
+    assert_eq!(consented, ["marketing", "recommendation"]);
+    let marketing = schema.fields().filter(|field| field.compartment.as_str() == "marketing");
+    assert!(marketing.count() >= 2);
+    for logged in ["ip_address", "location", "service_logs", "communication_logs"] {
+        assert!(schema.field(&FieldName::parse(logged).unwrap()).unwrap().retention.is_some(), "{logged}");
+    }
+}
+
 #[test]
 fn undeclared_fields_are_refused() {
     let name = FieldName::parse("shoe_size").unwrap();

@@ -3,12 +3,27 @@
 use zeroize::Zeroizing;
 
 use super::json;
+use super::kind::Expected;
 
 /// The longest text, in bytes of UTF-8.
-const TEXT_MAX: usize = 8 * 1024;
+pub(super) const TEXT_MAX: usize = 8 * 1024;
 
 const LINE: &str = "text of 1 to 8192 bytes, without line breaks or other control characters";
-const LINES: &str = "an object, or text of 1 to 8192 bytes whose only control characters are line breaks and tabs";
+/// What an address is.
+pub(super) const ADDRESS: &str =
+    "an object, or text of 1 to 8192 bytes whose only control characters are line breaks and tabs";
+
+/// Text of at most so many characters in its normal form.
+pub(super) fn bounded(raw: &str, max_length: usize, multiline: bool) -> Result<Zeroizing<String>, Expected> {
+    let normal = if multiline { lines(raw).ok() } else { line(raw).ok() };
+    // Quotes and escapes do not count.
+    let fits = |normal: &str| json::text(normal).is_some_and(|text| text.chars().count() <= max_length);
+    normal.filter(|normal| fits(normal)).ok_or_else(|| {
+        let (lines, may) = if multiline { ("text", ", tabs and line breaks apart") } else { ("one line of text", "") };
+        format!("{lines} of 1 to {max_length} characters and at most {TEXT_MAX} bytes, without control characters{may}")
+            .into()
+    })
+}
 
 /// One line; its normal form has single spaces between words and none around them.
 pub(super) fn line(raw: &str) -> Result<Zeroizing<String>, &'static str> {
@@ -32,8 +47,8 @@ pub(super) fn line(raw: &str) -> Result<Zeroizing<String>, &'static str> {
 /// Any number of lines; the normal form ends them with `\n` and has no white space at their ends or around the whole.
 ///
 /// `\r\n` is accepted, for that is what web forms send.
-pub(super) fn lines(raw: &str) -> Result<Zeroizing<String>, &'static str> {
-    let text = json::text(raw).ok_or(LINES)?;
+pub(super) fn lines(raw: &str) -> Result<Zeroizing<String>, ()> {
+    let text = json::text(raw).ok_or(())?;
     let mut unix = Zeroizing::new(String::with_capacity(text.len() + 1));
     for line in text.split("\r\n").flat_map(|part| part.split('\n')) {
         unix.push_str(line.trim_end());
@@ -44,7 +59,7 @@ pub(super) fn lines(raw: &str) -> Result<Zeroizing<String>, &'static str> {
     let given_odd = text.split("\r\n").any(|part| part.contains(odd));
     let normal = unix.trim();
     if text.len() > TEXT_MAX || given_odd || normal.is_empty() {
-        return Err(LINES);
+        return Err(());
     }
     Ok(json::quote(normal))
 }
@@ -108,7 +123,7 @@ mod tests {
             assert_eq!(*lines(raw).unwrap(), normal);
         }
         for bad in ["\"\"", "\"\\n\\n\"", "\"a\\rb\"", "\"a\\r\"", "\"a\\u000c\"", "\"a\\u001b[0m\"", "7", "[\"a\"]"] {
-            assert_eq!(lines(bad), Err(LINES), "{bad}");
+            assert_eq!(lines(bad), Err(()), "{bad}");
         }
     }
 }

@@ -24,10 +24,6 @@ impl FieldValue {
         Self { given: Zeroizing::new(given.to_owned()), normal }
     }
 
-    pub(super) fn into_normal(self) -> Zeroizing<String> {
-        self.normal
-    }
-
     /// JSON text as the caller sent it: spelling of numbers, order of keys, escapes and inner white space kept.
     pub fn given(&self) -> &str {
         &self.given
