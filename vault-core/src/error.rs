@@ -7,7 +7,8 @@ use crate::crypto::Unauthentic;
 use crate::ids::{FieldName, HoldName, IdError};
 use crate::policy::Rule;
 use crate::root::{RootError, SlotError};
-use crate::schema::SchemaError;
+use crate::schema::change::ChangeError;
+use crate::schema::{DocumentError, SchemaError};
 use crate::store::StoreError;
 use crate::trie::TrieError;
 
@@ -17,6 +18,12 @@ pub enum Error {
     /// A field is not declared, or a value is not of its type.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// A document is no schema.
+    #[error("the schema is refused: {0}")]
+    Document(#[from] DocumentError),
+    /// A schema does not fit what is stored.
+    #[error("the schema is refused: {0}")]
+    SchemaChange(#[from] ChangeError),
     /// An identifier is malformed.
     #[error(transparent)]
     Id(#[from] IdError),

@@ -34,6 +34,8 @@ const KEYS: Access = Access::Roles(&[Admin, Security]);
 /// Every route: method, path template, who may call it. What is not here may be called by nobody.
 pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/status", ANYONE),
+    ("GET", "/v1/schema", ANYONE),
+    ("PUT", "/v1/schema", Access::Roles(&[Admin])),
     ("PATCH", "/v1/subjects/{id}/fields", VALUES),
     ("GET", "/v1/subjects/{id}/fields", ONE_SUBJECT),
     ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
@@ -167,6 +169,8 @@ mod tests {
     /// One letter a role that may: admin, service, security (k for keys), privacy, auditor.
     const EXPECTED: &[(&str, &str, &str)] = &[
         ("GET", "/v1/status", "askpu"),
+        ("GET", "/v1/schema", "askpu"),
+        ("PUT", "/v1/schema", "a"),
         ("PATCH", "/v1/subjects/{id}/fields", "as"),
         ("GET", "/v1/subjects/{id}/fields", "asp"),
         ("GET", "/v1/subjects/{id}/fields/{name}", "asp"),

@@ -71,23 +71,53 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
-        let limit = limit(&parts);
-        let announced = content_length(&parts.headers);
-        if announced.is_some_and(|length| length > limit) {
-            return Err(refuse(body, &parts.headers).await);
-        }
-        let collecting = collect(&mut body, announced.unwrap_or(4096), limit);
-        let late = |_| Problem::new(Kind::Timeout, "the body did not arrive within a minute: send it again");
-        let Some(bytes) = tokio::time::timeout(ARRIVAL, collecting).await.map_err(late)?? else {
-            return Err(refuse(body, &parts.headers).await);
-        };
-        if !bytes.is_empty() && !is_json(&parts.headers) {
+        let (headers, bytes) = whole(request).await?;
+        if !bytes.is_empty() && !is(&headers, "application/json") {
             let told = "send the body with `Content-Type: application/json`";
             return Err(Problem::new(Kind::UnsupportedMediaType, told));
         }
         Ok(Self(bytes))
     }
+}
+
+/// A document that people write, as JSON or as TOML.
+pub(crate) enum DocumentBody {
+    Json(String),
+    Toml(String),
+}
+
+impl<S: Sync> FromRequest<S> for DocumentBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (headers, mut bytes) = whole(request).await?;
+        let text = String::from_utf8(std::mem::take(&mut *bytes));
+        let text = text.map_err(|_| Problem::malformed("the document is not UTF-8 text"))?;
+        if is(&headers, "application/json") {
+            Ok(Self::Json(text))
+        } else if is(&headers, "application/toml") {
+            Ok(Self::Toml(text))
+        } else {
+            let told = "send the document with `Content-Type: application/toml` or `application/json`";
+            Err(Problem::new(Kind::UnsupportedMediaType, told))
+        }
+    }
+}
+
+/// The whole body of a request, within its limits, and the headers.
+async fn whole(request: Request) -> Result<(HeaderMap, Zeroizing<Vec<u8>>), Problem> {
+    let (parts, mut body) = request.into_parts();
+    let limit = limit(&parts);
+    let announced = content_length(&parts.headers);
+    if announced.is_some_and(|length| length > limit) {
+        return Err(refuse(body, &parts.headers).await);
+    }
+    let collecting = collect(&mut body, announced.unwrap_or(4096), limit);
+    let late = |_| Problem::new(Kind::Timeout, "the body did not arrive within a minute: send it again");
+    let Some(bytes) = tokio::time::timeout(ARRIVAL, collecting).await.map_err(late)?? else {
+        return Err(refuse(body, &parts.headers).await);
+    };
+    Ok((parts.headers, bytes))
 }
 
 fn limit(parts: &Parts) -> usize {
@@ -101,9 +131,9 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+fn is(headers: &HeaderMap, kind: &str) -> bool {
     let Some(Ok(text)) = headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str) else { return false };
-    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
 }
 
 fn too_large() -> Problem {

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
-use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, status, subjects};
+use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, schema, status, subjects};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -83,6 +83,7 @@ fn complete(operation: &mut Value, access: Access) {
 fn all() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(base())
         .routes(routes!(status::show))
+        .routes(routes!(schema::show, schema::put))
         .routes(routes!(subjects::describe, subjects::shred))
         .routes(routes!(fields::read, fields::patch))
         .routes(routes!(fields::read_one, fields::put_one, fields::forget_one))

@@ -182,6 +182,9 @@ pub(crate) struct EraseArgs {
     /// Your own number for the request
     #[arg(long, value_name = "TEXT")]
     pub(crate) reference: Option<String>,
+    /// Shred only this compartment of the subjects; the rest of them stays
+    #[arg(long, value_name = "NAME")]
+    pub(crate) compartment: Option<String>,
     /// Only count what would be shredded; changes nothing and does not ask
     #[arg(long)]
     pub(crate) dry_run: bool,

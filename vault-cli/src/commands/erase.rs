@@ -28,6 +28,8 @@ struct NewErasure<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compartment: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
 }
@@ -40,6 +42,8 @@ struct Erasure {
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compartment: Option<String>,
     created_at: String,
     state: String,
     counts: Counts,
@@ -115,22 +119,29 @@ fn erase(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
     if args.dry_run {
         return dry_run(args, &subjects, &client, context);
     }
-    context.ui.confirm(&question(&subjects))?;
+    context.ui.confirm(&question(&subjects, args.compartment.as_deref()))?;
     let begun = begin(args, &subjects, &client)?;
     let erasures = if args.no_wait { begun } else { wait(begun, &client, &context.ui)? };
     conclude(erasures, context)
 }
 
-fn question(subjects: &[String]) -> String {
+fn question(subjects: &[String], compartment: Option<&str>) -> String {
     let whom = match subjects {
         [one] => format!("subject {}", printable(one)),
         many => format!("{} subjects", many.len()),
     };
-    format!("Shred {whom}? Their data can never be brought back.")
+    let what = compartment.map_or(whom.clone(), |name| format!("compartment {} of {whom}", printable(name)));
+    format!("Shred {what}? The data can never be brought back.")
 }
 
 fn request<'a>(args: &'a EraseArgs, subjects: &'a [String]) -> NewErasure<'a> {
-    NewErasure { subjects, reason: &args.reason, reference: args.reference.as_deref(), dry_run: args.dry_run }
+    NewErasure {
+        subjects,
+        reason: &args.reason,
+        reference: args.reference.as_deref(),
+        compartment: args.compartment.as_deref(),
+        dry_run: args.dry_run,
+    }
 }
 
 fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Context) -> Result<Exit, Failure> {
@@ -311,7 +322,13 @@ pub(crate) fn shred_one(client: &Client, subject: &str, ui: &Ui) -> Result<(), F
     let begun: Erasure = client
         .post(
             ERASURES,
-            &NewErasure { subjects: &[subject.to_owned()], reason: "demo", reference: None, dry_run: false },
+            &NewErasure {
+                subjects: &[subject.to_owned()],
+                reason: "demo",
+                reference: None,
+                compartment: None,
+                dry_run: false,
+            },
         )?
         .json()?;
     let ended = wait(vec![begun], client, ui)?;

@@ -40,7 +40,10 @@ struct Loot {
 
 impl World {
     async fn new() -> Self {
-        let fixture = Fixture::on(Arc::new(MemoryStore::keeping())).await;
+        Self::of(Fixture::on(Arc::new(MemoryStore::keeping())).await)
+    }
+
+    fn of(fixture: Fixture) -> Self {
         let mut world = Self { fixture, slots: Vec::new(), lives: BTreeMap::new() };
         world.photograph();
         world
@@ -230,6 +233,46 @@ async fn a_forgotten_field_does_not_come_back() {
     assert!(kept.iter().all(|value| has(&loot, value)));
     let control = world.attack(&before.key);
     assert!(gone.iter().all(|value| has(&control, value)), "the control: the root from before opens it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shredded_compartment_does_not_come_back_and_the_others_stay() {
+    let mut world = World::of(Fixture::apart_on(Arc::new(MemoryStore::keeping())).await);
+    world.enrol(0..20).await;
+    let interests = |n: u32| format!(r#"["hobby {n}"]"#);
+    for n in 0..20 {
+        let subject = format!("subject-{n}");
+        let fields = [("interests", &*interests(n)), ("second_email", &*email(1000 + n))];
+        world.fixture.put(&subject, &fields).await.unwrap();
+    }
+    // A value that was overwritten before must go as well.
+    world.fixture.put("subject-7", &[("interests", r#"["later"]"#)]).await.unwrap();
+    let before = world.current_root().await;
+    world.fixture.shred_compartment("subject-7", "marketing").await;
+    world.fixture.put("subject-7", &[("interests", r#"["anew"]"#)]).await.unwrap();
+    world.photograph();
+
+    let of = |loot: &Loot, subject: &str, field: &str| -> BTreeSet<String> {
+        let found = loot.values.iter().filter(|(of, name, _)| of == subject && name == field);
+        found.map(|(_, _, value)| value.clone()).collect()
+    };
+    let loot = world.attack(&world.current_root().await.key);
+    assert_eq!(of(&loot, "subject-7", "interests"), BTreeSet::from([r#"["anew"]"#.to_owned()]));
+    assert!(of(&loot, "subject-7", "second_email").is_empty());
+    assert_eq!(of(&loot, "subject-7", "email"), BTreeSet::from([email(7)]), "profile is intact");
+    assert_eq!(of(&loot, "subject-8", "interests"), BTreeSet::from([interests(8)]), "and so is everybody else");
+    let entries = |loot: &Loot| {
+        let tag = &tags_of(&world, BTreeSet::from(["subject-7".to_owned()]));
+        let entries =
+            loot.reach.entries.iter().filter(|(kind, key, _)| *kind == Kind::Lookups && tag.contains(&key[16..]));
+        // A page that was written several times shows them several times.
+        entries.map(|(_, key, _)| key).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(entries(&loot), 2, "phone and email; the one in the compartment is gone");
+    let control = world.attack(&before.key);
+    let all = BTreeSet::from([interests(7), r#"["later"]"#.to_owned()]);
+    assert_eq!(of(&control, "subject-7", "interests"), all, "the control: the root from before opens it");
+    assert_eq!(entries(&control), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

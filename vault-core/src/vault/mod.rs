@@ -38,6 +38,8 @@ mod refuse;
 mod rotate;
 mod row;
 mod schema;
+#[cfg(test)]
+mod schema_tests;
 mod session;
 mod stale;
 mod subject;

@@ -247,7 +247,8 @@ fn put_body<'a>(subject: &'a str, stamps: &'a [FieldStamp]) -> Put<'a> {
     Put { subject, fields: Stamps(stamps) }
 }
 
-fn tagged(mut response: Response, version: u32) -> Response {
+/// Gives an answer the ETag of a version.
+pub(crate) fn tagged(mut response: Response, version: u32) -> Response {
     if let Ok(tag) = HeaderValue::from_str(&format!("\"v{version}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -267,7 +268,8 @@ fn precondition(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     }
 }
 
-fn version(tag: &str) -> Option<u32> {
+/// The version that an ETag names.
+pub(crate) fn version(tag: &str) -> Option<u32> {
     tag.strip_prefix("\"v")?.strip_suffix('"')?.parse().ok().filter(|&version| version > 0)
 }
 
