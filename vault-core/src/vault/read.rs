@@ -40,16 +40,15 @@ impl Vault {
         Ok(outcome)
     }
 
-    /// Whether the reader may name the purpose that it names.
+    /// Whether the reader may name the purpose that it names. While the vault is locked that is not known, and nothing
+    /// can be read.
     ///
     /// # Errors
-    /// [`Error::Refused`]; [`Error::Locked`].
+    /// [`Error::Refused`].
     pub fn check_purpose(&self, reader: &Reader) -> Result<(), Error> {
-        if reader.purpose.is_none() {
-            return Ok(());
-        }
-        let schema = self.schema()?;
-        let checked = reader.named(&schema).check();
+        let Some(session) = self.inner.session.load_full().filter(|_| reader.purpose.is_some()) else { return Ok(()) };
+        let schema = &session.snapshot().schema;
+        let checked = reader.named(schema).check();
         checked.map(|_| ()).map_err(|rule| refused(rule, None))
     }
 
