@@ -62,7 +62,7 @@ Example:
 pub(crate) struct PutArgs {
     /// The subject's id, as your systems know it
     pub(crate) id: String,
-    /// Fields to set; a value that starts with { is sent as a JSON object, any other as text
+    /// Fields to set, as text; a value that starts with { or [, and that of NAME:=VALUE, is sent as JSON
     #[arg(value_name = "NAME=VALUE")]
     pub(crate) assignments: Vec<String>,
     /// Read all fields as one JSON object from FILE (- is standard input)

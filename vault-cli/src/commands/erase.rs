@@ -380,6 +380,7 @@ mod tests {
             file: None,
             reason: "r".into(),
             reference: None,
+            compartment: None,
             dry_run: false,
             no_wait: false,
         };
@@ -405,6 +406,7 @@ mod tests {
             ids: vec![],
             file: None,
             reason: "r".into(),
+            compartment: None,
             reference: None,
             dry_run: false,
             no_wait: true,

@@ -145,13 +145,16 @@ fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<
     for (position, assignment) in assignments.iter().enumerate() {
         let (name, value) = assignment
             .split_once('=')
-            .filter(|(name, _)| !name.is_empty())
+            .filter(|(name, _)| !name.trim_end_matches(':').is_empty())
             .ok_or_else(|| Failure::usage(format!("value {} is not NAME=VALUE", position + 1)))?;
         if value.is_empty() {
             return Err(Failure::usage(format!("field {} has no value", printable(name)))
                 .hint(format!("to remove it: --null {}", printable(name))));
         }
-        set(name, value_json(name, value)?)?;
+        match name.strip_suffix(':') {
+            Some(name) => set(name, checked_json(name, value)?)?,
+            None => set(name, value_json(name, value)?)?,
+        }
     }
     for name in null {
         set(name, "null".to_owned())?;
@@ -172,15 +175,17 @@ fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<
     Ok(json)
 }
 
-/// A value from the command line as JSON: objects as they are, anything else as text.
+/// A value from the command line as JSON: objects and arrays as they are, anything else as text.
 fn value_json(name: &str, value: &str) -> Result<String, Failure> {
-    if !value.starts_with('{') {
-        return Ok(quoted(value));
-    }
-    match serde_json::from_str::<BTreeMap<String, &RawValue>>(value) {
+    if value.starts_with(['{', '[']) { checked_json(name, value) } else { Ok(quoted(value)) }
+}
+
+/// JSON from the command line, as it is written.
+fn checked_json(name: &str, value: &str) -> Result<String, Failure> {
+    match serde_json::from_str::<&RawValue>(value) {
         Ok(_) => Ok(value.to_owned()),
         Err(error) => Err(Failure::usage(format!(
-            "field {} starts with {{ but is not a JSON object (column {})",
+            "field {} is given as JSON and is none (column {})",
             printable(name),
             error.column()
         ))),
@@ -328,15 +333,20 @@ mod tests {
             assigned_fields(&owned(&["name=Zoë \"Z\" = me", "location={\"lat\":-47.76309000}"]), &owned(&["nickname"]))
                 .unwrap();
         assert_eq!(*json, r#"{"location":{"lat":-47.76309000},"name":"Zoë \"Z\" = me","nickname":null}"#);
+        let json = assigned_fields(&owned(&["age:=1.50", "likes=[\"a\"]", "code=007"]), &[]).unwrap();
+        assert_eq!(*json, r#"{"age":1.50,"code":"007","likes":["a"]}"#);
     }
 
     #[test]
     fn wrong_assignments_are_usage_errors_that_show_no_value() {
-        let table: [(&[&str], &[&str], &str); 6] = [
+        let table: [(&[&str], &[&str], &str); 9] = [
             (&["nickname="], &[], "nickname"),
             (&["+971501238301"], &[], "value 1"),
             (&["=+971501238301"], &[], "value 1"),
             (&["phone={+971501238301"], &[], "phone"),
+            (&["phone=[+971501238301"], &[], "phone"),
+            (&["phone:=+971501238301"], &[], "phone"),
+            (&[":=+971501238301"], &[], "value 1"),
             (&["name=+971501238301"], &["name"], "name"),
             (&[], &[], "no fields"),
         ];
