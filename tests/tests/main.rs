@@ -19,3 +19,4 @@ mod site;
 mod stop;
 mod story;
 mod tls;
+mod tour;

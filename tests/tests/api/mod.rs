@@ -9,6 +9,7 @@ mod ids;
 mod keys;
 mod lock;
 mod roles;
+mod schema;
 mod shredded;
 mod values;
 mod views;

@@ -10,7 +10,7 @@ mod vault;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::client::Client;
+pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
 pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
 pub(crate) use self::programs::program;

@@ -1,0 +1,120 @@
+//! The README's second tour, run as it stands: every command, with the exit code or status it promises.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Vault, program, run, skip};
+
+const HEADING: &str = "## Second tour";
+
+/// The second tour's command blocks: with the command line, then with curl.
+fn blocks() -> Option<Vec<String>> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).ok()?;
+    let (_, tour) = readme.split_once(HEADING)?;
+    let tour = tour.split("\n## ").next()?;
+    let blocks = tour.split("```bash\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    Some(blocks.map(str::to_owned).collect())
+}
+
+/// A script that runs a block and compares what each command ends with: `# 4 field_not_for_purpose` behind a command
+/// says that it exits with 4 and prints that word; without it a command exits with 0.
+fn script(block: &str) -> String {
+    let mut script = String::from("set -u\ntold=$(mktemp)\n");
+    let mut command = String::new();
+    for line in block.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let (code, promise) = match line.rsplit_once("  # ") {
+            Some((code, promise)) => (code, Some(promise)),
+            None => (line, None),
+        };
+        command += code;
+        command.push('\n');
+        let complete = !code.trim_end().ends_with('\\') && command.matches('\'').count() % 2 == 0;
+        if !complete || command.trim().is_empty() {
+            continue;
+        }
+        if command.contains("() {") || command.starts_with("url=") {
+            script += &command;
+        } else {
+            let (status, word) = match promise.and_then(|promise| promise.split_once(' ')) {
+                Some((status, word)) if status.parse::<u16>().is_ok() => (status, word.trim()),
+                _ => ("0", promise.unwrap_or_default().trim()),
+            };
+            script += &format!("{{ {}\n}} >\"$told\" 2>&1 </dev/null; status=$?\n", command.trim_end());
+            script += &format!("judge {status} {} \"$status\" {}\n", quote(word), quote(command.trim()));
+        }
+        command.clear();
+    }
+    script
+}
+
+/// How a command is judged: curl's status is the last line that it prints.
+const JUDGE: &str = r#"
+failed=0
+judge() {
+    local last; last=$(tail -n 1 "$told")
+    local got=$3
+    if [[ $1 -ge 100 ]]; then got=$last; elif [[ $4 == vault* && $4 != vault-cli* && $last -ge 300 ]]; then got=$last; fi
+    if [[ $got != "$1" ]] || ! grep -qF -- "$2" "$told"; then
+        printf 'expected %s "%s", got %s of: %s\n' "$1" "$2" "$got" "$4"; cat "$told"; failed=1
+    fi
+}
+"#;
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn follow(block: &str) {
+    let vault = Vault::dev();
+    let running = vault.start();
+    let place = vault.root();
+    fs::create_dir_all(place.join("docs")).unwrap();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
+    std::os::unix::fs::symlink(fs::canonicalize(docs).unwrap(), place.join("docs/schema")).unwrap();
+    std::os::unix::fs::symlink(vault.data(), place.join("vault-data")).unwrap();
+    let block = block.replace("http://127.0.0.1:8250", &running.server.url);
+    let whole = format!("{JUDGE}{}\nexit $failed\n", script(&block));
+    let programs = program("vault-cli").parent().unwrap().to_owned();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("bash");
+    command.arg("-c").arg(whole).current_dir(place).env("PATH", path);
+    command.env("UDV_URL", &running.server.url).env("XDG_CONFIG_HOME", place.join("none")).env("NO_COLOR", "1");
+    let told = run(command);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    assert!(told.out.is_empty(), "{}", told.out);
+    running.stop();
+}
+
+#[test]
+fn with_the_command_line() {
+    let Some(blocks) = blocks() else { return skip("there is no README.md") };
+    assert!(blocks[0].lines().filter(|line| line.contains("vault-cli")).count() > 15, "{}", blocks[0]);
+    follow(&blocks[0]);
+}
+
+#[test]
+fn with_curl() {
+    let Some(blocks) = blocks() else { return skip("there is no README.md") };
+    if Command::new("curl").arg("--version").output().is_err() {
+        return skip("curl is not installed");
+    }
+    assert!(blocks[1].lines().filter(|line| line.contains("vault ") || line.contains("as ")).count() > 10);
+    follow(&blocks[1]);
+}
+
+#[test]
+fn a_promise_that_is_not_kept_is_noticed() {
+    let judged = |line: &str| {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("{JUDGE}{}\nexit $failed\n", script(line)));
+        run(command).code
+    };
+    assert_eq!(judged("true"), Some(0));
+    assert_eq!(judged("false"), Some(1));
+    assert_eq!(judged("(echo refused; exit 4)  # 4 refused"), Some(0));
+    assert_eq!(judged("(echo refused; exit 4)  # 4 consent"), Some(1));
+    assert_eq!(judged("(echo refused; exit 5)  # 4 refused"), Some(1));
+    assert_eq!(judged("printf 'x\\n403\\n'  # 403 x"), Some(0));
+    assert_eq!(judged("printf 'x\\n200\\n'  # 403 x"), Some(1));
+}
