@@ -147,8 +147,8 @@ fn good_and_hostile_values() {
         (&full, &["json"]),
         (&over, &[]),
         // What other types are made of.
-        ("\"yes\"", &["name", "address", "text", "note", "json", "choice"]),
-        ("\"Yes\"", text),
+        ("\"yes\"", &["name", "address", "text", "note", "json", "choice", "bytes"]),
+        ("\"YES!\"", text),
         ("\"yes \"", text),
         ("\"نعم\"", &["name", "address", "text", "note", "json", "choice"]),
         ("\"123-45-6789\"", &["name", "address", "text", "note", "json", "national_id"]),
