@@ -63,6 +63,16 @@ fn a_document_keeps_its_order() {
 }
 
 #[test]
+fn the_document_of_the_guide_compiles() {
+    let guide = include_str!("../../../../docs/schema/README.md");
+    let example = guide.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let schema = compile(example).unwrap();
+    let mobile = schema.field(&FieldName::parse("mobile").unwrap()).unwrap();
+    assert_eq!((mobile.id.as_str(), mobile.retention), ("phone", Some(400 * 86_400)));
+    assert_eq!(mobile.ceiling(schema.purpose("delivery").unwrap()), View::Full);
+}
+
+#[test]
 fn a_renamed_field_keeps_its_id() {
     let schema = compile("[fields.mobile]\nid = \"phone\"\ntype = \"phone\"\n[fields.a]\ntype = \"date\"").unwrap();
     let (mobile, phone) = (FieldName::parse("mobile").unwrap(), FieldName::parse("phone").unwrap());

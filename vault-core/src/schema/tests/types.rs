@@ -73,6 +73,15 @@ fn the_table_has_every_type() {
     }
 }
 
+#[test]
+fn the_guide_has_a_row_for_every_type() {
+    let guide = include_str!("../../../../docs/schema/README.md");
+    for kind in Type::ALL {
+        let row = format!("\n| `{}` | ", kind.as_str());
+        assert_eq!(guide.matches(&row).count(), 1, "{}", kind.as_str());
+    }
+}
+
 /// A value, and the fields that take it; all others refuse it.
 #[test]
 fn good_and_hostile_values() {
