@@ -8,7 +8,7 @@ use super::document_error::DocumentError;
 use super::kind::{DecimalRange, FieldKind, Pattern};
 use super::parameter::{Bound, Retention};
 use super::{FieldSpec, PurposeSpec, Schema, Sensitivity, View, bytes, text};
-use crate::ids::{Compartment, FieldName};
+use crate::ids::{Compartment, FieldName, Purpose};
 
 /// The most fields of a schema.
 pub const FIELDS_MAX: usize = 256;
@@ -24,7 +24,7 @@ const ENUM_VALUE_MAX: usize = 128;
 const PRECISION_MAX: u8 = 3;
 const PRECISION: u8 = 1;
 /// 16 KiB.
-const BYTES: u32 = 16 * 1024;
+const BYTES: usize = 16 * 1024;
 
 impl Schema {
     /// Checks that the parts of a document fit together; sealed fields will name `version`.
@@ -122,7 +122,7 @@ impl Compiler<'_> {
         Err(self.wrong("compartment", way_out))
     }
 
-    fn views(&self, kind: &FieldKind) -> Result<Vec<(crate::ids::Purpose, View)>, DocumentError> {
+    fn views(&self, kind: &FieldKind) -> Result<Vec<(Purpose, View)>, DocumentError> {
         let views = self.field.purposes.iter().map(|(purpose, view)| {
             let place = format!("purposes.{purpose}");
             if self.document.purposes.find(purpose).is_none() {
@@ -171,7 +171,7 @@ impl Compiler<'_> {
             Type::Integer => self.integer()?,
             Type::Decimal => self.decimal()?,
             Type::Text => FieldKind::Text {
-                max_length: self.size("max_length", self.field.max_length, text::TEXT_MAX as u32, text::TEXT_MAX)?,
+                max_length: self.size("max_length", self.field.max_length, text::TEXT_MAX, text::TEXT_MAX)?,
                 multiline: self.field.multiline.unwrap_or(false),
             },
             Type::Enum => FieldKind::Enum { values: self.values()? },
@@ -266,8 +266,8 @@ impl Compiler<'_> {
         }
     }
 
-    fn size(&self, parameter: &str, given: Option<u32>, default: u32, max: usize) -> Result<usize, DocumentError> {
-        let size = given.unwrap_or(default) as usize;
+    fn size(&self, parameter: &str, given: Option<u32>, default: usize, max: usize) -> Result<usize, DocumentError> {
+        let size = given.map_or(default, |given| given as usize);
         if (1..=max).contains(&size) {
             return Ok(size);
         }

@@ -2,10 +2,10 @@
 //!
 //! Reading checks the shape only; [`Schema::compile`](super::Schema::compile) checks that the parts fit together.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::document_error::DocumentError;
-use super::named::Named;
+use super::named::{Entry, Named, table};
 use super::parameter::{Bound, Retention};
 use super::place::Places;
 use super::{Basis, Sensitivity, View};
@@ -191,7 +191,8 @@ impl Document {
     /// With the line and column of what is not understood.
     pub fn from_toml(text: &str) -> Result<Self, DocumentError> {
         DocumentError::check_size(text.len())?;
-        let mut document: Self = toml::from_str(text).map_err(|e| DocumentError::in_toml(text, &e))?;
+        let read = toml::Deserializer::parse(text).and_then(table::<Self, _>);
+        let mut document = read.map_err(|e| DocumentError::in_toml(text, &e))?;
         document.places = Places::in_toml(text);
         document.order_as_written();
         Ok(document)
@@ -203,7 +204,9 @@ impl Document {
     /// With the line and column of what is not understood.
     pub fn from_json(text: &str) -> Result<Self, DocumentError> {
         DocumentError::check_size(text.len())?;
-        serde_json::from_str(text).map_err(|e| DocumentError::in_json(&e))
+        let mut input = serde_json::Deserializer::from_str(text);
+        let read = table(&mut input).and_then(|document| input.end().map(|()| document));
+        read.map_err(|e| DocumentError::in_json(&e))
     }
 
     /// Compact JSON, always the same for the same document: what is stored and served.
@@ -231,6 +234,30 @@ impl Document {
         for (name, field) in names.iter().zip(self.fields.entries_mut()) {
             field.purposes.order_by(|purpose| places.rank(&format!("fields.{name}.purposes.{purpose}")));
         }
+    }
+}
+
+impl<'de> Entry<'de> for PurposeDoc {
+    fn read<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        table(input)
+    }
+}
+
+impl<'de> Entry<'de> for CompartmentDoc {
+    fn read<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        table(input)
+    }
+}
+
+impl<'de> Entry<'de> for FieldDoc {
+    fn read<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        table(input)
+    }
+}
+
+impl<'de> Entry<'de> for View {
+    fn read<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Self::deserialize(input)
     }
 }
 

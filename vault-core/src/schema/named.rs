@@ -3,8 +3,48 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, DeserializeSeed, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What can stand under a name.
+pub trait Entry<'de>: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The deserializer's, for anything else.
+    fn read<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error>;
+}
+
+/// Reads a table as such: serde would take a list of its values too.
+pub(super) fn table<'de, T: Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Result<T, D::Error> {
+    input.deserialize_map(Strict(PhantomData))
+}
+
+struct Strict<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Strict<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(entries))
+    }
+}
+
+/// Reads one entry.
+struct Value<V>(PhantomData<V>);
+
+impl<'de, V: Entry<'de>> DeserializeSeed<'de> for Value<V> {
+    type Value = V;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<V, D::Error> {
+        V::read(input)
+    }
+}
 
 /// A table whose order is kept, so that people find their document as they wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +99,7 @@ impl<K: Serialize, V: Serialize> Serialize for Named<K, V> {
 impl<'de, K, V> Deserialize<'de> for Named<K, V>
 where
     K: Deserialize<'de> + Ord + Clone + fmt::Display,
-    V: Deserialize<'de>,
+    V: Entry<'de>,
 {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         input.deserialize_map(Table(PhantomData))
@@ -71,7 +111,7 @@ struct Table<K, V>(PhantomData<(K, V)>);
 impl<'de, K, V> Visitor<'de> for Table<K, V>
 where
     K: Deserialize<'de> + Ord + Clone + fmt::Display,
-    V: Deserialize<'de>,
+    V: Entry<'de>,
 {
     type Value = Named<K, V>;
 
@@ -86,7 +126,7 @@ where
             if !seen.insert(key.clone()) {
                 return Err(de::Error::custom(format_args!("`{key}` is declared twice: leave one of them out")));
             }
-            named.push((key, entries.next_value()?));
+            named.push((key, entries.next_value_seed(Value(PhantomData))?));
         }
         Ok(Named(named))
     }

@@ -5,6 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod changes;
+mod documents;
+mod types;
+
 const FIELDS: [&str; 9] =
     ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"];
 
@@ -20,7 +24,7 @@ fn customers() -> Vec<serde_json::Value> {
 }
 
 fn shipped() -> Document {
-    Document::from_toml(include_str!("../../../docs/schema/privacy-policy.toml")).unwrap()
+    Document::from_toml(include_str!("../../../../docs/schema/privacy-policy.toml")).unwrap()
 }
 
 #[test]
