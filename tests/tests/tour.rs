@@ -52,10 +52,14 @@ fn script(block: &str) -> String {
 const JUDGE: &str = r#"
 failed=0
 judge() {
-    local last; last=$(tail -n 1 "$told")
-    local got=$3
-    if [[ $1 -ge 100 ]]; then got=$last; elif [[ $4 == vault* && $4 != vault-cli* && $last -ge 300 ]]; then got=$last; fi
-    if [[ $got != "$1" ]] || ! grep -qF -- "$2" "$told"; then
+    local last got=$3; last=$(tail -n 1 "$told")
+    if [[ $1 -ge 100 ]]; then
+        got=$last
+    elif [[ $last =~ ^[345][0-9][0-9]$ ]]; then
+        # A status that nobody announced.
+        got=$last
+    fi
+    if [[ $got != "$1" ]] || { [[ -n $2 ]] && ! grep -qF -- "$2" "$told"; }; then
         printf 'expected %s "%s", got %s of: %s\n' "$1" "$2" "$got" "$4"; cat "$told"; failed=1
     fi
 }
@@ -117,4 +121,6 @@ fn a_promise_that_is_not_kept_is_noticed() {
     assert_eq!(judged("(echo refused; exit 5)  # 4 refused"), Some(1));
     assert_eq!(judged("printf 'x\\n403\\n'  # 403 x"), Some(0));
     assert_eq!(judged("printf 'x\\n200\\n'  # 403 x"), Some(1));
+    assert_eq!(judged("printf 'x\\n200\\n'"), Some(0));
+    assert_eq!(judged("printf 'x\\n403\\n'"), Some(1));
 }

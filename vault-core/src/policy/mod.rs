@@ -211,7 +211,7 @@ pub fn decide_field(asked: &Question<'_>, field: &FieldSpec, value: ValueFacts) 
     };
     match (rule, asked.view.min(ceiling)) {
         (Some(rule), _) => Decision::Refuse(rule),
-        (None, View::Last4) if !field.kind.has_last4() => Decision::Allow(View::Masked),
+        (None, View::Last4) if !field.has_last4() => Decision::Allow(View::Masked),
         (None, view) => Decision::Allow(view),
     }
 }

@@ -116,7 +116,7 @@ fn check(asked: &Question<'_>, field: &FieldSpec, value: ValueFacts) -> Decision
             // Nothing is lowered without need: what is shown is the lesser of both, or the mask of a kind that has no
             // last four digits.
             let lesser = asked.view.min(ceiling);
-            let masked = lesser == View::Last4 && !field.kind.has_last4();
+            let masked = lesser == View::Last4 && !field.has_last4();
             assert_eq!(view, if masked { View::Masked } else { lesser }, "{asked:?}");
         }
         (Decision::Allow(_), Some(rule)) => panic!("{asked:?} {value:?} is against {}", rule.as_str()),
