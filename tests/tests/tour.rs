@@ -33,7 +33,7 @@ fn script(block: &str) -> String {
         if !complete || command.trim().is_empty() {
             continue;
         }
-        if command.contains("() {") || command.starts_with("url=") {
+        if command.contains("() {") || command.starts_with("url=") || command.starts_with("json=") {
             script += &command;
         } else {
             let (status, word) = match promise.and_then(|promise| promise.split_once(' ')) {
