@@ -111,14 +111,6 @@ impl Schema {
     }
 }
 
-#[cfg(test)]
-impl Schema {
-    /// A declared purpose, to be declared otherwise.
-    pub(crate) fn purpose_mut(&mut self, name: &str) -> &mut PurposeSpec {
-        self.purposes.iter_mut().find(|purpose| purpose.name.as_str() == name).expect("a declared purpose")
-    }
-}
-
 word_enum! {
     /// How much care a field needs.
     Sensitivity {

@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
-use super::session::Snapshot;
 use super::tests::{Fixture, changes, erasure_of, full, id, name, reading};
 use super::*;
 use crate::ids::{CallerId, HoldName, Purpose};
 use crate::policy::{Rule, SubjectStanding};
-use crate::schema::{Basis, Schema, View};
+use crate::schema::{Document, View};
 
 const EMAIL: (&str, &str) = ("email", r#""ada@example.org""#);
 const BY: CallerId = CallerId([7; 16]);
@@ -30,16 +27,12 @@ async fn with_subjects(subjects: &[&str]) -> Fixture {
     fixture
 }
 
-/// From here to the next unlock, marketing rests on consent, and security goes on under a restriction.
-fn use_strict_schema(fixture: &Fixture) {
-    let session = fixture.vault.session().unwrap();
-    let before = session.snapshot();
-    let mut schema = Schema::builtin();
-    schema.purpose_mut("marketing").basis = Basis::Consent;
-    schema.purpose_mut("security").under_restriction = true;
-    let schema = Arc::new(schema);
-    let (header, counts, sequence) = (before.header.clone(), before.counts, before.sequence);
-    session.publish(Snapshot { header, counts, sequence, schema });
+/// Marketing rests on consent from here on, and security goes on under a restriction.
+async fn use_strict_schema(fixture: &Fixture) {
+    let strict = include_str!("../schema/builtin.toml")
+        .replace("\"legitimate_interest\"", "\"consent\"")
+        .replace("[purposes.security]", "[purposes.security]\nunder_restriction = true");
+    fixture.vault.put_schema(Document::from_toml(&strict).unwrap(), None).await.unwrap();
 }
 
 async fn read_for(fixture: &Fixture, named: &str) -> Result<ReadOutcome, Error> {
@@ -124,7 +117,7 @@ async fn consent_decides_the_next_read() {
     let fixture = with_subjects(&["a"]).await;
     let marketing = purpose("marketing");
     assert!(read_for(&fixture, "marketing").await.is_ok(), "the control: it rests on a contract");
-    use_strict_schema(&fixture);
+    use_strict_schema(&fixture).await;
     let missing = |outcome| matches!(outcome, Err(Error::Refused { rule: Rule::ConsentMissing, .. }));
     assert!(missing(read_for(&fixture, "marketing").await));
     fixture.vault.give_consent(&id("a"), &marketing, "v1", "form").await.unwrap();
@@ -142,7 +135,7 @@ async fn a_restriction_stops_all_but_the_exempt_purposes_and_lookups_with_them()
     assert_eq!((told.since, told.reason.as_deref()), (first.since, Some("disputed")));
     assert_eq!(fixture.vault.restrict(&id("a"), None).await.unwrap(), told, "a reason stays");
     fixture.restart().await;
-    use_strict_schema(&fixture);
+    use_strict_schema(&fixture).await;
     let restricted = |outcome| matches!(outcome, Err(Error::Refused { rule: Rule::Restricted, .. }));
     assert!(restricted(read_for(&fixture, "account").await));
     assert!(read_for(&fixture, "security").await.is_ok(), "exempt");
