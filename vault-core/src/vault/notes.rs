@@ -60,6 +60,9 @@ pub(super) enum Noted<T> {
     Now(T),
 }
 
+/// Changes what is noted, or says that it is so already; called again if the subject changed meanwhile.
+type Change<'c, N, T> = dyn Fn(&mut Noting<'_, N>) -> Result<Noted<T>, Error> + Sync + 'c;
+
 impl Inner {
     /// What is noted of a subject on one topic.
     pub(super) async fn note<N: Note>(&self, record: &SubjectRecord) -> Result<N, Error> {
@@ -85,7 +88,7 @@ impl Inner {
         &self,
         session: &Session,
         id: &SubjectId,
-        change: &(dyn Fn(&mut Noting<'_, N>) -> Result<Noted<T>, Error> + Sync),
+        change: &Change<'_, N, T>,
     ) -> Result<T, Error> {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
@@ -105,7 +108,7 @@ impl Inner {
         &self,
         snapshot: &Snapshot,
         id: &SubjectId,
-        change: &(dyn Fn(&mut Noting<'_, N>) -> Result<Noted<T>, Error> + Sync),
+        change: &Change<'_, N, T>,
     ) -> Result<(Option<Write>, T), Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
         let (guard, key, now) = (found.guard(), found.key, Timestamp::now());
