@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text.
 
 mod keys;
+mod notes;
 mod schema;
 mod subjects;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, UnlockArgs};
+pub(crate) use notes::{ConsentCommand, GiveArgs, HoldCommand, RestrictArgs};
 pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{
     EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
@@ -110,6 +112,20 @@ Example:
     Subject(SubjectCommand),
     /// Shred subjects for good, and see erasure requests
     Erase(EraseArgs),
+    /// See, note and withdraw what subjects consent to
+    #[command(subcommand)]
+    Consent(ConsentCommand),
+    /// Restrict the processing of a subject's data
+    Restrict(RestrictArgs),
+    /// Lift the restriction of a subject
+    #[command(after_help = "Example:\n  vault-cli unrestrict cust-1")]
+    Unrestrict {
+        /// The subject's id
+        id: String,
+    },
+    /// Legal holds: what must not be shredded yet
+    #[command(subcommand)]
+    Hold(HoldCommand),
     /// See and rotate the vault's own keys
     #[command(subcommand)]
     Key(KeyCommand),

@@ -129,6 +129,11 @@ impl Client {
         self.request("DELETE", path, None, &[])
     }
 
+    /// Takes something back, and says more about it.
+    pub(crate) fn delete_with(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
+        self.request("DELETE", path, Some(&encoded(body)?), &[])
+    }
+
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         self.request("POST", path, Some(&encoded(body)?), &[])
     }

@@ -2,11 +2,14 @@
 
 mod caller;
 mod completions;
+mod consent;
 mod demo;
 mod erase;
+mod hold;
 mod import;
 mod key;
 mod lock;
+mod restrict;
 mod schema;
 mod status;
 mod subject;
@@ -44,6 +47,10 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Subject(SubjectCommand::Import(args)) => import::run(args, &context),
         Command::Subject(command) => subject::run(command, &context),
         Command::Erase(args) => erase::run(args, &context),
+        Command::Consent(command) => consent::run(command, &context),
+        Command::Restrict(args) => restrict::restrict(args, &context),
+        Command::Unrestrict { id } => restrict::unrestrict(id, &context),
+        Command::Hold(command) => hold::run(command, &context),
         Command::Key(command) => key::run(command, &context),
         Command::Lock => lock::lock(&context),
         Command::Unlock(args) => lock::unlock(args, &context),

@@ -75,11 +75,13 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     /// The HTTP status behind it, if the server answered.
     pub(crate) status: Option<u16>,
+    /// The code of the server's problem document; empty if there is none.
+    pub(crate) code: String,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, status: None }
+        Self { exit, message: message.into(), hint: None, status: None, code: String::new() }
     }
 
     /// The command line itself is wrong; nothing was asked of the server.
@@ -98,6 +100,7 @@ impl Failure {
             message: problem.to_string(),
             hint: hint_for(status, &problem.code).map(str::to_owned),
             status: Some(status),
+            code: problem.code.clone(),
         }
     }
 

@@ -28,6 +28,10 @@ const ANYONE: Access = Access::Roles(&[Admin, Service, Security, Privacy, Audito
 const VALUES: Access = Access::Roles(&[Admin, Service]);
 /// Sees or forgets what is held of one subject.
 const ONE_SUBJECT: Access = Access::Roles(&[Admin, Service, Privacy]);
+/// Notes what a subject agreed to: services collect that.
+const CONSENTS: Access = ONE_SUBJECT;
+/// Holds and restrictions.
+const HOLDS: Access = Access::Roles(&[Admin, Privacy]);
 const ERASURES: Access = Access::Roles(&[Admin, Privacy]);
 const KEYS: Access = Access::Roles(&[Admin, Security]);
 
@@ -43,6 +47,14 @@ pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
     ("GET", "/v1/subjects/{id}", ONE_SUBJECT),
     ("DELETE", "/v1/subjects/{id}", ERASURES),
+    ("GET", "/v1/subjects/{id}/consents", CONSENTS),
+    ("PUT", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
+    ("DELETE", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
+    ("PUT", "/v1/subjects/{id}/restriction", HOLDS),
+    ("DELETE", "/v1/subjects/{id}/restriction", HOLDS),
+    ("PUT", "/v1/subjects/{id}/holds/{name}", HOLDS),
+    ("DELETE", "/v1/subjects/{id}/holds/{name}", HOLDS),
+    ("GET", "/v1/holds", HOLDS),
     ("POST", "/v1/lookups", VALUES),
     ("POST", "/v1/batch/write", VALUES),
     ("POST", "/v1/batch/read", VALUES),
@@ -178,6 +190,14 @@ mod tests {
         ("DELETE", "/v1/subjects/{id}/fields/{name}", "asp"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),
+        ("GET", "/v1/subjects/{id}/consents", "asp"),
+        ("PUT", "/v1/subjects/{id}/consents/{purpose}", "asp"),
+        ("DELETE", "/v1/subjects/{id}/consents/{purpose}", "asp"),
+        ("PUT", "/v1/subjects/{id}/restriction", "ap"),
+        ("DELETE", "/v1/subjects/{id}/restriction", "ap"),
+        ("PUT", "/v1/subjects/{id}/holds/{name}", "ap"),
+        ("DELETE", "/v1/subjects/{id}/holds/{name}", "ap"),
+        ("GET", "/v1/holds", "ap"),
         ("POST", "/v1/lookups", "as"),
         ("POST", "/v1/batch/write", "as"),
         ("POST", "/v1/batch/read", "as"),

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vault_core::ids::{FieldName, SubjectId};
+use vault_core::ids::{FieldName, HoldName, Purpose, SubjectId};
 use zeroize::Zeroizing;
 
 use crate::problem::{Kind, Problem};
@@ -188,6 +188,12 @@ pub(crate) struct OfSubject(pub(crate) SubjectId);
 /// The subject and the field that a path names.
 pub(crate) struct OfField(pub(crate) SubjectId, pub(crate) FieldName);
 
+/// The subject and the purpose that a path names.
+pub(crate) struct OfPurpose(pub(crate) SubjectId, pub(crate) Purpose);
+
+/// The subject and the legal hold that a path names.
+pub(crate) struct OfHold(pub(crate) SubjectId, pub(crate) HoldName);
+
 impl<S: Send + Sync> FromRequestParts<S> for OfSubject {
     type Rejection = Problem;
 
@@ -201,10 +207,37 @@ impl<S: Send + Sync> FromRequestParts<S> for OfField {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((id, name)) = path.map_err(|_| not_utf8())?;
+        let (id, name) = two(parts, state).await?;
         Ok(Self(subject(&id)?, field_name(&name)?))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfPurpose {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (id, name) = two(parts, state).await?;
+        let purpose = Purpose::parse(&name).map_err(|_| Problem::invalid("purpose", NAME))?;
+        Ok(Self(subject(&id)?, purpose))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OfHold {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (id, name) = two(parts, state).await?;
+        let hold = HoldName::parse(&name).map_err(|_| Problem::invalid("name", NAME))?;
+        Ok(Self(subject(&id)?, hold))
+    }
+}
+
+const NAME: &str = "a name of a-z, 0-9 and _, at most 64, that starts with a letter";
+
+/// The two parts of a path that change.
+async fn two<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<(String, String), Problem> {
+    let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+    path.map(|Path(two)| two).map_err(|_| not_utf8())
 }
 
 fn not_utf8() -> Problem {

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
-use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, schema, status, subjects};
+use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, notes, schema, status, subjects};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -87,6 +87,11 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(subjects::describe, subjects::shred))
         .routes(routes!(fields::read, fields::patch))
         .routes(routes!(fields::read_one, fields::put_one, fields::forget_one))
+        .routes(routes!(notes::consents))
+        .routes(routes!(notes::give_consent, notes::withdraw_consent))
+        .routes(routes!(notes::restrict, notes::unrestrict))
+        .routes(routes!(notes::add_hold, notes::release_hold))
+        .routes(routes!(notes::held))
         .routes(routes!(lookups::look_up))
         .routes(routes!(batch::write))
         .routes(routes!(batch::read))

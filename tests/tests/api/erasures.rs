@@ -24,7 +24,7 @@ fn an_erasure_counts_each_subject_once() {
 
     let asked = json!({ "subjects": ["a", "b", "a", "d", "nobody"], "reason": "moved away", "dry_run": true });
     let dry = admin.post("/v1/erasures", &asked).expect(200).json();
-    let counts = json!({ "pending": 2, "unknown": 1, "shredded": 1, "refused": 0 });
+    let counts = json!({ "pending": 2, "unknown": 1, "shredded": 1, "refused": 0, "held": 0 });
     assert_eq!(dry, json!({ "dry_run": true, "counts": counts, "total": 4 }));
     admin.get("/v1/subjects/a").expect(200);
 
@@ -36,7 +36,7 @@ fn an_erasure_counts_each_subject_once() {
     // Refused from the very answer on.
     admin.get("/v1/subjects/a").problem(410, "shredded");
     let erasure = is_final(admin, &erasure);
-    assert_eq!(erasure["counts"], json!({ "final": 2, "refused": 0, "unknown": 1, "shredded": 1 }));
+    assert_eq!(erasure["counts"], json!({ "final": 2, "refused": 0, "unknown": 1, "shredded": 1, "held": 0 }));
     assert_eq!((&erasure["total"], &erasure["reason"]), (&json!(4), &json!("moved away")));
     assert_eq!(erasure["reference"], "T-1");
     for time in ["created_at", "f0_at", "f1_at"] {

@@ -78,7 +78,9 @@ fn what_is_no_schema_is_refused_with_its_line_and_a_way_out() {
     }
     put(admin, &"x".repeat(300 * 1024), &[]).problem(422, "invalid_schema");
     put(admin, &"x".repeat(2 * 1024 * 1024), &[]).problem(413, "too_large");
-    admin.send("PUT", "/v1/schema", &[("content-type", "text/plain")], Some("x")).problem(415, "unsupported_media_type");
+    admin
+        .send("PUT", "/v1/schema", &[("content-type", "text/plain")], Some("x"))
+        .problem(415, "unsupported_media_type");
     admin.send("PUT", "/v1/schema", &[TOML, ("if-match", "*")], Some(SHIPPED)).problem(400, "malformed");
     assert_eq!(admin.get("/v1/schema").expect(200).header("etag"), Some("\"v1\""), "nothing changed");
     running.stop();

@@ -165,7 +165,10 @@ Examples:
   vault-cli erase list
   vault-cli erase show 0197a1de-7c1f-7000-8000-3c54f1f3b1aa
 
-Exits 0 when all are final, 9 when some ids were unknown, 3 when all were, 7 when all had been shredded before."
+What a legal hold keeps is left alone and told.
+
+Exits 0 when all are final, 9 when some ids were unknown or held, 3 when all were unknown, 5 when all are held,
+7 when all had been shredded before."
 )]
 pub(crate) struct EraseArgs {
     #[command(subcommand)]

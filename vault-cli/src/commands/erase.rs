@@ -19,6 +19,8 @@ mod ids;
 const ERASURES: &str = "/v1/erasures";
 /// Subjects in one request; more are split, so that none comes near the size limit of a request.
 const MAX_SUBJECTS: usize = 10_000;
+/// Held subjects that are told one by one.
+const HELD_TOLD: usize = 20;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
 
@@ -54,9 +56,20 @@ struct Erasure {
     f1_at: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting_for: Vec<String>,
+    /// What is told of single subjects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    items: Vec<Item>,
 }
 
-/// How many subjects are in which state, by the API's names: final, refused, unknown, shredded, pending.
+#[derive(Debug, Serialize, Deserialize)]
+struct Item {
+    subject: String,
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<String>,
+}
+
+/// How many subjects are in which state, by the API's names: final, refused, unknown, shredded, held, pending.
 type Counts = BTreeMap<String, u64>;
 
 #[derive(Deserialize)]
@@ -92,12 +105,13 @@ impl Outcome {
     }
 
     fn exit(&self) -> Exit {
-        let (unknown, before) = (self.count("unknown"), self.count("shredded"));
+        let (unknown, before, held) = (self.count("unknown"), self.count("shredded"), self.count("held"));
         match self.total {
             0 => Exit::Done,
             total if unknown == total => Exit::NotFound,
             total if before == total => Exit::Shredded,
-            _ if unknown > 0 => Exit::Partial,
+            total if held == total => Exit::Conflict,
+            _ if unknown + held > 0 => Exit::Partial,
             _ => Exit::Done,
         }
     }
@@ -158,6 +172,7 @@ fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Con
     }
     let columns = [
         ("WOULD BE SHREDDED", outcome.count("pending")),
+        ("HELD", outcome.count("held")),
         ("ALREADY REFUSED", outcome.count("refused")),
         ("UNKNOWN", outcome.count("unknown")),
         ("SHREDDED BEFORE", outcome.count("shredded")),
@@ -175,6 +190,8 @@ fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<E
         let answer = client.post(ERASURES, &request(args, some)).and_then(|answer| answer.json());
         match answer {
             Ok(erasure) => begun.push(erasure),
+            // Holds keep all of these, and the ones after them may still go.
+            Err(failure) if failure.code == "held" && subjects.len() > MAX_SUBJECTS => begun.push(all_held(args, some)),
             Err(failure) if begun.is_empty() => return Err(failure),
             Err(failure) => {
                 let ids: Vec<_> = begun.iter().map(|e| printable(&e.id)).collect();
@@ -190,6 +207,20 @@ fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<E
     Ok(begun)
 }
 
+/// What the server makes no erasure of, for there is nothing to do.
+fn all_held(args: &EraseArgs, subjects: &[String]) -> Erasure {
+    let held = subjects.len() as u64;
+    Erasure {
+        id: "-".into(),
+        state: "final".into(),
+        reason: args.reason.clone(),
+        reference: args.reference.clone(),
+        counts: [("held".to_owned(), held)].into(),
+        total: held,
+        ..Erasure::default()
+    }
+}
+
 /// Looks at each erasure until nothing of it is merely refused.
 fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, Failure> {
     let of = |erasure: &Erasure, state| erasure.counts.get(state).copied().unwrap_or(0);
@@ -199,6 +230,8 @@ fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, F
     let mut before = 0;
     let mut told = false;
     for mut erasure in begun {
+        // Only the answer to the request itself names them.
+        let held: Vec<_> = erasure.items.extract_if(.., |item| item.state == "held").collect();
         let mut pause = FIRST_LOOK;
         loop {
             bar.set_position(before + of(&erasure, "final"));
@@ -221,6 +254,7 @@ fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, F
             erasure = client.get(&place(&erasure.id))?.json()?;
         }
         before += of(&erasure, "final");
+        erasure.items = held;
         ended.push(erasure);
     }
     bar.finish_and_clear();
@@ -233,15 +267,19 @@ fn conclude(erasures: Vec<Erasure>, context: &Context) -> Result<Exit, Failure> 
         outcome.add(erasure.total, &erasure.counts);
     }
     outcome.erasures = erasures;
+    for line in held_lines(&outcome) {
+        context.ui.warn(&line);
+    }
     if context.ui.wants_json() {
         context.ui.json(&outcome)?;
     } else {
         let rows: Vec<_> = outcome.erasures.iter().map(row).collect();
         context.ui.table(&HEADER, &rows)?;
         context.ui.note(&format!(
-            "{} of {} shredded for good, {} still refused, {} unknown, {} shredded before",
+            "{} of {} shredded for good, {} held, {} still refused, {} unknown, {} shredded before",
             outcome.count("final"),
             outcome.total,
+            outcome.count("held"),
             outcome.count("refused"),
             outcome.count("unknown"),
             outcome.count("shredded")
@@ -250,7 +288,24 @@ fn conclude(erasures: Vec<Erasure>, context: &Context) -> Result<Exit, Failure> 
     Ok(outcome.exit())
 }
 
-const HEADER: [&str; 8] = ["ERASURE", "STATE", "CREATED", "FINAL", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
+/// Which holds keep what was left alone.
+fn held_lines(outcome: &Outcome) -> Vec<String> {
+    let items = outcome.erasures.iter().flat_map(|erasure| &erasure.items);
+    let held = items.filter_map(|item| Some((&item.subject, item.hold.as_ref()?)));
+    let mut lines: Vec<_> = held
+        .take(HELD_TOLD)
+        .map(|(subject, hold)| {
+            format!("{} is left alone: the legal hold {} keeps it", printable(subject), printable(hold))
+        })
+        .collect();
+    let more = outcome.count("held").saturating_sub(lines.len() as u64);
+    if more > 0 {
+        lines.push(format!("{more} more are held: vault-cli hold list"));
+    }
+    lines
+}
+
+const HEADER: [&str; 9] = ["ERASURE", "STATE", "CREATED", "FINAL", "HELD", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
 
 fn row(erasure: &Erasure) -> Vec<String> {
     let count = |state| erasure.counts.get(state).copied().unwrap_or(0).to_string();
@@ -263,6 +318,7 @@ fn row(erasure: &Erasure) -> Vec<String> {
         erasure.state.clone(),
         erasure.created_at.clone(),
         count("final"),
+        count("held"),
         count("refused"),
         count("unknown"),
         count("shredded"),
@@ -343,20 +399,68 @@ mod tests {
     use crate::fake::FakeVault;
     use crate::output::Format;
 
-    fn outcome(done: u64, unknown: u64, before: u64) -> Outcome {
+    fn outcome(done: u64, unknown: u64, before: u64, held: u64) -> Outcome {
         let mut outcome = Outcome::default();
-        let counts = [("final", done), ("unknown", unknown), ("shredded", before)];
-        outcome.add(done + unknown + before, &counts.map(|(state, n)| (state.to_owned(), n)).into());
+        let counts = [("final", done), ("unknown", unknown), ("shredded", before), ("held", held)];
+        outcome.add(done + unknown + before + held, &counts.map(|(state, n)| (state.to_owned(), n)).into());
         outcome
     }
 
     #[test]
     fn the_exit_code_tells_what_became_of_the_ids() {
-        for ((done, unknown, before), code) in
-            [((3, 0, 0), 0), ((3, 0, 1), 0), ((3, 1, 0), 9), ((0, 1, 1), 9), ((0, 2, 0), 3), ((0, 0, 2), 7)]
-        {
-            assert_eq!(outcome(done, unknown, before).exit() as u8, code);
+        for ((done, unknown, before, held), code) in [
+            ((3, 0, 0, 0), 0),
+            ((3, 0, 1, 0), 0),
+            ((3, 1, 0, 0), 9),
+            ((0, 1, 1, 0), 9),
+            ((0, 2, 0, 0), 3),
+            ((0, 0, 2, 0), 7),
+            ((0, 0, 0, 2), 5),
+            ((3, 0, 0, 1), 9),
+            ((0, 0, 1, 1), 9),
+        ] {
+            assert_eq!(outcome(done, unknown, before, held).exit() as u8, code);
         }
+    }
+
+    #[test]
+    fn it_says_which_hold_keeps_whom() {
+        let begun = r#"{"id":"e1","state":"refused","total":3,"counts":{"refused":1,"held":2},"items":[
+            {"subject":"a","state":"refused","f0_at":"t"},{"subject":"b","state":"held","hold":"case_1"}]}"#;
+        let ended = r#"{"id":"e1","state":"final","total":3,"counts":{"final":1,"held":2}}"#;
+        let fake = FakeVault::answering(vec![(200, ended.into())]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: true };
+        let erasures = wait(vec![serde_json::from_str(begun).unwrap()], &client, &ui).unwrap();
+        let mut outcome = Outcome::default();
+        outcome.add(erasures[0].total, &erasures[0].counts);
+        outcome.erasures = erasures;
+        let lines = held_lines(&outcome);
+        assert_eq!(lines, ["b is left alone: the legal hold case_1 keeps it", "1 more are held: vault-cli hold list"]);
+        assert_eq!(outcome.exit() as u8, 9);
+    }
+
+    #[test]
+    fn a_request_of_nothing_but_held_ones_among_several_does_not_stop_the_rest() {
+        let held = r#"{"code":"held","detail":"the subject is under the legal hold `case_1`"}"#;
+        let fake = FakeVault::answering(vec![(409, held.into()), (201, answer("final", 2, 0)), (409, held.into())]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let args = EraseArgs {
+            command: None,
+            ids: vec![],
+            file: None,
+            reason: "r".into(),
+            compartment: None,
+            reference: None,
+            dry_run: false,
+            no_wait: true,
+        };
+        let subjects: Vec<_> = (0..10_002).map(|n| n.to_string()).collect();
+        let begun = begin(&args, &subjects, &client).unwrap();
+        assert_eq!((begun[0].counts["held"], begun[1].counts["final"]), (10_000, 2));
+        let failure = begin(&args, &subjects[..1], &client).unwrap_err();
+        assert_eq!(failure.exit as u8, 5);
+        assert!(failure.message.contains("case_1"));
     }
 
     fn answer(state: &str, done: u64, refused: u64) -> String {

@@ -9,14 +9,14 @@ use std::time::Duration;
 use super::finalizer::Job;
 use super::idempotency::{Begun, Idempotency, Made};
 use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, Tombstone, decode, encode};
-use super::refuse::{Standing, standing};
+use super::refuse::{Refused, Standing, standing};
 use super::row;
 use super::session::{Session, Snapshot, reading};
 use super::subject;
 use super::types::{Erasure, ErasureCounts, NewErasure};
 use super::writer::Write;
 use super::{Inner, Vault};
-use super::{expire::Expiring, stale, tokens};
+use super::{expire::Expiring, holds, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, FieldName, SubjectId};
@@ -46,7 +46,8 @@ impl Vault {
     /// has refused is taken in: this one too is final only once that subject is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many subjects, too long a reason, or a compartment that is not declared; [`Error::IdempotencyMismatch`]. After other
+    /// [`Error::Invalid`] for no or too many subjects, too long a reason, or a compartment that is not declared;
+    /// [`Error::IdempotencyMismatch`]; [`Error::Held`] if legal holds keep all of them: then nothing is done. After other
     /// errors some subjects may be refused; they become final.
     pub async fn shred(&self, asked: NewErasure, once: Option<&Idempotency<'_>>) -> Result<Made<Erasure>, Error> {
         let session = self.session()?;
@@ -61,10 +62,10 @@ impl Vault {
             }
         };
         let mut record = new_record(&asked, subjects.len());
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         let outcome = self.inner.refuse(&session, &subjects, &mut record, claim.as_ref(), &mut refused).await;
         // After a failure half way too: what is refused goes on to be final.
-        let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused });
+        let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused.keys });
         outcome?;
         sent.map_err(|_| Error::Locked)?;
         if record.counts.refused == 0 {
@@ -72,7 +73,8 @@ impl Vault {
             let header = session.snapshot().header.clone();
             session.commit(vec![noting(&header, &record)?]).await?;
         }
-        self.erasure(record.id).await.map(Made::now)
+        let made = self.erasure(record.id).await?;
+        Ok(Made::now(Erasure { held: refused.held, ..made }))
     }
 
     /// What [`Vault::shred`] would do, changing nothing.
@@ -91,6 +93,7 @@ impl Vault {
             let found = reading!(session, |snapshot| subject::find(&self.inner, &snapshot.header, id).await)?;
             match standing(&found, compartment, self.inner.options.tombstone_seconds) {
                 Standing::Living => counts.pending += 1,
+                Standing::Held(_) => counts.held += 1,
                 Standing::Refused => counts.refused += 1,
                 Standing::Shredded => counts.shredded += 1,
                 Standing::Unknown => counts.unknown += 1,
@@ -253,6 +256,7 @@ async fn shred_one(inner: &Inner, snapshot: &Snapshot, directory: EntryKey, writ
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
     write.edits.push(stale::unmark(header, &directory));
+    write.edits.push(holds::unindex(header, &directory));
     let tombstone = Tombstone { at: Timestamp::now(), erasure };
     write.edits.push(Expiring::Tombstone.index(header, &directory, tombstone.at));
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Tombstone(tombstone))?)));
@@ -414,6 +418,7 @@ fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Se
         f1_at: record.f1_at,
         waiting_for: if record.f1_at.is_none() { session.waiting() } else { Vec::new() },
         items,
+        held: Vec::new(),
     }
 }
 

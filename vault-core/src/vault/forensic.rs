@@ -13,6 +13,7 @@ use super::row::Row as FieldRow;
 use super::tests::{Fixture, changes, id, name};
 use super::{Layer, PutOptions};
 use crate::crypto::{Random, RootKey};
+use crate::ids::Compartment;
 use crate::root::{FileSlot, RootEntry, RootSlot, Unlock};
 use crate::schema::FieldValue;
 use crate::store::{Batch, MemoryStore, Row};
@@ -131,8 +132,13 @@ fn open_all(rows: &[Row], record: &SubjectRecord, values: &mut BTreeSet<(String,
         for (_, sealed) in rows.iter().filter(|(key, _)| *key == place.key()) {
             let Ok(row) = FieldRow::open(sealed, &place) else { continue };
             for field in row.fields.keys() {
-                let value = FieldValue::decode(&row.open_field(field, &place, None).unwrap()).unwrap();
-                values.insert((record.subject.to_string(), field.to_string(), value.given().to_owned()));
+                let bytes = row.open_field(field, &place, None).unwrap();
+                let value = match keys.name == Compartment::system() {
+                    // Texts stand in a note as they are.
+                    true => String::from_utf8_lossy(&bytes).into_owned(),
+                    false => FieldValue::decode(&bytes).unwrap().given().to_owned(),
+                };
+                values.insert((record.subject.to_string(), field.to_string(), value));
             }
         }
     }
@@ -343,4 +349,40 @@ async fn changed_paths_tell_a_position_until_the_lookups_generation_is_dropped()
             assert!(!old_entries.contains(&tag[..]), "{kind:?}: a tag key in force matches an old tag");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_noted_of_a_shredded_subject_does_not_come_back() {
+    let mut world = World::new().await;
+    world.enrol(0..20).await;
+    let before = world.current_root().await;
+    let (hold, by) = (crate::ids::HoldName::parse("case_1").unwrap(), crate::ids::CallerId([1; 16]));
+    let purpose = crate::ids::Purpose::parse("marketing").unwrap();
+    for n in [7, 8] {
+        let (subject, vault) = (id(&format!("subject-{n}")), &world.fixture.vault);
+        vault.give_consent(&subject, &purpose, "v1", &format!("source {n}")).await.unwrap();
+        vault.restrict(&subject, Some(&format!("restriction {n}"))).await.unwrap();
+        vault.add_hold(&subject, &hold, &format!("hold {n}"), by).await.unwrap();
+    }
+    world.fixture.vault.release_hold(&id("subject-7"), &hold).await.unwrap();
+    world.shred(&[7]).await;
+
+    let has = |loot: &Loot, text: String| loot.values.iter().any(|(_, _, value)| value.contains(&text));
+    let indexed = |loot: &Loot| {
+        let snapshot = world.fixture.vault.inner.session.load_full().unwrap().snapshot();
+        let of = |n: u32| super::subject::directory_key(&snapshot.header, &id(&format!("subject-{n}")))[..16].to_vec();
+        let held = |n| loot.reach.entries.iter().any(|(kind, key, _)| *kind == Kind::System && key[16..] == of(n));
+        (held(7), held(8))
+    };
+    let loot = world.attack(&world.current_root().await.key);
+    for text in ["source", "restriction", "hold"] {
+        assert!(!has(&loot, format!("{text} 7")), "{text}");
+        assert!(has(&loot, format!("{text} 8")), "the living one's opens: {text}");
+    }
+    assert_eq!(indexed(&loot), (false, true));
+    let control = world.attack(&before.key);
+    for text in ["source", "restriction", "hold"] {
+        assert!(has(&control, format!("{text} 7")), "the control: the root from before opens it: {text}");
+    }
+    assert!(indexed(&control).0, "the control: it was in the index");
 }

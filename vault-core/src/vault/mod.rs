@@ -7,6 +7,8 @@
 //! | `refuse` | the first half of a shred: F0 |
 //! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
+//! | `notes` | what is noted about a subject in its compartment `system` |
+//! | `consents`, `restriction`, `holds` | its topics: what may be done with a subject, and not |
 //! | `schema` | the declared schema: kept, loaded, changed |
 //! | `metadata` | what is known of each value besides itself |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
@@ -18,6 +20,7 @@
 //! | `types` | what goes in and comes out |
 
 mod callers;
+mod consents;
 mod erase;
 #[cfg(test)]
 mod erase_tests;
@@ -25,16 +28,21 @@ mod expire;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
+mod holds;
 mod idempotency;
 mod life;
 #[cfg(test)]
 mod life_tests;
 mod meta;
 mod metadata;
+mod notes;
+#[cfg(test)]
+mod notes_tests;
 mod put;
 mod read;
 mod records;
 mod refuse;
+mod restriction;
 mod rotate;
 mod row;
 mod schema;
@@ -57,10 +65,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
+pub use holds::{HOLDS_MAX, HeldSubject, Hold};
 pub use idempotency::{Idempotency, Made};
 pub use metadata::Metadata;
 pub use read::LOOKUP_MAX;
+pub use restriction::Restriction;
 pub use types::*;
 
 use crate::error::Error;

@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::types::{Change, Changes, FieldStamp, PutOptions, PutOutcome};
 use super::writer::{Guard, Write};
-use super::{Inner, Vault, stale, tokens};
+use super::{Inner, Vault, holds, stale, tokens};
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
@@ -276,6 +276,9 @@ impl Inner {
             }
             record.lookups.retain(|l| l.live);
             write.edits.push(stale::unmark(putting.header, &found.key));
+            if record.holds.is_empty() {
+                write.edits.push(holds::unindex(putting.header, &found.key));
+            }
             write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
         } else if lookups_changed || keys_changed {
             if stale > 0 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::{Metadata, RowMetadata};
 use super::records::{DirectoryEntry, SubjectRecord, SubjectState, decode};
+use super::restriction::Restrictions;
 use super::row::{Row, RowPlace};
 use super::session::{Snapshot, reading};
 use super::subject;
@@ -61,12 +62,14 @@ impl Vault {
         reading!(session, |snapshot| self.inner.describe(&snapshot, id).await)
     }
 
-    /// Finds the subjects whose field has exactly this value (its JSON text), in pages.
+    /// Finds the subjects whose field has exactly this value (its JSON text), in pages. Those whose processing is
+    /// restricted are found only for a purpose that is exempt.
     ///
     /// # Errors
-    /// [`Error::Schema`] if the field is not declared for lookups or the value is not of its type.
+    /// [`Error::Refused`] if the reader may not name its purpose; [`Error::Schema`] if the field is not declared for lookups or the value is not of its type.
     pub async fn look_up(
         &self,
+        reader: &Reader,
         field: &FieldName,
         value: &str,
         region: Option<&str>,
@@ -75,12 +78,22 @@ impl Vault {
     ) -> Result<LookupPage, Error> {
         let session = self.session()?;
         let schema = session.snapshot().schema.clone();
+        let purpose = reader.named(&schema).check().map_err(|rule| refused(rule, None))?;
         let spec = schema.field(field)?;
         let form = spec.lookup_query(value, region)?;
-        let after = after.map(parse_after).transpose()?;
+        let wanted = Wanted { field: &spec.id, form: &form, restricted: purpose.is_some_and(|p| p.under_restriction) };
+        let after = after.map(subject::parse_after).transpose()?;
         let limit = limit.clamp(1, LOOKUP_MAX);
-        reading!(session, |snapshot| self.inner.look_up(&snapshot, &spec.id, &form, after, limit).await)
+        reading!(session, |snapshot| self.inner.look_up(&snapshot, &wanted, after, limit).await)
     }
+}
+
+/// What is looked up.
+struct Wanted<'a> {
+    field: &'a FieldName,
+    form: &'a [u8],
+    /// Whether subjects whose processing is restricted are found too.
+    restricted: bool,
 }
 
 /// A reading as it is asked for: what the caller may name, and which fields.
@@ -232,10 +245,15 @@ impl Inner {
                 (FieldStamp { name, version: entry.version, updated_at: entry.updated_at }, keys.name.clone())
             }));
         }
+        let restriction = match record.restricted {
+            true => self.note::<Restrictions>(&record).await?.0,
+            false => None,
+        };
         let compartments = held.map(|k| (k.name.clone(), k.dek_version)).collect();
         Ok(Description {
             enrolled_at: record.enrolled_at,
             standing: record.standing(),
+            restriction,
             consents: record.consents,
             holds: record.holds,
             compartments,
@@ -246,13 +264,12 @@ impl Inner {
     async fn look_up(
         &self,
         snapshot: &Snapshot,
-        field: &FieldName,
-        form: &[u8],
+        wanted: &Wanted<'_>,
         after: Option<[u8; 16]>,
         limit: usize,
     ) -> Result<LookupPage, Error> {
         let header = &*snapshot.header;
-        let tag = subject::lookup_tag(header, field, form);
+        let tag = subject::lookup_tag(header, wanted.field, wanted.form);
         let after: Option<EntryKey> = after.map(|subject| {
             let mut key = [0; 32];
             key[..16].copy_from_slice(&tag);
@@ -268,6 +285,7 @@ impl Inner {
             if let Some(payload) = trie::find(&self.pages, header, Kind::Directory, &directory).await?
                 && let DirectoryEntry::Subject(record) = decode(&payload)?
                 && record.state == SubjectState::Active
+                && (wanted.restricted || !record.restricted)
                 // An entry that a changed value left behind is passed over until it is removed.
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)
             {
@@ -295,11 +313,4 @@ pub(super) fn facts(
         other_purposes: purpose.is_some_and(|p| given_for.is_some_and(|given_for| !given_for.contains(p))),
         no_automated: metadata.automated == Some(false),
     }
-}
-
-fn parse_after(text: &str) -> Result<[u8; 16], Error> {
-    let mut subject = [0; 16];
-    hex::decode_to_slice(text, &mut subject)
-        .map_err(|_| Error::Invalid { field: "after", expected: "the `next` of the page before" })?;
-    Ok(subject)
 }

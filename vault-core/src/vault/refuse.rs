@@ -8,7 +8,7 @@ use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::writer::Write;
 use crate::error::Error;
-use crate::ids::{Compartment, ErasureId, SubjectId};
+use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op, Payload};
 
@@ -16,6 +16,8 @@ use crate::trie::{EntryKey, Kind, Op, Payload};
 const REFUSE_TOGETHER: usize = 500;
 /// How often a refusal is prepared again because a subject changed meanwhile.
 const ATTEMPTS: usize = 64;
+/// Held subjects that are named beside an erasure.
+const HELD_NAMED: usize = 1000;
 
 impl SubjectRecord {
     fn refuse(&mut self, compartment: &Compartment, erasure: ErasureId) {
@@ -25,9 +27,19 @@ impl SubjectRecord {
     }
 }
 
+/// What became of the subjects of a request.
+#[derive(Default)]
+pub(super) struct Refused {
+    /// The directory keys of those that are refused.
+    pub(super) keys: Vec<EntryKey>,
+    /// Subjects that were left alone, and a hold of each.
+    pub(super) held: Vec<(SubjectId, HoldName)>,
+}
+
 /// How a subject stands towards a shred.
 pub(super) enum Standing {
     Living,
+    Held(HoldName),
     Refused,
     Shredded,
     Unknown,
@@ -36,14 +48,15 @@ pub(super) enum Standing {
 /// How a subject, or one compartment of it, stands towards a shred.
 pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombstone_seconds: u64) -> Standing {
     match &found.entry {
-        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => match compartment {
-            None => Standing::Living,
-            Some(name) => match record.compartments.iter().find(|keys| keys.name == *name) {
-                None => Standing::Unknown,
-                Some(keys) if keys.refused.is_some() => Standing::Refused,
-                Some(_) => Standing::Living,
-            },
-        },
+        Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => {
+            let keys = compartment.map(|name| record.compartments.iter().find(|keys| keys.name == *name));
+            match (keys, record.holds.first()) {
+                (Some(None), _) => Standing::Unknown,
+                (Some(Some(keys)), _) if keys.refused.is_some() => Standing::Refused,
+                (_, Some(hold)) => Standing::Held(hold.clone()),
+                _ => Standing::Living,
+            }
+        }
         Some(DirectoryEntry::Subject(_)) => Standing::Refused,
         Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > Timestamp::now() => {
             Standing::Shredded
@@ -53,7 +66,9 @@ pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombsto
 }
 
 impl Inner {
-    /// F0 for all subjects, part by part; adds the directory keys of those it refused.
+    /// F0 for all subjects, part by part; adds those it refused, and those it left alone.
+    ///
+    /// If holds keep all of them nothing is written, and the answer is [`Error::Held`].
     ///
     /// The last part carries the claim: a repetition may rely on all of them, and after a crash between two parts it
     /// refuses the rest.
@@ -63,30 +78,37 @@ impl Inner {
         subjects: &[&SubjectId],
         record: &mut ErasureRecord,
         claim: Option<&Claim<'_>>,
-        refused: &mut Vec<EntryKey>,
+        refused: &mut Refused,
     ) -> Result<(), Error> {
         let mut parts = subjects.chunks(REFUSE_TOGETHER).peekable();
         while let Some(part) = parts.next() {
             let claim = claim.filter(|_| parts.peek().is_none());
-            refused.extend(self.refuse_part(session, part, record, claim).await?);
+            let some = self.refuse_part(session, part, record, claim).await?;
+            refused.keys.extend(some.keys);
+            refused.held.extend(some.held);
+            refused.held.truncate(HELD_NAMED);
+            if let Some((_, hold)) = refused.held.first().filter(|_| record.counts.held == record.total) {
+                return Err(Error::Held { hold: hold.clone() });
+            }
         }
         Ok(())
     }
 
-    /// F0 for some subjects, in one commit; answers the directory keys of those it refused.
+    /// F0 for some subjects, in one commit; answers those it refused, and those it left alone.
     async fn refuse_part(
         &self,
         session: &Session,
         part: &[&SubjectId],
         record: &mut ErasureRecord,
         claim: Option<&Claim<'_>>,
-    ) -> Result<Vec<EntryKey>, Error> {
+    ) -> Result<Refused, Error> {
         for _ in 0..ATTEMPTS {
             let mut next = record.clone();
             next.f0_at = Timestamp::now();
             let (write, refused) =
                 reading!(session, |snapshot| self.prepare_refusal(&snapshot, part, &mut next, claim).await)?;
-            if session.commit(vec![write]).await? == [true] {
+            // As long as there are but held subjects there may be nothing to do at all.
+            if next.counts.is_all_held() || session.commit(vec![write]).await? == [true] {
                 *record = next;
                 return Ok(refused);
             }
@@ -100,21 +122,25 @@ impl Inner {
         part: &[&SubjectId],
         record: &mut ErasureRecord,
         claim: Option<&Claim<'_>>,
-    ) -> Result<(Write, Vec<EntryKey>), Error> {
+    ) -> Result<(Write, Refused), Error> {
         let header = &*snapshot.header;
         let mut write = Write { reclaim: true, ..Write::default() };
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         let before = record.counts;
         for id in part {
             let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
             match standing(&found, record.compartment.as_ref(), self.options.tombstone_seconds) {
                 Standing::Unknown => record.counts.unknown += 1,
                 Standing::Shredded => record.counts.shredded += 1,
+                Standing::Held(hold) => {
+                    record.counts.held += 1;
+                    refused.held.push(((*id).clone(), hold));
+                }
                 standing @ (Standing::Living | Standing::Refused) => {
                     record.counts.refused += 1;
                     write.guards.push(found.guard());
                     let key = found.key;
-                    refused.push(key);
+                    refused.keys.push(key);
                     let item = item_key(header, record.id, subject::tag_of(&key));
                     write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
                     let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {

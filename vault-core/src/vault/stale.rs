@@ -2,13 +2,13 @@
 //!
 //! An ordinary write must not wait for a root slot, so it leaves the old lookup entry where it is, lists it as no longer
 //! live, and marks the subject. Lookups pass over such an entry; the next root batch removes it with its mark. A shred
-//! removes all that is listed, live or not.
+//! removes all that is listed, live or not. A subject that is released from its last hold is marked in the same way.
 
-use super::Inner;
 use super::records::{DirectoryEntry, SubjectState, decode, encode};
 use super::session::{Session, reading};
 use super::subject;
 use super::writer::{Guard, Write};
+use super::{Inner, holds};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
@@ -68,6 +68,9 @@ async fn clear(inner: &Inner, header: &Header, mark: EntryKey, directory: EntryK
         write.edits.push((Kind::Lookups, entry, Op::Remove));
     }
     record.lookups = live;
+    if record.holds.is_empty() {
+        write.edits.push(holds::unindex(header, &directory));
+    }
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
     Ok(Some(write))
 }

@@ -122,3 +122,11 @@ pub(crate) async fn open_field(
     };
     row.open_field(name, place, spilled.as_deref())
 }
+
+/// The subject that a page of a list ended with, as its `next` tells it.
+pub(crate) fn parse_after(text: &str) -> Result<[u8; 16], Error> {
+    let mut subject = [0; 16];
+    hex::decode_to_slice(text, &mut subject)
+        .map_err(|_| Error::Invalid { field: "after", expected: "the `next` of the page before" })?;
+    Ok(subject)
+}

@@ -60,7 +60,7 @@ impl Fixture {
     }
 
     pub(super) async fn look_up(&self, field: &str, value: &str) -> Vec<String> {
-        let page = self.vault.look_up(&name(field), value, None, None, 100).await.unwrap();
+        let page = self.vault.look_up(&full().reader, &name(field), value, None, None, 100).await.unwrap();
         let mut found: Vec<String> = page.subjects.iter().map(|s| s.as_str().to_owned()).collect();
         found.sort();
         found

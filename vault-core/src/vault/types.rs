@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::restriction::Restriction;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectId, VaultId};
 pub use crate::policy::Role;
 use crate::policy::{Decision, SubjectStanding};
@@ -122,6 +123,8 @@ pub struct Description {
     pub enrolled_at: Timestamp,
     /// How it stands.
     pub standing: SubjectStanding,
+    /// The restriction of its processing, if there is one.
+    pub restriction: Option<Restriction>,
     /// Purposes that it consents to at present.
     pub consents: Vec<Purpose>,
     /// Its legal holds.
@@ -166,6 +169,15 @@ pub struct ErasureCounts {
     pub unknown: u64,
     /// Had been shredded before.
     pub shredded: u64,
+    /// Left alone, for a legal hold keeps them.
+    pub held: u64,
+}
+
+impl ErasureCounts {
+    /// Whether there are only subjects that a hold keeps.
+    pub(crate) fn is_all_held(&self) -> bool {
+        self.held > 0 && self.pending + self.refused + self.r#final + self.unknown + self.shredded == 0
+    }
 }
 
 /// An erasure request and how far it is.
@@ -193,6 +205,8 @@ pub struct Erasure {
     pub waiting_for: Vec<String>,
     /// Subjects that are refused and not final yet, and since when; at most 1,000.
     pub items: Vec<(SubjectId, Timestamp)>,
+    /// Subjects that were left alone and a hold of each; at most 1,000, and only in the answer to the request itself.
+    pub held: Vec<(SubjectId, HoldName)>,
 }
 
 word_enum! {

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::records::{DirectoryEntry, SubjectRecord, decode};
 use super::types::VerifyReport;
-use super::{Inner, Vault, row, subject};
+use super::{Inner, Vault, notes, row, subject};
 use crate::error::Error;
+use crate::ids::Compartment;
 use crate::schema::FieldValue;
 use crate::trie::{Header, Kind, Visit, walk};
 
@@ -108,8 +109,12 @@ impl Scrub {
             };
             for name in opened.fields.keys() {
                 let field = subject::open_field(inner, &opened, name, &place_of_row).await;
-                match field.and_then(|bytes| Ok(FieldValue::decode(&bytes)?)) {
-                    Ok(_) => self.report.fields += 1,
+                let decoded = field.and_then(|bytes| match keys.name == Compartment::system() {
+                    true => notes::check(name, &bytes),
+                    false => Ok(FieldValue::decode(&bytes).map(|_| ())?),
+                });
+                match decoded {
+                    Ok(()) => self.report.fields += 1,
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     Err(_) => self.problem(format!("data row {at}: field `{name}` does not open")),
                 }

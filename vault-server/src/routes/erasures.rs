@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use vault_core::ids::{Compartment, ErasureId, SubjectId};
+use vault_core::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use vault_core::time::Timestamp;
 use vault_core::vault::{Erasure, ErasureCounts};
 
@@ -90,7 +90,7 @@ pub(crate) struct ErasureAnswer<'a> {
     /// What those that are not final wait for.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     waiting_for: &'a [String],
-    /// Those that are not final yet, at most 1,000 of them.
+    /// Those that are not final yet, and in the answer to the request itself those that are held; at most 1,000 of each.
     #[serde(skip_serializing_if = "Option::is_none")]
     items: Option<Vec<ErasureItem<'a>>>,
 }
@@ -103,26 +103,42 @@ pub(crate) struct Counts {
     unknown: u64,
     /// Shredded before.
     shredded: u64,
+    /// Left alone, for a legal hold keeps them.
+    held: u64,
 }
 
 #[derive(Serialize, ToSchema)]
 struct ErasureItem<'a> {
     subject: &'a str,
+    /// `refused` or `held`.
     state: &'static str,
-    #[schema(value_type = String)]
-    f0_at: Shown<Timestamp>,
+    /// When it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    f0_at: Option<Shown<Timestamp>>,
+    /// A hold that keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<&'a str>,
 }
 
 impl<'a> ErasureAnswer<'a> {
     /// The erasure, with or without its items.
     pub(crate) fn of(erasure: &'a Erasure, with_items: bool) -> Self {
-        let item = |(subject, at): &'a (SubjectId, Timestamp)| ErasureItem {
+        let refused = |(subject, at): &'a (SubjectId, Timestamp)| ErasureItem {
             subject: subject.as_str(),
             state: "refused",
-            f0_at: Shown(*at),
+            f0_at: Some(Shown(*at)),
+            hold: None,
         };
-        let items = (with_items && !erasure.items.is_empty()).then(|| erasure.items.iter().map(item).collect());
-        let ErasureCounts { r#final, refused, unknown, shredded, .. } = erasure.counts;
+        let held = |(subject, hold): &'a (SubjectId, HoldName)| ErasureItem {
+            subject: subject.as_str(),
+            state: "held",
+            f0_at: None,
+            hold: Some(hold.as_str()),
+        };
+        let items: Vec<_> = erasure.items.iter().map(refused).chain(erasure.held.iter().map(held)).collect();
+        let items = (with_items && !items.is_empty()).then_some(items);
+        let ErasureCounts { r#final, refused, unknown, shredded, held, .. } = erasure.counts;
         Self {
             id: Shown(erasure.id),
             reason: &erasure.reason,
@@ -130,7 +146,7 @@ impl<'a> ErasureAnswer<'a> {
             compartment: erasure.compartment.as_ref().map(Compartment::as_str),
             created_at: Shown(erasure.created_at),
             state: if erasure.f1_at.is_some() { "final" } else { "refused" },
-            counts: Counts { r#final, refused, unknown, shredded },
+            counts: Counts { r#final, refused, unknown, shredded, held },
             total: erasure.total,
             f0_at: Shown(erasure.f0_at),
             f1_at: erasure.f1_at.map(Shown),
@@ -155,6 +171,8 @@ struct DryRunCounts {
     unknown: u64,
     shredded: u64,
     refused: u64,
+    /// Would be left alone, for a legal hold keeps them.
+    held: u64,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -162,9 +180,9 @@ struct DryRunCounts {
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
     /// 1 to 1000; 100 by default.
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// The `next` of the page before.
-    after: Option<String>,
+    pub(crate) after: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -173,7 +191,8 @@ pub(crate) struct Erasures<'a> {
     next: Option<String>,
 }
 
-/// Shred subjects: once this answers, reads of them answer 410, durably; they become final by themselves.
+/// Shred subjects: once this answers, reads of them answer 410, durably; they become final by themselves. Those under a
+/// legal hold are left alone and counted; if there are no others, the answer is 409.
 #[utoipa::path(
     post, path = "/v1/erasures", tag = "erasures", request_body = NewErasure,
     params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD)),
@@ -217,9 +236,9 @@ pub(crate) fn compartment(name: Option<&str>) -> Result<Option<Compartment>, Pro
 }
 
 fn dry_run(counts: ErasureCounts) -> DryRun {
-    let ErasureCounts { pending, unknown, shredded, refused, .. } = counts;
-    let total = pending + unknown + shredded + refused;
-    DryRun { dry_run: true, counts: DryRunCounts { pending, unknown, shredded, refused }, total }
+    let ErasureCounts { pending, unknown, shredded, refused, held, .. } = counts;
+    let total = pending + unknown + shredded + refused + held;
+    DryRun { dry_run: true, counts: DryRunCounts { pending, unknown, shredded, refused, held }, total }
 }
 
 /// Erasures in pages, without their items.

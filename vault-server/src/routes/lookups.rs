@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::page_size;
 use crate::app::App;
+use crate::auth::Who;
 use crate::body::{JsonBody, Shape, answer, field_name};
 use crate::idempotency;
 use crate::problem::Problem;
@@ -45,16 +46,19 @@ pub(crate) struct Found<'a> {
     next: Option<&'a str>,
 }
 
-/// The subjects whose field has exactly this value, compared in normal form.
+/// The subjects whose field has exactly this value, compared in normal form. Those whose processing is restricted are
+/// found only for a purpose that the schema exempts.
 #[utoipa::path(
     post, path = "/v1/lookups", tag = "lookups", request_body = Lookup,
-    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_READS)),
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_READS),
+        ("Udv-Purpose" = Option<String>, Header, description = "Why")),
     responses((status = 200, body = Found))
 )]
-pub(crate) async fn look_up(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn look_up(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {
     let Lookup { field, value, region, limit, after } = body.read::<Lookup<'_>>()?;
     let (field, limit) = (field_name(&field)?, page_size(limit)?);
-    let page = app.vault.look_up(&field, value.get(), region.as_deref(), after.as_deref(), limit).await?;
+    let (region, after) = (region.as_deref(), after.as_deref());
+    let page = app.vault.look_up(&who.reader, &field, value.get(), region, after, limit).await?;
     let subjects = page.subjects.iter().map(|subject| subject.as_str()).collect();
     Ok(answer(StatusCode::OK, &Found { subjects, next: page.next.as_deref() }))
 }

@@ -8,6 +8,7 @@ pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod lock;
 pub(crate) mod lookups;
+pub(crate) mod notes;
 pub(crate) mod schema;
 pub(crate) mod shapes;
 pub(crate) mod status;

@@ -6,11 +6,14 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vault_core::Error;
+use vault_core::ids::{HoldName, Purpose};
+use vault_core::policy::SubjectStanding;
 use vault_core::time::Timestamp;
 use vault_core::vault::{Description, NewErasure};
 
 use super::erasures::{ErasureAnswer, compartment};
 use super::fields::FINAL_WAIT;
+use super::notes::RestrictionAnswer;
 use super::shapes::Shown;
 use crate::app::App;
 use crate::body::{OfSubject, Params, answer};
@@ -22,8 +25,16 @@ const REASON: &str = "the subject was deleted by request";
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Subject<'a> {
     subject: &'a str,
-    /// `active`; a refused or shredded subject answers 410.
+    /// `active`, `restricted` or `held`; a refused or shredded subject answers 410.
     state: &'static str,
+    /// Whether its processing is restricted, whatever the state says.
+    restricted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restriction: Option<RestrictionAnswer<'a>>,
+    /// Purposes that it consents to at present.
+    consents: Vec<&'a str>,
+    /// Its legal holds.
+    holds: Vec<&'a str>,
     #[schema(value_type = String)]
     enrolled_at: Shown<Timestamp>,
     compartments: Vec<CompartmentAnswer<'a>>,
@@ -52,7 +63,11 @@ impl<'a> Subject<'a> {
         let fields = described.fields.iter();
         Self {
             subject,
-            state: "active",
+            state: state(described.standing),
+            restricted: described.restriction.is_some(),
+            restriction: described.restriction.as_ref().map(RestrictionAnswer::of),
+            consents: described.consents.iter().map(Purpose::as_str).collect(),
+            holds: described.holds.iter().map(HoldName::as_str).collect(),
             enrolled_at: Shown(described.enrolled_at),
             compartments: compartments
                 .map(|(name, dek_version)| CompartmentAnswer { name: name.as_str(), dek_version: *dek_version })
@@ -66,6 +81,16 @@ impl<'a> Subject<'a> {
                 })
                 .collect(),
         }
+    }
+}
+
+fn state(standing: SubjectStanding) -> &'static str {
+    match standing {
+        SubjectStanding::Active => "active",
+        SubjectStanding::Restricted => "restricted",
+        SubjectStanding::Held | SubjectStanding::HeldAndRestricted => "held",
+        SubjectStanding::Refused => "refused",
+        SubjectStanding::Shredded => "shredded",
     }
 }
 
@@ -87,7 +112,8 @@ pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -
     Ok(answer(StatusCode::OK, &Subject::of(id.as_str(), &described)))
 }
 
-/// Shred a subject, or one compartment of it, now: 200 once it is final, 202 if it is refused (reads answer 410, durably) and not final yet.
+/// Shred a subject, or one compartment of it, now: 200 once it is final, 202 if it is refused (reads answer 410, durably)
+/// and not final yet, 409 if a legal hold keeps it.
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path), ShredQuery),
     responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
@@ -103,7 +129,7 @@ pub(crate) async fn shred(
         app.vault.describe(&subjects[0]).await?;
         return Err(Error::NotFound("compartment of this subject").into());
     }
-    if counts.pending == 0 {
+    if counts.pending + counts.held == 0 {
         return Err(Error::Shredded.into());
     }
     let asked = NewErasure { subjects, compartment, reason: REASON.to_owned(), reference: None };
