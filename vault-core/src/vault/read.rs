@@ -243,7 +243,7 @@ impl Inner {
         })
     }
 
-    async fn look_up(
+    pub(super) async fn look_up(
         &self,
         snapshot: &Snapshot,
         field: &FieldName,

@@ -103,7 +103,7 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
 
 /// The first caller of a vault.
 pub(super) fn admin() -> NewCaller {
-    NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None }
+    NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None, lookups_per_minute: None }
 }
 
 fn greeting(address: SocketAddr, data: &Path) -> String {

@@ -63,7 +63,7 @@ impl Site {
         let store = Arc::new(MemoryStore::new());
         let slots = [dir.path().join("root.slot")];
         let vault = Vault::create(store.clone(), &slots, unlocks, VaultOptions::default()).await.unwrap();
-        let admin = NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None };
+        let admin = NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None, lookups_per_minute: None };
         let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
         let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), max_in_flight).router();
         Self { router, vault, token, store, dir }

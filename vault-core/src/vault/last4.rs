@@ -1,0 +1,117 @@
+//! Lookups by the last four digits: among the subjects that another field's exact value finds, and nowhere else.
+//!
+//! No index of last four digits exists, so that nobody can walk through the ten thousand of them. What another field's
+//! value finds is opened and compared.
+
+use super::metadata::RowMetadata;
+use super::read::facts;
+use super::session::{Snapshot, reading};
+use super::{Inner, Vault, subject};
+use crate::crypto::equal;
+use crate::error::Error;
+use crate::ids::{FieldName, SubjectId};
+use crate::schema::{FieldSpec, FieldValue};
+use crate::time::Timestamp;
+
+/// The most subjects that may share the other field's value.
+const CANDIDATES_MAX: usize = 1000;
+
+/// A lookup by the last four digits of one field and the exact value of another.
+#[derive(Clone, Copy)]
+pub struct Last4Lookup<'a> {
+    /// The field whose last four digits are known.
+    pub field: &'a FieldName,
+    /// The digits.
+    pub last4: &'a str,
+    /// The field whose value is known.
+    pub and: &'a FieldName,
+    /// Its value, as JSON text.
+    pub value: &'a str,
+    /// The region of a phone number in national form.
+    pub region: Option<&'a str>,
+}
+
+impl Vault {
+    /// Finds the subjects that have these last four digits in one field and exactly this value in another.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] or [`Error::Invalid`] if the fields are not declared for such a lookup, if these are not four
+    /// digits or not a value of the other field, or if more than 1,000 subjects share that value.
+    pub async fn look_up_last4(&self, asked: &Last4Lookup<'_>) -> Result<Vec<SubjectId>, Error> {
+        let session = self.session()?;
+        let schema = session.snapshot().schema.clone();
+        let (spec, and) = (schema.field(asked.field)?, schema.field(asked.and)?);
+        check(spec, and, asked.last4)?;
+        let form = and.lookup_query(asked.value, asked.region)?;
+        reading!(session, |snapshot| {
+            let candidates = self.inner.candidates(&snapshot, and, &form).await;
+            match candidates {
+                Ok(candidates) => self.inner.with_last4(&snapshot, candidates, spec, asked.last4).await,
+                Err(error) => Err(error),
+            }
+        })
+    }
+}
+
+fn check(spec: &FieldSpec, and: &FieldSpec, last4: &str) -> Result<(), Error> {
+    let refused = |field, expected| Err(Error::Invalid { field, expected });
+    if !spec.last4 {
+        return refused("field", "a field that the schema declares for lookups by the last four digits");
+    }
+    if spec.id == and.id {
+        return refused("and", "another field than the one whose last four digits are known");
+    }
+    if last4.len() != 4 || !last4.bytes().all(|digit| digit.is_ascii_digit()) {
+        return refused("last4", "exactly four digits, 0 to 9");
+    }
+    Ok(())
+}
+
+impl Inner {
+    async fn candidates(&self, snapshot: &Snapshot, and: &FieldSpec, form: &[u8]) -> Result<Vec<SubjectId>, Error> {
+        let page = self.look_up(snapshot, &and.id, form, None, CANDIDATES_MAX + 1).await?;
+        match page.next {
+            // An answer without those that were not looked at would be taken for the whole.
+            Some(_) => Err(Error::Invalid { field: "and", expected: "a value that at most 1,000 subjects have" }),
+            None => Ok(page.subjects),
+        }
+    }
+
+    async fn with_last4(
+        &self,
+        snapshot: &Snapshot,
+        candidates: Vec<SubjectId>,
+        spec: &FieldSpec,
+        last4: &str,
+    ) -> Result<Vec<SubjectId>, Error> {
+        let mut found = Vec::new();
+        for id in candidates {
+            if self.has_last4(snapshot, &id, spec, last4).await? {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn has_last4(
+        &self,
+        snapshot: &Snapshot,
+        id: &SubjectId,
+        spec: &FieldSpec,
+        last4: &str,
+    ) -> Result<bool, Error> {
+        let now = Timestamp::now();
+        let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
+        let Some(keys) = record.keys(&spec.compartment) else { return Ok(false) };
+        let place = record.row_place(keys);
+        let row = subject::open_row(self, &place).await?;
+        let Some(entry) = row.fields.get(&spec.id) else { return Ok(false) };
+        let metadata = RowMetadata::open(&row, &place)?;
+        if facts(spec, entry.updated_at, metadata.0.get(&spec.id), None, now).expired {
+            return Ok(false);
+        }
+        let plaintext = subject::open_field(self, &row, &spec.id, &place).await?;
+        let digits = spec.last4_of(&FieldValue::decode(&plaintext)?);
+        Ok(digits.is_some_and(|digits| equal(digits.as_bytes(), last4.as_bytes())))
+    }
+}
