@@ -362,7 +362,13 @@ async fn a_batch_answers_for_each_item() {
 async fn locks_and_unlocks() {
     let fixture = Fixture::new().await;
     fixture.put("a", &[PHONE]).await.unwrap();
-    let new = NewCaller { name: "shop".into(), role: Role::Service, purposes: [].into(), expires_at: None, lookups_per_minute: None };
+    let new = NewCaller {
+        name: "shop".into(),
+        role: Role::Service,
+        purposes: [].into(),
+        expires_at: None,
+        lookups_per_minute: None,
+    };
     let (caller, token) = fixture.vault.create_caller(new, None).await.unwrap();
     fixture.vault.lock().await.unwrap();
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::Locked)));

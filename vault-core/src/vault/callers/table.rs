@@ -67,9 +67,8 @@ impl CallerTable {
         // The key makes the hash nobody's to choose, so that looking half of it up tells nothing. The whole is compared
         // in constant time.
         let known = self.by_hash.get(&first_half(&hash))?;
-        let works = equal(&known.hash, &hash)
-            && known.until.is_none_or(|until| until > now)
-            && known.caller.record.works(now);
+        let works =
+            equal(&known.hash, &hash) && known.until.is_none_or(|until| until > now) && known.caller.record.works(now);
         works.then_some(&*known.caller)
     }
 
