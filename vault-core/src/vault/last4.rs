@@ -115,3 +115,84 @@ impl Inner {
         Ok(digits.is_some_and(|digits| equal(digits.as_bytes(), last4.as_bytes())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::schema::SchemaError;
+    use crate::vault::PutOptions;
+    use crate::vault::tests::{Fixture, changes, id, name};
+
+    const EMAIL: &str = r#""jane@example.org""#;
+
+    async fn fixture() -> Fixture {
+        let fixture = Fixture::shipped().await;
+        for (subject, phone, email) in [
+            ("jane", "+971501238301", "Jane@EXAMPLE.org"),
+            ("her partner", "+971501238302", "jane@example.org"),
+            ("a stranger", "+971509998301", "joe@example.org"),
+        ] {
+            let (phone, email) = (format!("\"{phone}\""), format!("\"{email}\""));
+            fixture.put(subject, &[("phone", &phone), ("email", &email)]).await.unwrap();
+        }
+        fixture.put("has no phone", &[("email", EMAIL)]).await.unwrap();
+        fixture
+    }
+
+    async fn find(fixture: &Fixture, field: &str, last4: &str, and: &str, value: &str) -> Result<Vec<String>, Error> {
+        let (field, and) = (name(field), name(and));
+        let asked = Last4Lookup { field: &field, last4, and: &and, value, region: None };
+        let found = fixture.vault.look_up_last4(&asked).await?;
+        Ok(found.iter().map(|id| id.as_str().to_owned()).collect())
+    }
+
+    #[tokio::test]
+    async fn finds_among_those_with_the_other_value_only() {
+        let fixture = fixture().await;
+        assert_eq!(find(&fixture, "phone", "8301", "email", EMAIL).await.unwrap(), ["jane"]);
+        assert_eq!(find(&fixture, "phone", "8302", "email", EMAIL).await.unwrap(), ["her partner"]);
+        assert!(find(&fixture, "phone", "0000", "email", EMAIL).await.unwrap().is_empty());
+        assert!(find(&fixture, "phone", "8301", "email", r#""nobody@example.org""#).await.unwrap().is_empty());
+        fixture.put("jane", &[("phone", r#""+971501230000""#)]).await.unwrap();
+        assert!(find(&fixture, "phone", "8301", "email", EMAIL).await.unwrap().is_empty());
+        assert_eq!(find(&fixture, "phone", "0000", "email", EMAIL).await.unwrap(), ["jane"]);
+        fixture.shred(&["jane"]).await;
+        assert!(find(&fixture, "phone", "0000", "email", EMAIL).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn wrong_shapes_are_refused() {
+        let fixture = fixture().await;
+        for last4 in ["", "830", "08301", "830a", "83 1", "٨٣٠١", "+830"] {
+            let refused = find(&fixture, "phone", last4, "email", EMAIL).await;
+            assert!(matches!(refused, Err(Error::Invalid { field: "last4", .. })), "{last4}");
+        }
+        let undeclared = find(&fixture, "email", "8301", "phone", r#""+971501238301""#).await;
+        assert!(matches!(undeclared, Err(Error::Invalid { field: "field", .. })));
+        let itself = find(&fixture, "phone", "8301", "phone", r#""+971501238301""#).await;
+        assert!(matches!(itself, Err(Error::Invalid { field: "and", .. })));
+        let without_lookup = find(&fixture, "phone", "8301", "nickname", r#""Jane""#).await;
+        assert!(matches!(without_lookup, Err(Error::Schema(SchemaError::NotLookup { .. }))));
+        let no_address = find(&fixture, "phone", "8301", "email", r#""jane""#).await;
+        assert!(matches!(no_address, Err(Error::Schema(SchemaError::Invalid { .. }))));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_too_many_share_is_refused() {
+        let fixture = fixture().await;
+        let put = async |from: usize, to: usize| {
+            let item = |n| (id(&format!("s{n}")), changes(&[("email", EMAIL)]), PutOptions::default());
+            let items = (from..to).map(item);
+            for outcome in fixture.vault.write_batch(items.collect()).await {
+                outcome.unwrap();
+            }
+        };
+        // Three have it already.
+        put(0, CANDIDATES_MAX - 3).await;
+        assert_eq!(find(&fixture, "phone", "8301", "email", EMAIL).await.unwrap(), ["jane"]);
+        put(CANDIDATES_MAX - 3, CANDIDATES_MAX - 2).await;
+        let refused = find(&fixture, "phone", "8301", "email", EMAIL).await;
+        assert!(matches!(refused, Err(Error::Invalid { field: "and", .. })));
+    }
+}

@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::files::write_secret;
 use crate::unlock::Source;
 
+mod callers;
 mod idempotency;
 
 /// A service over a new, unlocked vault.
