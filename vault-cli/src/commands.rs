@@ -7,6 +7,7 @@ mod erase;
 mod import;
 mod key;
 mod lock;
+mod lookup;
 mod schema;
 mod status;
 mod subject;
