@@ -16,7 +16,9 @@ fn rotate(admin: &Client, layer: &str) {
 #[test]
 fn keys_rotate_while_callers_write_read_and_shred() {
     let vault = Vault::configured();
-    let running = vault.start();
+    let mut command = vault.command();
+    command.env("UDV_LIMITS__LOOKUPS_PER_MINUTE", "0");
+    let running = vault.start_with(command).unwrap_or_else(|refusal| panic!("{}", refusal.text));
     let done = AtomicBool::new(false);
     let work = |writer: usize| {
         let admin = running.admin.clone();

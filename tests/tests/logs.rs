@@ -47,6 +47,8 @@ fn lines_are_structured_and_hold_nobodys_data() {
     let requests: Vec<_> = lines.iter().filter(|line| line["route"] == "/v1/subjects/{id}/fields").collect();
     assert!(requests.iter().any(|line| line["method"] == "PATCH" && line["status"] == 201), "{log}");
     assert!(requests.iter().any(|line| line["method"] == "PATCH" && line["status"] == 422), "{log}");
+    let refused = lines.iter().filter(|line| line["rule"] == "purpose_undeclared" && line["status"] == 403);
+    assert_eq!(refused.count(), 1, "{log}");
     assert!(lines.iter().any(|line| line["request_id"] == "ours-1" && line["status"] == 200), "{log}");
 }
 

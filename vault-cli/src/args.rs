@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, UnlockArgs};
+pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, RotateCaller, UnlockArgs};
 pub(crate) use notes::{ConsentCommand, GiveArgs, HoldCommand, RestrictArgs};
 pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{
@@ -137,7 +137,7 @@ Example:
     /// See, check and change the schema: which fields there are, and who sees them for what
     #[command(subcommand)]
     Schema(SchemaCommand),
-    /// Create, list and revoke callers: the programs and people that may use the vault
+    /// Create, list, rotate and revoke callers: the programs and people that may use the vault
     #[command(subcommand)]
     Caller(CallerCommand),
     /// Print a completion script for a shell
@@ -205,6 +205,11 @@ mod tests {
             &["key", "rotate", "keks", "--rate", "0"],
             &["unlock", "--configured-key", "--passphrase-file", "x"],
             &["caller", "create", "shop"],
+            &["caller", "rotate", "x", "--overlap", "soon"],
+            &["subject", "lookup", "phone"],
+            &["subject", "lookup", "phone", "--last4", "8301"],
+            &["subject", "lookup", "phone", "--and", "email=a@example.org"],
+            &["subject", "lookup", "phone", "+1", "--last4", "8301", "--and", "email=a@example.org"],
             &["subject", "show", "x", "--view", "half"],
             &["erase", "x", "--dry-run", "--no-wait"],
             &["nothing"],

@@ -9,6 +9,7 @@ mod hold;
 mod import;
 mod key;
 mod lock;
+mod lookup;
 mod restrict;
 mod schema;
 mod status;

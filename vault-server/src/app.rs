@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{Extensions, HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -15,9 +15,12 @@ use vault_core::time::Timestamp;
 use vault_core::vault::Vault;
 
 use crate::auth::{self, AnsweredFor};
+use crate::budget::Budget;
+use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::openapi;
-use crate::problem::{Kind, Problem};
+use crate::problem::{Kind, Problem, RefusedBy};
+use crate::throttle::{Attempt, Throttle};
 use crate::unlock::{Gate, Source};
 
 /// What every handler can reach; cheap to clone.
@@ -32,6 +35,9 @@ pub(crate) struct Inner {
     pub(crate) unlock_gate: Gate,
     pub(crate) started_at: Timestamp,
     pub(crate) metrics: Metrics,
+    /// Of lookups, and of whatever else could be used to enumerate.
+    pub(crate) budget: Budget,
+    throttle: Throttle,
     in_flight: AtomicUsize,
     unlocking: AtomicUsize,
     max_in_flight: usize,
@@ -47,17 +53,20 @@ impl std::ops::Deref for App {
 }
 
 impl App {
-    /// A service of `vault` that answers at most `max_in_flight` requests at once.
-    pub(crate) fn new(vault: Vault, unlock_source: Option<Source>, max_in_flight: usize) -> Self {
+    /// A service of `vault` within these limits.
+    pub(crate) fn new(vault: Vault, unlock_source: Option<Source>, limits: &Limits) -> Self {
+        let metrics = Metrics::new(vault.clone());
         Self(Arc::new(Inner {
-            metrics: Metrics::new(vault.clone()),
+            budget: Budget::new(limits.lookups_per_minute, metrics.budget_exhausted.clone()),
+            throttle: Throttle::new(),
+            metrics,
             vault,
             unlock_source,
             unlock_gate: Gate::default(),
             started_at: Timestamp::now(),
             in_flight: AtomicUsize::new(0),
             unlocking: AtomicUsize::new(0),
-            max_in_flight,
+            max_in_flight: limits.max_in_flight,
             request_ids: RequestIds::new(),
         }))
     }
@@ -104,15 +113,22 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
     let id = request.headers().get(REQUEST_ID).filter(|id| acceptable(id)).cloned();
     let id = id.unwrap_or_else(|| app.request_ids.next());
 
-    let mut response = match InFlight::enter(&app, route) {
+    let attempt = Attempt::of(&request);
+
+    let response = match InFlight::enter(&app, route) {
         Some(held) => to_its_end(held, request, next).await,
         None => Problem::retry(Kind::Overloaded, 1, "too many requests at once: retry shortly").into_response(),
     };
+    // Out of flight by now: an answer that waits keeps out nobody.
+    let mut response = app.throttle.pace(&attempt, response).await;
 
     response.headers_mut().insert(REQUEST_ID, id.clone());
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     app.metrics.answered(method, route, status, took);
-    log(method, route, status, took, &id, response.extensions().get::<AnsweredFor>());
+    if let Some(RefusedBy(rule)) = response.extensions().get() {
+        app.metrics.refused(*rule);
+    }
+    log(method, route, status, took, &id, response.extensions());
     response
 }
 
@@ -133,11 +149,12 @@ async fn to_its_end(held: InFlight, request: Request, next: Next) -> Response {
 }
 
 /// One line a request. The route is its template, so that no id and no query is in it.
-fn log(method: &str, route: &str, status: u16, took: Duration, id: &HeaderValue, caller: Option<&AnsweredFor>) {
+fn log(method: &str, route: &str, status: u16, took: Duration, id: &HeaderValue, left: &Extensions) {
     let request_id = id.to_str().unwrap_or_default();
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let caller = caller.map(|AnsweredFor(id)| tracing::field::display(*id));
-    tracing::info!(method, route, status, micros, request_id, caller, "request");
+    let caller = left.get().map(|AnsweredFor(id)| tracing::field::display(*id));
+    let rule = left.get().map(|RefusedBy(rule)| rule.as_str());
+    tracing::info!(method, route, status, micros, request_id, caller, rule, "request");
 }
 
 const UNMATCHED: &str = "unmatched";
@@ -215,6 +232,7 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::sync::Mutex;
+    use vault_core::policy::Rule;
 
     #[derive(Clone, Default)]
     struct Captured(Arc<Mutex<Vec<u8>>>);
@@ -238,11 +256,14 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let route = known_route("/v1/subjects/{id}/fields");
             let id = HeaderValue::from_static("r-1");
-            log(known_method("GET"), route, 200, Duration::from_millis(2), &id, None);
-            log(known_method("JANE"), known_route("/v1/subjects/jane"), 404, Duration::ZERO, &id, None);
+            let mut left = Extensions::new();
+            log(known_method("JANE"), known_route("/v1/subjects/jane"), 404, Duration::ZERO, &id, &left);
+            left.insert(RefusedBy(Rule::Restricted));
+            log(known_method("GET"), route, 403, Duration::from_millis(2), &id, &left);
         });
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("/v1/subjects/{id}/fields") && text.contains("\"micros\":2000"));
+        assert_eq!(text.matches("\"rule\":\"restricted\"").count(), 1, "{text}");
         assert!(!text.to_lowercase().contains("jane"));
     }
 

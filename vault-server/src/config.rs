@@ -91,6 +91,8 @@ pub(crate) struct Limits {
     pub(crate) max_in_flight: usize,
     /// How long a shredded id answers 410 before it is unknown again, in days.
     pub(crate) tombstone_days: u64,
+    /// Lookups that a caller may make a minute, unless it has a number of its own; 0 for any number.
+    pub(crate) lookups_per_minute: u32,
 }
 
 /// `[log]`
@@ -121,7 +123,7 @@ impl Default for Cache {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_in_flight: 1024, tombstone_days: 365 }
+        Self { max_in_flight: 1024, tombstone_days: 365, lookups_per_minute: 3000 }
     }
 }
 

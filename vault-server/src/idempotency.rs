@@ -19,7 +19,7 @@ pub(crate) const TOLD: &str = "Sent again with the same key and body within 24 h
     the answer has what it made, as it is now. The same key with another body is refused (422, \
     `idempotency_mismatch`). 1 to 128 visible ASCII characters, best a random UUID; each caller has keys of its own.";
 /// The same where the answer can not be given again.
-pub(crate) const TOLD_OF_CALLERS: &str = "Sent again with the same key and body within 24 hours, the request is not \
+pub(crate) const TOLD_OF_API_TOKENS: &str = "Sent again with the same key and body within 24 hours, the request is not \
     done again but refused (409), for the API token is shown once. The same key with another body is refused (422, \
     `idempotency_mismatch`). 1 to 128 visible ASCII characters, best a random UUID; each caller has keys of its own.";
 /// What it does where nothing is changed.

@@ -4,6 +4,7 @@ mod app;
 mod args;
 mod auth;
 mod body;
+mod budget;
 mod commands;
 mod config;
 mod files;
@@ -15,6 +16,7 @@ mod problem;
 mod routes;
 mod serve;
 mod site;
+mod throttle;
 mod tls;
 mod unlock;
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use vault_core::policy::Rule;
 use vault_core::root::SlotState;
 use vault_core::vault::{State, Status, Vault};
 
@@ -27,12 +28,37 @@ struct Route {
     route: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedUnder {
+    rule: &'static str,
+}
+
+/// What came of a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LookedUp {
+    /// A subject at least.
+    Found,
+    /// No subject.
+    Nothing,
+    /// It was not made: the budget was spent, or it was not one that the schema takes.
+    Refused,
+}
+
 /// The server's own counters.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     answered: Family<Answered, Counter<u64, AtomicU64>>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
+    lookups: Family<Outcome, Counter<u64, AtomicU64>>,
+    refusals: Family<RefusedUnder, Counter<u64, AtomicU64>>,
+    /// Requests that a caller's budget of lookups did not cover.
+    pub(crate) budget_exhausted: Counter<u64, AtomicU64>,
     /// Requests being answered.
     pub(crate) in_flight: Gauge,
 }
@@ -49,17 +75,37 @@ impl Metrics {
         let answered = Family::default();
         let seconds = Family::new_with_constructor(latencies as fn() -> Histogram);
         let in_flight = Gauge::default();
+        let (lookups, refusals, budget_exhausted) = (Family::default(), Family::default(), Counter::default());
         registry.register("http_requests", "Answered requests", answered.clone());
         registry.register("http_request_seconds", "Time to answer", seconds.clone());
         registry.register("http_in_flight", "Requests being answered", in_flight.clone());
+        registry.register("lookups", "Lookups by what came of them", lookups.clone());
+        registry.register("refusals", "Requests refused by policy, by the rule", refusals.clone());
+        let told = "Requests refused because the caller's lookups were spent";
+        registry.register("lookup_budget_exhausted", told, budget_exhausted.clone());
         registry.register_collector(Box::new(OfVault(vault)));
-        Self { registry, answered, seconds, in_flight }
+        Self { registry, answered, seconds, lookups, refusals, budget_exhausted, in_flight }
     }
 
     /// Counts one answer.
     pub(crate) fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
         self.answered.get_or_create(&Answered { method, route, status }).inc();
         self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts one lookup.
+    pub(crate) fn looked_up(&self, outcome: LookedUp) {
+        let outcome = match outcome {
+            LookedUp::Found => "found",
+            LookedUp::Nothing => "none",
+            LookedUp::Refused => "refused",
+        };
+        self.lookups.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts one request that the policy refused.
+    pub(crate) fn refused(&self, rule: Rule) {
+        self.refusals.get_or_create(&RefusedUnder { rule: rule.as_str() }).inc();
     }
 
     /// The text that a scraper reads.

@@ -104,6 +104,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(lock::unlock))
         .routes(routes!(callers::create, callers::list))
         .routes(routes!(callers::revoke))
+        .routes(routes!(callers::rotate))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -142,7 +143,9 @@ mod tests {
     #[test]
     fn every_request_that_makes_something_says_what_an_idempotency_key_does() {
         let document = documented();
-        for path in ["erasures", "keys/rotations", "callers", "lookups", "batch/write", "batch/read"] {
+        for path in
+            ["erasures", "keys/rotations", "callers", "callers/{id}/rotate", "lookups", "batch/write", "batch/read"]
+        {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();
             assert_eq!((&key["in"], &key["required"]), (&json!("header"), &json!(false)), "{path}");

@@ -103,7 +103,7 @@ impl Kind {
                 (422, "idempotency_mismatch", "The idempotency key belongs to another request")
             }
             Self::Locked => (423, "locked", "The vault is locked"),
-            Self::RateLimited => (429, "rate_limited", "Too many attempts"),
+            Self::RateLimited => (429, "rate_limited", "Too many requests"),
             Self::Internal => (500, "internal", "The server failed"),
             Self::Damaged => (500, "damaged", "Stored data is damaged"),
             Self::Overloaded => (503, "overloaded", "The server is busy"),
@@ -113,6 +113,10 @@ impl Kind {
         }
     }
 }
+
+/// Left on an answer for the log and the metrics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefusedBy(pub(crate) Rule);
 
 /// A problem document (RFC 9457). No text in it holds a value or a subject id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +188,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (self.status(), body).into_response();
+        if let Some(rule) = self.rule {
+            response.extensions_mut().insert(RefusedBy(rule));
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {

@@ -76,7 +76,7 @@ pub(crate) async fn serve(
 
 async fn accept(mut server: Server<SocketAddr>, app: App, tls: Option<RustlsConfig>) -> std::io::Result<()> {
     server.http_builder().http1().header_read_timeout(HEAD_ARRIVAL);
-    let service = app.router().into_make_service();
+    let service = app.router().into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         Some(config) => server.acceptor(RustlsAcceptor::new(config).acceptor(NoDelayAcceptor)).serve(service).await,
         None => server.acceptor(NoDelayAcceptor).serve(service).await,

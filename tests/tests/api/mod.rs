@@ -8,6 +8,7 @@ mod fields;
 mod ids;
 mod keys;
 mod lock;
+mod lookups;
 mod notes;
 mod roles;
 mod schema;

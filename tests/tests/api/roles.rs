@@ -36,6 +36,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("POST", "/v1/callers", "{}", "ak"),
     ("GET", "/v1/callers", "", "ak"),
     ("DELETE", "/v1/callers/none", "", "ak"),
+    ("POST", "/v1/callers/none/rotate", "", "ak"),
     ("POST", "/v1/unlock", "{}", "ak"),
     // Last, for it locks.
     ("POST", "/v1/lock", "", "ak"),

@@ -42,6 +42,11 @@ impl Client {
         Self { token: token.map(str::to_owned), ..self.clone() }
     }
 
+    /// The API token that it sends.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// The same, reading for a purpose.
     pub(crate) fn for_purpose(&self, purpose: &'static str) -> Self {
         Self { purpose: Some(purpose), ..self.clone() }

@@ -112,8 +112,17 @@ Examples:
   vault-cli caller create webshop --role service --purpose delivery --purpose account
   vault-cli caller create webshop --role service --token-out webshop.token")]
     Create(CreateCaller),
-    /// List callers, without their API tokens
+    /// List callers and when they were last used, without their API tokens
     List,
+    /// Replace a caller's API token and show the new one, this one time
+    #[command(after_help = "\
+The API token before goes on working for the overlap, so that programs can be given the new one meanwhile;
+one from before that stops at once. --overlap 0 stops it at once too.
+
+Examples:
+  vault-cli caller rotate 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --overlap 2d --token-out webshop.token
+  vault-cli caller rotate 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --overlap 0")]
+    Rotate(RotateCaller),
     /// Take a caller's access away at once
     #[command(after_help = "\
 Asks first; scripts give --yes.
@@ -140,7 +149,52 @@ pub(crate) struct CreateCaller {
     /// When its access ends (RFC 3339, such as 2027-01-01T00:00:00Z)
     #[arg(long, value_name = "TIME")]
     pub(crate) expires_at: Option<jiff::Timestamp>,
+    /// Lookups it may make a minute, in place of what the server allows; 0 for any number
+    #[arg(long, value_name = "N")]
+    pub(crate) lookups_per_minute: Option<u32>,
     /// Write the API token to a new FILE that only you can read, instead of showing it
     #[arg(long, value_name = "FILE")]
     pub(crate) token_out: Option<PathBuf>,
+}
+
+/// Flags of `caller rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct RotateCaller {
+    /// Id of the caller, as `caller list` shows it
+    pub(crate) id: String,
+    /// How long the API token before goes on working: 90s, 30m, 1h, 2d; at most 30d
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = seconds)]
+    pub(crate) overlap: u64,
+    /// Write the API token to a new FILE that only you can read, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_out: Option<PathBuf>,
+}
+
+/// A length of time in seconds: a number and its unit, seconds without one.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("the unit is one of s, m, h, d".to_owned()),
+    };
+    let count: u64 = digits.parse().map_err(|_| "a length of time is a number and its unit, such as 1h".to_owned())?;
+    count.checked_mul(unit).ok_or_else(|| "this is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time() {
+        for (text, expected) in [("0", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("1h", 3600), ("30d", 2_592_000)] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "h", "1w", "-1h", "1.5h", "1 h", "1hh", "99999999999999999999d", "9999999999999999999d"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
 }

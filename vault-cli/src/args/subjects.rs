@@ -30,12 +30,14 @@ Examples:
     /// Find subjects by an exact value; prints their ids, one a line
     #[command(after_help = "\
 Phone numbers and e-mail addresses are compared in their normal form, so spelling does not matter.
+Lookups are counted: who makes too many in a minute is refused until some time has passed.
 
 Examples:
   vault-cli subject lookup email ada@example.org
   vault-cli subject lookup phone '050 123 8301' --region AE
   vault-cli subject lookup phone +971501238301
-  printf %s +971501238301 | vault-cli subject lookup phone -")]
+  printf %s +971501238301 | vault-cli subject lookup phone -
+  vault-cli subject lookup phone --last4 8301 --and email=jane@example.org")]
     Lookup(LookupArgs),
     /// Store many subjects from an NDJSON file, one a line
     #[command(after_help = "\
@@ -126,10 +128,17 @@ pub(crate) struct LookupArgs {
     /// A field that is declared for lookups, such as phone or email
     pub(crate) field: String,
     /// The value to look for; - reads it from standard input
-    pub(crate) value: String,
+    #[arg(required_unless_present = "last4", conflicts_with = "last4")]
+    pub(crate) value: Option<String>,
     /// Region of a national phone number, two letters
     #[arg(long, value_name = "R")]
     pub(crate) region: Option<String>,
+    /// The last four digits, where the whole value is not known; only together with --and
+    #[arg(long, value_name = "DIGITS", requires = "and")]
+    pub(crate) last4: Option<String>,
+    /// Another field and its exact value, which is known; FIELD=- reads the value from standard input
+    #[arg(long, value_name = "FIELD=VALUE", requires = "last4")]
+    pub(crate) and: Option<String>,
 }
 
 /// Flags of `subject import`.

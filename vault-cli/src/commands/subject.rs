@@ -1,4 +1,4 @@
-//! `subject put|show|lookup|forget`: the data of one person.
+//! `subject put|show|forget`: the data of one person.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::Context;
 use crate::address::segment;
-use crate::args::{ForgetArgs, FormChoice, LookupArgs, PutArgs, ShowArgs, SubjectCommand, ViewChoice};
+use crate::args::{ForgetArgs, FormChoice, PutArgs, ShowArgs, SubjectCommand, ViewChoice};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
@@ -38,18 +38,12 @@ struct Shown {
     views: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
-struct Found {
-    subjects: Vec<String>,
-    next: Option<String>,
-}
-
-/// Runs a `subject` command other than `import`, which has its own room.
+/// Runs a `subject` command; `lookup` and `import` have rooms of their own.
 pub(crate) fn run(command: &SubjectCommand, context: &Context) -> Result<Exit, Failure> {
     match command {
         SubjectCommand::Put(args) => put(args, context),
         SubjectCommand::Show(args) => show(args, context),
-        SubjectCommand::Lookup(args) => lookup(args, context),
+        SubjectCommand::Lookup(args) => super::lookup::run(args, context),
         SubjectCommand::Forget(args) => forget(args, context),
         SubjectCommand::Import(args) => super::import::run(args, context),
     }
@@ -176,7 +170,7 @@ fn assigned_fields(assignments: &[String], null: &[String]) -> Result<Zeroizing<
 }
 
 /// A value from the command line as JSON: objects and arrays as they are, anything else as text.
-fn value_json(name: &str, value: &str) -> Result<String, Failure> {
+pub(super) fn value_json(name: &str, value: &str) -> Result<String, Failure> {
     if value.starts_with(['{', '[']) { checked_json(name, value) } else { Ok(quoted(value)) }
 }
 
@@ -252,51 +246,6 @@ fn form_name(form: FormChoice) -> &'static str {
     }
 }
 
-fn lookup(args: &LookupArgs, context: &Context) -> Result<Exit, Failure> {
-    let value = if args.value == "-" {
-        let mut text = Zeroizing::new(String::new());
-        io::stdin().take(MAX_FIELDS).read_to_string(&mut text)?;
-        Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
-    } else {
-        Zeroizing::new(args.value.clone())
-    };
-    let json = Zeroizing::new(value_json(&args.field, &value)?);
-    let client = context.client()?;
-    let subjects = find(&client, &args.field, &json, args.region.as_deref())?;
-    if context.ui.wants_json() {
-        context.ui.json(&serde_json::json!({ "subjects": subjects }))?;
-        return Ok(Exit::Done);
-    }
-    for subject in &subjects {
-        context.ui.line(&printable(subject))?;
-    }
-    if subjects.is_empty() {
-        context.ui.note("no subject has this value");
-    }
-    Ok(Exit::Done)
-}
-
-/// All subjects with a value, which is given as JSON; follows the pages of a long answer.
-pub(crate) fn find(client: &Client, field: &str, value: &str, region: Option<&str>) -> Result<Vec<String>, Failure> {
-    let mut subjects = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let mut body = Zeroizing::new(format!("{{\"field\":{},\"value\":{value}", quoted(field)));
-        for (name, text) in [("region", region), ("after", after.as_deref())] {
-            if let Some(text) = text {
-                body.push_str(&format!(",\"{name}\":{}", quoted(text)));
-            }
-        }
-        body.push('}');
-        let found: Found = client.post_text("/v1/lookups", &body)?.json()?;
-        subjects.extend(found.subjects);
-        match found.next {
-            Some(next) => after = Some(next),
-            None => return Ok(subjects),
-        }
-    }
-}
-
 fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
     let path = format!("{}/{}", fields_path(&args.id)?, segment(&args.field));
     if args.field.is_empty() {
@@ -367,20 +316,6 @@ mod tests {
         for bad in [String::new(), "x".repeat(257), "a\nb".into(), "a\u{7f}".into()] {
             assert!(check_id(&bad).is_err());
         }
-    }
-
-    #[test]
-    fn a_long_lookup_is_followed_page_by_page() {
-        let fake = FakeVault::answering(vec![
-            (200, r#"{"subjects":["a"],"next":"p2"}"#.into()),
-            (200, r#"{"subjects":["b"]}"#.into()),
-        ]);
-        let client = Client::anonymous(&fake.connection()).unwrap();
-        let found = find(&client, "phone", "\"050 123\"", Some("AE")).unwrap();
-        assert_eq!(found, ["a", "b"]);
-        let asked = fake.requests();
-        assert!(asked[0].ends_with(r#"{"field":"phone","value":"050 123","region":"AE"}"#));
-        assert!(asked[1].contains(r#""after":"p2""#));
     }
 
     #[test]

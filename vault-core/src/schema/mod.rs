@@ -223,7 +223,6 @@ impl FieldSpec {
 
     /// The last four digits of a phone number, without its country, or of a card; `None` if it has none, or is so short
     /// that they would give it away.
-    #[allow(dead_code, reason = "lookups by the last four digits are built on it")]
     pub(crate) fn last4_of(&self, value: &FieldValue) -> Option<Zeroizing<String>> {
         mask::last4_digits(&self.kind, value.normal())
     }

@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, idempotency, schema};
+use super::{Inner, Tasks, Vault, callers, idempotency, schema};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -173,13 +173,17 @@ impl Vault {
         };
         inner.load_callers(&session).await?;
         let writer = tokio::spawn(writer.run(queue));
+        let notes = finalizer.as_ref().map(|_| {
+            // At rest nothing is written by itself.
+            tokio::spawn(callers::note_now_and_then(inner.clone(), session.clone()))
+        });
         let finalizer = tokio::spawn(async move {
             // At rest the queue ends here, and whoever sends to it is told that the vault is locked.
             if let Some(finalizer) = finalizer {
                 finalizer.run(job_queue).await;
             }
         });
-        *life = Some(Tasks { writer, finalizer });
+        *life = Some(Tasks { writer, finalizer, notes });
         inner.session.store(Some(session));
         Ok(())
     }
@@ -192,6 +196,10 @@ impl Vault {
         let mut life = self.inner.life.lock().await;
         let session = self.inner.session.swap(None);
         if let (Some(session), Some(tasks)) = (session, life.take()) {
+            if let Some(notes) = tasks.notes {
+                notes.abort();
+                callers::note_all(&self.inner, &session).await;
+            }
             session.stop();
             // Either may have ended already, when the engine failed.
             let _ = session.finalizer.send(Job::Stop);

@@ -3,7 +3,7 @@
 //! | room | what |
 //! |---|---|
 //! | `life` | create, open, unlock, lock, status, close |
-//! | `put`, `read`, `erase`, `rotate`, `callers`, `verify` | the use cases |
+//! | `put`, `read`, `last4`, `erase`, `rotate`, `callers`, `verify` | the use cases |
 //! | `refuse` | the first half of a shred: F0 |
 //! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
@@ -30,6 +30,7 @@ mod finalizer;
 mod forensic;
 mod holds;
 mod idempotency;
+mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
@@ -65,10 +66,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+pub use callers::OVERLAP_MAX;
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
 pub use holds::{HOLDS_MAX, HeldSubject, Hold};
 pub use idempotency::{Idempotency, Made};
+pub use last4::Last4Lookup;
 pub use metadata::Metadata;
 pub use read::LOOKUP_MAX;
 pub use restriction::Restriction;
@@ -111,6 +114,8 @@ pub(crate) struct Inner {
 struct Tasks {
     writer: JoinHandle<()>,
     finalizer: JoinHandle<()>,
+    /// Writes down now and then when callers were last seen.
+    notes: Option<JoinHandle<()>>,
 }
 
 impl Vault {

@@ -78,10 +78,9 @@ impl Vault {
     ) -> Result<LookupPage, Error> {
         let session = self.session()?;
         let schema = session.snapshot().schema.clone();
-        let purpose = reader.named(&schema).check().map_err(|rule| refused(rule, None))?;
         let spec = schema.field(field)?;
         let form = spec.lookup_query(value, region)?;
-        let wanted = Wanted { field: &spec.id, form: &form, restricted: purpose.is_some_and(|p| p.under_restriction) };
+        let wanted = Wanted { spec, form: &form, restricted: reader.finds_restricted(&schema)? };
         let after = after.map(subject::parse_after).transpose()?;
         let limit = limit.clamp(1, LOOKUP_MAX);
         reading!(session, |snapshot| self.inner.look_up(&snapshot, &wanted, after, limit).await)
@@ -89,11 +88,11 @@ impl Vault {
 }
 
 /// What is looked up.
-struct Wanted<'a> {
-    field: &'a FieldName,
-    form: &'a [u8],
+pub(super) struct Wanted<'a> {
+    pub(super) spec: &'a FieldSpec,
+    pub(super) form: &'a [u8],
     /// Whether subjects whose processing is restricted are found too.
-    restricted: bool,
+    pub(super) restricted: bool,
 }
 
 /// A reading as it is asked for: what the caller may name, and which fields.
@@ -174,6 +173,12 @@ impl Reader {
     /// The purpose that the reader names, as it stands towards the schema.
     pub(super) fn named<'s>(&self, schema: &'s Schema) -> Named<'s> {
         Named::of(schema, self.role, &self.purposes, self.purpose.as_deref())
+    }
+
+    /// Whether the purpose goes on under a restriction, so that lookups for it find the restricted too.
+    pub(super) fn finds_restricted(&self, schema: &Schema) -> Result<bool, Error> {
+        let purpose = self.named(schema).check().map_err(|rule| refused(rule, None))?;
+        Ok(purpose.is_some_and(|purpose| purpose.under_restriction))
     }
 }
 
@@ -261,7 +266,7 @@ impl Inner {
         })
     }
 
-    async fn look_up(
+    pub(super) async fn look_up(
         &self,
         snapshot: &Snapshot,
         wanted: &Wanted<'_>,
@@ -269,7 +274,7 @@ impl Inner {
         limit: usize,
     ) -> Result<LookupPage, Error> {
         let header = &*snapshot.header;
-        let tag = subject::lookup_tag(header, wanted.field, wanted.form);
+        let tag = subject::lookup_tag(header, &wanted.spec.id, wanted.form);
         let after: Option<EntryKey> = after.map(|subject| {
             let mut key = [0; 32];
             key[..16].copy_from_slice(&tag);
@@ -286,6 +291,7 @@ impl Inner {
                 && let DirectoryEntry::Subject(record) = decode(&payload)?
                 && record.state == SubjectState::Active
                 && (wanted.restricted || !record.restricted)
+                && record.keys(&wanted.spec.compartment).is_some()
                 // An entry that a changed value left behind is passed over until it is removed.
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)
             {

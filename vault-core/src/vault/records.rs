@@ -101,7 +101,7 @@ pub(crate) struct CompartmentKeys {
     pub(crate) refused: Option<ErasureId>,
 }
 
-/// An API client, its token only as a keyed hash.
+/// An API client, its API tokens only as keyed hashes.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct CallerRecord {
     pub(crate) id: CallerId,
@@ -112,6 +112,19 @@ pub(crate) struct CallerRecord {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) revoked: bool,
     pub(crate) token_hash: [u8; 32],
+    /// The API token before this one, for as long as it goes on working.
+    pub(crate) previous: Option<PreviousToken>,
+    /// Written down now and then only.
+    pub(crate) last_used_at: Option<Timestamp>,
+    /// Its own budget of lookups; 0 for none.
+    pub(crate) lookups_per_minute: Option<u32>,
+}
+
+/// An API token that was replaced.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct PreviousToken {
+    pub(crate) hash: [u8; 32],
+    pub(crate) until: Timestamp,
 }
 
 /// An erasure request: counts and times, no subject.

@@ -362,7 +362,13 @@ async fn a_batch_answers_for_each_item() {
 async fn locks_and_unlocks() {
     let fixture = Fixture::new().await;
     fixture.put("a", &[PHONE]).await.unwrap();
-    let new = NewCaller { name: "shop".into(), role: Role::Service, purposes: [].into(), expires_at: None };
+    let new = NewCaller {
+        name: "shop".into(),
+        role: Role::Service,
+        purposes: [].into(),
+        expires_at: None,
+        lookups_per_minute: None,
+    };
     let (caller, token) = fixture.vault.create_caller(new, None).await.unwrap();
     fixture.vault.lock().await.unwrap();
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::Locked)));
@@ -383,6 +389,7 @@ async fn callers_come_and_go() {
         role: Role::Service,
         purposes: purposes.iter().map(|p| Purpose::parse(p).unwrap()).collect(),
         expires_at,
+        lookups_per_minute: None,
     };
     let (caller, token) = fixture.vault.create_caller(new(&["delivery"], None), None).await.unwrap();
     assert!(fixture.vault.create_caller(new(&["world_domination"], None), None).await.is_err());

@@ -259,6 +259,8 @@ pub struct NewCaller {
     pub purposes: Arc<[Purpose]>,
     /// When its API token stops working.
     pub expires_at: Option<Timestamp>,
+    /// How many lookups it may make a minute, in place of what is usual; 0 for any number.
+    pub lookups_per_minute: Option<u32>,
 }
 
 /// An authenticated API client.
@@ -276,6 +278,22 @@ pub struct Caller {
     pub created_at: Timestamp,
     /// When its API token stops working.
     pub expires_at: Option<Timestamp>,
+    /// Until when the API token before its present one works too.
+    pub previous_valid_until: Option<Timestamp>,
+    /// When it was last seen; after a crash up to some minutes too early.
+    pub last_used_at: Option<Timestamp>,
+    /// How many lookups it may make a minute, in place of what is usual; 0 for any number.
+    pub lookups_per_minute: Option<u32>,
+}
+
+/// What replaced a caller's API token.
+pub struct NewToken {
+    /// The caller.
+    pub caller: Caller,
+    /// Its new API token, which is nowhere else.
+    pub token: Zeroizing<String>,
+    /// When the API token before stops working.
+    pub previous_valid_until: Timestamp,
 }
 
 /// A rotation and how far it is.

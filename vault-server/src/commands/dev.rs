@@ -30,7 +30,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         let site = Site::of_dir(&dir);
         let vault = site.open().await?;
         site.unlock(&vault, None).await?;
-        let app = App::new(vault.clone(), site.unlock.clone(), config::Limits::default().max_in_flight);
+        let app = App::new(vault.clone(), site.unlock.clone(), &config::Limits::default());
         serve(vault, app, listener, None, |address| say(&greeting(address, &args.data))).await
     })
 }
@@ -103,7 +103,13 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
 
 /// The first caller of a vault.
 pub(super) fn admin() -> NewCaller {
-    NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None }
+    NewCaller {
+        name: "admin".to_owned(),
+        role: Role::Admin,
+        purposes: [].into(),
+        expires_at: None,
+        lookups_per_minute: None,
+    }
 }
 
 fn greeting(address: SocketAddr, data: &Path) -> String {

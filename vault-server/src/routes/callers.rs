@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use vault_core::ids::{CallerId, Purpose};
 use vault_core::policy::Rule;
 use vault_core::time::Timestamp;
-use vault_core::vault::{Caller, NewCaller, Role};
+use vault_core::vault::{Caller, Idempotency, NewCaller, Role};
 
 use super::shapes::Shown;
 use crate::app::App;
@@ -36,10 +36,36 @@ pub(crate) struct CreateCaller<'a> {
     /// When its API token stops working.
     #[schema(value_type = Option<String>)]
     expires_at: Option<Cow<'a, str>>,
+    /// How many lookups it may make a minute, in place of what the server allows; 0 for any number.
+    lookups_per_minute: Option<u32>,
 }
 
 impl<'a> Shape<'a> for CreateCaller<'a> {
-    const SHAPE: &'static str = r#"{"name": text, "role": text, "purposes"?: [text, …], "expires_at"?: time}"#;
+    const SHAPE: &'static str =
+        r#"{"name": text, "role": text, "purposes"?: [text, …], "expires_at"?: time, "lookups_per_minute"?: number}"#;
+}
+
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotateCaller {
+    /// For how many seconds the API token before goes on working: 0 to 2592000 (30 days), 3600 by default.
+    overlap: Option<u64>,
+}
+
+impl Shape<'_> for RotateCaller {
+    const SHAPE: &'static str = r#"{"overlap"?: seconds}"#;
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewToken)]
+pub(crate) struct NewTokenAnswer<'a> {
+    #[schema(value_type = String)]
+    id: Shown<CallerId>,
+    /// Shown this once.
+    token: &'a str,
+    /// When the API token before stops working.
+    #[schema(value_type = String)]
+    previous_valid_until: Shown<Timestamp>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -55,6 +81,17 @@ pub(crate) struct CallerAnswer<'a> {
     expires_at: Option<Shown<Timestamp>>,
     #[schema(value_type = String)]
     created_at: Shown<Timestamp>,
+    /// When one of its API tokens was last sent; after a crash of the server up to some minutes too early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    last_used_at: Option<Shown<Timestamp>>,
+    /// Until when the API token before its present one works too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    previous_valid_until: Option<Shown<Timestamp>>,
+    /// Its own budget of lookups; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lookups_per_minute: Option<u32>,
     /// Shown this once, when the caller is created.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
@@ -69,6 +106,9 @@ impl<'a> CallerAnswer<'a> {
             purposes: caller.purposes.iter().map(Purpose::as_str).collect(),
             expires_at: caller.expires_at.map(Shown),
             created_at: Shown(caller.created_at),
+            last_used_at: caller.last_used_at.map(Shown),
+            previous_valid_until: caller.previous_valid_until.map(Shown),
+            lookups_per_minute: caller.lookups_per_minute,
             token,
         }
     }
@@ -83,7 +123,7 @@ pub(crate) struct Callers<'a> {
 /// Create a caller; its API token is in this answer and nowhere else.
 #[utoipa::path(
     post, path = "/v1/callers", tag = "callers", request_body = CreateCaller,
-    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD_OF_CALLERS)),
+    params(("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD_OF_API_TOKENS)),
     responses((status = 201, body = CallerAnswer))
 )]
 pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
@@ -108,7 +148,8 @@ fn parse(app: &App, asked: &CreateCaller<'_>) -> Result<NewCaller, Problem> {
         Timestamp::parse(text).ok_or_else(|| Problem::invalid("expires_at", "an RFC 3339 time in the future"))
     };
     let expires_at = asked.expires_at.as_ref().map(time).transpose()?;
-    Ok(NewCaller { name: asked.name.trim().to_owned(), role, purposes: purposes.into(), expires_at })
+    let (name, purposes) = (asked.name.trim().to_owned(), purposes.into());
+    Ok(NewCaller { name, role, purposes, expires_at, lookups_per_minute: asked.lookups_per_minute })
 }
 
 /// Every caller that was not revoked.
@@ -119,7 +160,41 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Response, Problem> {
     Ok(answer(StatusCode::OK, &Callers { data, next: None }))
 }
 
-/// Revoke a caller: its API token stops working at once.
+/// For how long a replaced API token goes on working, in seconds, when nothing is said.
+const OVERLAP: u64 = 3600;
+
+/// Replace a caller's API token; the one before goes on working for a while, one from before that stops at once.
+#[utoipa::path(
+    post, path = "/v1/callers/{id}/rotate", tag = "callers", request_body = RotateCaller,
+    params(
+        ("id" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = idempotency::TOLD_OF_API_TOKENS)
+    ),
+    responses((status = 200, body = NewTokenAnswer))
+)]
+pub(crate) async fn rotate(
+    State(app): State<App>,
+    OfId(id): OfId<CallerId>,
+    who: Who,
+    once: Once,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let asked = if body.is_empty() { RotateCaller::default() } else { body.read::<RotateCaller>()? };
+    // Whoever got an admin's API token would be one.
+    let of_admin = app.vault.callers()?.iter().any(|caller| caller.id == id && caller.role == Role::Admin);
+    if of_admin && who.caller.role != Role::Admin {
+        return Err(Problem::refused(Rule::Role, "only an admin replaces the API token of an admin"));
+    }
+    // The same key and body for another caller is another request.
+    let named = [&id.0, body.bytes()].concat();
+    let once = once.request(&who, "/v1/callers/rotate", &body, StatusCode::OK);
+    let once = once.map(|once| Idempotency { body: &named, ..once });
+    let new = app.vault.rotate_caller(id, asked.overlap.unwrap_or(OVERLAP), once.as_ref()).await?;
+    let previous_valid_until = Shown(new.previous_valid_until);
+    Ok(answer(StatusCode::OK, &NewTokenAnswer { id: Shown(id), token: &new.token, previous_valid_until }))
+}
+
+/// Revoke a caller: its API tokens stop working at once.
 #[utoipa::path(
     delete, path = "/v1/callers/{id}", tag = "callers", params(("id" = String, Path)),
     responses((status = 204, description = "Revoked"))

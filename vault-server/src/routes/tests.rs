@@ -15,9 +15,11 @@ use vault_core::store::MemoryStore;
 use vault_core::vault::{NewCaller, Role, Vault, VaultOptions};
 
 use crate::app::App;
+use crate::config::Limits;
 use crate::files::write_secret;
 use crate::unlock::Source;
 
+mod callers;
 mod idempotency;
 
 /// A service over a new, unlocked vault.
@@ -50,10 +52,10 @@ impl Answer {
 
 impl Site {
     async fn new() -> Self {
-        Self::limited(1024).await
+        Self::limited(Limits::default()).await
     }
 
-    async fn limited(max_in_flight: usize) -> Self {
+    async fn limited(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (key, text) = new_key_file();
         let key_path = dir.path().join("unlock.key");
@@ -63,9 +65,15 @@ impl Site {
         let store = Arc::new(MemoryStore::new());
         let slots = [dir.path().join("root.slot")];
         let vault = Vault::create(store.clone(), &slots, unlocks, VaultOptions::default()).await.unwrap();
-        let admin = NewCaller { name: "admin".to_owned(), role: Role::Admin, purposes: [].into(), expires_at: None };
+        let admin = NewCaller {
+            name: "admin".to_owned(),
+            role: Role::Admin,
+            purposes: [].into(),
+            expires_at: None,
+            lookups_per_minute: None,
+        };
         let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
-        let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), max_in_flight).router();
+        let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), &limits).router();
         Self { router, vault, token, store, dir }
     }
 
@@ -76,7 +84,7 @@ impl Site {
         self.vault = Vault::open(self.store.clone(), &slots, VaultOptions::default()).await.unwrap();
         let source = Source::KeyFile(key_path);
         self.vault.unlock(source.read().unwrap()).await.unwrap();
-        self.router = App::new(self.vault.clone(), Some(source), 1024).router();
+        self.router = App::new(self.vault.clone(), Some(source), &Limits::default()).router();
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -410,7 +418,7 @@ async fn what_surrounds_every_request() {
 
 #[tokio::test]
 async fn too_many_at_once_are_told_to_retry() {
-    let site = Site::limited(0).await;
+    let site = Site::limited(Limits { max_in_flight: 0, ..Limits::default() }).await;
     let busy = site.get("/v1/status").await;
     assert_eq!(busy.problem(), (503, "overloaded".to_owned()));
     assert_eq!(busy.headers["retry-after"], "1");

@@ -9,7 +9,8 @@ use super::search::Search;
 use crate::address::segment;
 use crate::client::Client;
 use crate::commands::import::record::Record;
-use crate::commands::subject::{find, quoted};
+use crate::commands::lookup::find;
+use crate::commands::subject::quoted;
 use crate::exit::{Exit, Failure};
 
 /// A purpose that may see every field in full under the built-in schema.

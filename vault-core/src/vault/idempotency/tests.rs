@@ -172,7 +172,13 @@ async fn rotations_and_callers_are_made_once() {
 
     let request = Idempotency { path: "/v1/callers", ..once("c", b"shop") };
     let create = || {
-        let new = NewCaller { name: "shop".into(), role: Role::Service, purposes: [].into(), expires_at: None };
+        let new = NewCaller {
+            name: "shop".into(),
+            role: Role::Service,
+            purposes: [].into(),
+            expires_at: None,
+            lookups_per_minute: None,
+        };
         fixture.vault.create_caller(new, Some(&request))
     };
     let (_, token) = create().await.unwrap();
