@@ -11,7 +11,7 @@
 //! | `metadata` | what is known of each value besides itself |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
-//! | `tokens` | value tokens |
+//! | `tokens` | value tokens: made, resolved, revoked, forgotten |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -61,6 +61,7 @@ pub use erase::{REASON_MAX, SUBJECTS_MAX};
 pub use idempotency::{Idempotency, Made};
 pub use metadata::Metadata;
 pub use read::LOOKUP_MAX;
+pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 
 use crate::error::Error;
