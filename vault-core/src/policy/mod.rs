@@ -159,13 +159,7 @@ pub enum Decision {
 /// The first rule that refuses the whole read.
 pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
     use SubjectStanding::{HeldAndRestricted, Refused, Restricted, Shredded};
-    if asked.expired {
-        return Err(Rule::TokenExpired);
-    }
-    if !asked.role.sees_values() {
-        return Err(Rule::Role);
-    }
-    let purpose = asked.purpose.check()?;
+    let purpose = admit_caller(asked)?;
     let exempt = purpose.is_some_and(|p| p.under_restriction);
     match asked.subject {
         Refused | Shredded => return Err(Rule::Shredded),
@@ -185,14 +179,22 @@ pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
 /// # Errors
 /// The first rule that refuses the whole read.
 pub fn admit_token(asked: &Question<'_>, bound: Option<&Purpose>) -> Result<(), Rule> {
-    if !asked.role.sees_values() {
-        return Err(Rule::Role);
-    }
-    let purpose = asked.purpose.check()?;
+    let purpose = admit_caller(asked)?;
     if bound.is_some_and(|bound| purpose.is_none_or(|purpose| purpose.name != *bound)) {
         return Err(Rule::TokenPurpose);
     }
     admit(asked)
+}
+
+/// The rules that depend on the caller and the purpose alone; answers the purpose.
+fn admit_caller<'a>(asked: &Question<'a>) -> Result<Option<&'a PurposeSpec>, Rule> {
+    if asked.expired {
+        return Err(Rule::TokenExpired);
+    }
+    if !asked.role.sees_values() {
+        return Err(Rule::Role);
+    }
+    asked.purpose.check()
 }
 
 /// Decides what a reader gets of a field: the requested view, lowered to what the purpose allows and the kind has.

@@ -26,7 +26,6 @@ use std::collections::BTreeSet;
 use super::expire::{Expiring, SWEEP_MAX};
 use super::records::{SubjectRecord, TokenOf, TokenRecord, decode, encode};
 use super::session::{Session, reading};
-use super::subject;
 use super::writer::{Guard, Write};
 use super::{Inner, Vault};
 use crate::crypto::digest;
@@ -128,10 +127,8 @@ pub(super) fn is_token(key: &EntryKey) -> bool {
 /// The edits that take a token out, with all that goes with it. For a root batch.
 pub(super) fn removal(header: &Header, tag: Tag, record: &TokenRecord) -> Vec<(Kind, EntryKey, Op)> {
     let key = entry_key(tag);
-    let mut edits = vec![
-        (Kind::Tokens, key, Op::Remove),
-        (Kind::Tokens, list_key(header, record.uuid, tag), Op::Remove),
-    ];
+    let mut edits =
+        vec![(Kind::Tokens, key, Op::Remove), (Kind::Tokens, list_key(header, record.uuid, tag), Op::Remove)];
     edits.extend(record.expires_at.map(|at| Expiring::Token.unindex(header, &key, at)));
     edits.extend(record.spent.then(|| (Kind::System, mark_key(header, tag), Op::Remove)));
     edits
@@ -169,16 +166,16 @@ pub(super) async fn forget_all(
     forget(inner, header, record, room, write, |_| true).await
 }
 
-/// The same for the tokens of the fields of one compartment.
+/// The same for the tokens of the fields of these compartments.
 pub(super) async fn forget_in(
     inner: &Inner,
     header: &Header,
     record: &SubjectRecord,
-    compartment: &Compartment,
+    compartments: &BTreeSet<&Compartment>,
     room: &mut usize,
     write: &mut Write,
 ) -> Result<bool, Error> {
-    forget(inner, header, record, room, write, |of| of.compartment == *compartment).await
+    forget(inner, header, record, room, write, |of| compartments.contains(&of.compartment)).await
 }
 
 /// Puts the removal of all tokens of these fields (by id) into a write for a root batch.

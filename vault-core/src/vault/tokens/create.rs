@@ -142,9 +142,9 @@ impl Inner {
                 Err(error) => return fail(prepared.made.iter().map(|(at, _)| *at), error, outcomes),
             }
         }
-        for &at in positions.iter().filter(|at| outcomes[**at].is_none()) {
-            let told = "the subject is changed by too many requests at once: retry";
-            outcomes[at] = Some(Err(Error::Conflict(told)));
+        let told = "the subject is changed by too many requests at once: retry";
+        for &at in positions {
+            outcomes[at].get_or_insert(Err(Error::Conflict(told)));
         }
     }
 
@@ -183,8 +183,11 @@ impl Inner {
         let found = subject::find(self, header, id).await?;
         let (guard, directory) = (found.guard(), found.key);
         let mut record = found.living(now, self.options.tombstone_seconds)?;
-        let mut prepared =
-            Prepared { write: Write { guards: vec![guard], ..Write::default() }, made: Vec::new(), refused: Vec::new() };
+        let mut prepared = Prepared {
+            write: Write { guards: vec![guard], ..Write::default() },
+            made: Vec::new(),
+            refused: Vec::new(),
+        };
         let mut rows = BTreeMap::new();
         let mut drawn = BTreeSet::new();
         let mut random = Random::new(positions.len() * 32);

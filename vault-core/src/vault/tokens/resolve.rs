@@ -110,7 +110,9 @@ impl Inner {
             return Err(Error::Invalid { field: "view", expected: "one of masked, full, last4" });
         }
         let purpose = reader.named(&snapshot.schema);
-        let asked = |subject, consent| Question { role: reader.role, purpose, subject, consent, view: item.view };
+        let expired = reader.expires_at.is_some_and(|at| at <= Timestamp::now());
+        let (role, view) = (reader.role, item.view);
+        let asked = |subject, consent| Question { role, expired, purpose, subject, consent, view };
         let token = self.living_token(&snapshot.header, item.token).await?;
         let token = token.filter(|token| token.record.caller.is_none_or(|bound| bound == caller));
         let bound = token.as_ref().and_then(|token| token.record.purpose.as_ref());
@@ -141,12 +143,7 @@ impl Inner {
     }
 
     /// The field, as far as the policy shows it.
-    async fn show(
-        &self,
-        record: &SubjectRecord,
-        spec: &FieldSpec,
-        asked: &Question<'_>,
-    ) -> Result<Resolved, Error> {
+    async fn show(&self, record: &SubjectRecord, spec: &FieldSpec, asked: &Question<'_>) -> Result<Resolved, Error> {
         // Refused, if it would be of any value, before it is told that none is held.
         decided(asked, spec, ValueFacts::default())?;
         let place = record.row_place(record.keys(&spec.compartment).ok_or(UNKNOWN)?);
@@ -179,6 +176,7 @@ fn decided(asked: &Question<'_>, spec: &FieldSpec, facts: ValueFacts) -> Result<
 fn refused(rule: Rule) -> Error {
     match rule {
         Rule::Shredded => UNKNOWN,
+        Rule::TokenExpired => Error::Unauthenticated,
         rule => Error::Refused { rule, field: None },
     }
 }
