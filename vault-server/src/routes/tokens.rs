@@ -251,9 +251,7 @@ impl<'a> TokenValueResult<'a> {
                 let (value, view) = (Some(Value(&resolved.value)), resolved.lowered.map(Shown));
                 Self { status: StatusCode::OK.as_u16(), value, view, problem: None }
             }
-            Err(problem) => {
-                Self { status: problem.status().as_u16(), value: None, view: None, problem: Some(problem) }
-            }
+            Err(problem) => Self { status: problem.status().as_u16(), value: None, view: None, problem: Some(problem) },
         }
     }
 }

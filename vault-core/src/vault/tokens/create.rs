@@ -236,7 +236,7 @@ impl Inner {
         if new.purpose.as_ref().is_some_and(|purpose| schema.purpose(purpose.as_str()).is_none()) {
             return Err(Error::Invalid { field: "purpose", expected: "a purpose that the schema declares" });
         }
-        if !new.shape.fits(spec.kind) {
+        if !new.shape.fits(&spec.kind) {
             return Err(Error::Invalid { field: "shape", expected: "`random`, or the shape of the field's own type" });
         }
         let keys = record.keys(&spec.compartment).ok_or(Error::NoSuchField)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::tests::{Fixture, erasure_of, full, id, name, reading as as_admin};
-use super::super::{Layer, NewErasure, ReadRequest};
+use super::super::{Layer, ReadRequest};
 use super::*;
 use crate::ids::{CallerId, Purpose, SubjectId};
 use crate::policy::Rule;
@@ -63,14 +63,6 @@ impl Fixture {
                 trie::scan(&inner.pages, &header, Kind::System, &prefix[..16], None, usize::MAX).await.unwrap().len();
         }
         (tokens.len(), beside)
-    }
-
-    async fn shred_compartment(&self, subject: &str, compartment: &str) {
-        let asked =
-            NewErasure { compartment: Some(Compartment::parse(compartment).unwrap()), ..erasure_of(vec![id(subject)]) };
-        let erasure = self.vault.shred(asked, None).await.unwrap().made;
-        let done = self.vault.wait_final(erasure.id, Duration::from_secs(60)).await.unwrap();
-        assert_eq!(done.counts.r#final, 1);
     }
 }
 
@@ -206,7 +198,7 @@ async fn a_resolve_is_decided_like_any_read() {
     assert!(!masked.value.contains("501238301") && masked.lowered.is_none(), "{}", *masked.value);
     let lowered = fixture.resolved(&phone, &as_admin(View::Full, Some("support")), ME).await.unwrap();
     assert_eq!(lowered.lowered, Some(View::Last4));
-    let refused = fixture.resolved(&birth, &as_admin(View::Full, Some("delivery")), ME).await;
+    let refused = fixture.resolved(&birth, &as_admin(View::Full, Some("marketing")), ME).await;
     assert!(matches!(refused, Err(Error::Refused { rule: Rule::FieldNotForPurpose, .. })));
     // Who may not read does not learn which tokens there are.
     for token in [&phone[..], "udt_0"] {
