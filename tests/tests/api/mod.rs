@@ -11,5 +11,6 @@ mod lock;
 mod roles;
 mod schema;
 mod shredded;
+mod tokens;
 mod values;
 mod views;

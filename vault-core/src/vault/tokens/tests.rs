@@ -233,29 +233,23 @@ async fn a_token_past_its_end_resolves_no_more_and_goes_with_a_root_batch() {
 
 #[tokio::test]
 async fn forgetting_the_field_for_good_or_its_compartment_takes_its_tokens_along() {
-    let fixture = Fixture::new().await;
-    let fields = [("phone", PHONE), ("email", r#""a@example.org""#), ("device", r#"{"model": "X"}"#)];
-    fixture.put("a", &fields).await.unwrap();
-    let compartments = fixture.vault.describe(&id("a")).await.unwrap().compartments;
-    let phone = fixture.token(NewToken { ttl: Some(3600), ..plain("a", "phone") }).await;
-    let email = fixture.token(plain("a", "email")).await;
+    let fixture = Fixture::apart().await;
+    let (email, second) = (r#""a@example.org""#, r#""b@example.org""#);
+    fixture.put("a", &[("phone", PHONE), ("email", email), ("second_email", second)]).await.unwrap();
+    let of_phone = fixture.token(NewToken { ttl: Some(3600), ..plain("a", "phone") }).await;
+    let of_email = fixture.token(plain("a", "email")).await;
+    let of_second = fixture.token(NewToken { ttl: Some(3600), single_use: true, ..plain("a", "second_email") }).await;
     fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
-    assert_eq!(fixture.entries().await, (2, 0));
+    assert_eq!(fixture.entries().await, (4, 1));
     fixture.put("a", &[("phone", PHONE)]).await.unwrap();
-    assert!(Fixture::unknown(&fixture.value(&phone).await), "the new value is none of the old token's business");
-    assert_eq!(fixture.value(&email).await.unwrap(), r#""a@example.org""#);
+    assert!(Fixture::unknown(&fixture.value(&of_phone).await), "the new value is none of the old token's business");
+    assert_eq!(fixture.value(&of_email).await.unwrap(), email);
 
-    let phone = fixture.token(plain("a", "phone")).await;
-    let schema = fixture.vault.schema().unwrap();
-    let within = |field: &str| schema.field(&name(field)).unwrap().compartment.clone();
-    let device = fixture.token(plain("a", "device")).await;
-    assert!(compartments.len() > 1 || within("device") == within("phone"));
-    let doomed = within("phone");
-    fixture.shred_compartment("a", doomed.as_str()).await;
-    fixture.put("a", &[("phone", PHONE)]).await.unwrap();
-    assert!(Fixture::unknown(&fixture.value(&phone).await));
-    let kept = fixture.value(&device).await;
-    assert_eq!(kept.is_ok(), within("device") != doomed);
+    fixture.shred_compartment("a", "marketing").await;
+    assert_eq!(fixture.entries().await, (2, 0));
+    fixture.put("a", &[("second_email", second)]).await.unwrap();
+    assert!(Fixture::unknown(&fixture.value(&of_second).await));
+    assert_eq!(fixture.value(&of_email).await.unwrap(), email);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
