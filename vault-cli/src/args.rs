@@ -4,6 +4,7 @@ mod keys;
 mod notes;
 mod schema;
 mod subjects;
+mod tokens;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ pub(crate) use subjects::{
     EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
     ViewChoice,
 };
+
+pub(crate) use tokens::{CreateToken, ResolveToken, ShapeChoice, TokenCommand, TokenView};
 
 use crate::output::{Format, Ui};
 
@@ -137,6 +140,9 @@ Example:
     /// See, check and change the schema: which fields there are, and who sees them for what
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Create, resolve and revoke value tokens: random stand-ins for one field of a subject
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Create, list, rotate and revoke callers: the programs and people that may use the vault
     #[command(subcommand)]
     Caller(CallerCommand),

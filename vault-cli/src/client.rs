@@ -138,6 +138,11 @@ impl Client {
         self.request("POST", path, Some(&encoded(body)?), &[])
     }
 
+    /// A read on behalf of a purpose that is asked for with a body.
+    pub(crate) fn post_for(&self, path: &str, body: &impl Serialize, purpose: Option<&str>) -> Result<Answer, Failure> {
+        self.request("POST", path, Some(&encoded(body)?), &for_purpose(purpose))
+    }
+
     pub(crate) fn patch(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         self.request("PATCH", path, Some(&encoded(body)?), &[])
     }

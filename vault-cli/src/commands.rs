@@ -14,6 +14,7 @@ mod restrict;
 mod schema;
 mod status;
 mod subject;
+mod token;
 
 use crate::args::{Cli, Command, Globals, SubjectCommand};
 use crate::client::Client;
@@ -57,6 +58,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Unlock(args) => lock::unlock(args, &context),
         Command::Schema(command) => schema::run(command, &context),
         Command::Caller(command) => caller::run(command, &context),
+        Command::Token(command) => token::run(command, &context),
         Command::Completions { shell } => completions::script(*shell),
         Command::Man { dir } => completions::man(dir, &context.ui),
     }

@@ -66,6 +66,12 @@ pub(crate) fn write_private(file: &mut File, secret: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A secret of one line from standard input.
+pub(crate) fn read_line() -> Result<Zeroizing<String>, Failure> {
+    let text = read_all(io::stdin().lock(), "standard input")?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
 fn credential() -> Option<PathBuf> {
     let path = Path::new(&env::var_os("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
     path.exists().then_some(path)

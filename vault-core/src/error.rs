@@ -168,6 +168,8 @@ impl Error {
             Self::TooLarge => Self::TooLarge,
             Self::Locked => Self::Locked,
             Self::Damaged(what) => Self::Damaged(what),
+            Self::UnknownSubject => Self::UnknownSubject,
+            Self::Shredded => Self::Shredded,
             _ => Self::Failed,
         }
     }

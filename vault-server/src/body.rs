@@ -122,7 +122,9 @@ async fn whole(request: Request) -> Result<(HeaderMap, Zeroizing<Vec<u8>>), Prob
 
 fn limit(parts: &Parts) -> usize {
     match parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str) {
-        Some("/v1/batch/write" | "/v1/batch/read" | "/v1/erasures") => BATCH_BODY_MAX,
+        Some("/v1/batch/write" | "/v1/batch/read" | "/v1/tokens" | "/v1/tokens/resolve" | "/v1/erasures") => {
+            BATCH_BODY_MAX
+        }
         _ => BODY_MAX,
     }
 }

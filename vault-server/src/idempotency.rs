@@ -24,6 +24,9 @@ pub(crate) const TOLD_OF_API_TOKENS: &str = "Sent again with the same key and bo
     `idempotency_mismatch`). 1 to 128 visible ASCII characters, best a random UUID; each caller has keys of its own.";
 /// What it does where nothing is changed.
 pub(crate) const NO_EFFECT_ON_READS: &str = "Accepted and without effect: the request changes nothing.";
+/// What it does where a repetition makes another one.
+pub(crate) const NO_EFFECT_ON_TOKENS: &str =
+    "Accepted and without effect: a value token is shown once, so that the same request makes another one.";
 /// What it does where repeating does no harm.
 pub(crate) const NO_EFFECT_ON_WRITES: &str =
     "Accepted and without effect: the same fields written again are the same, in a new version.";

@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
-use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, notes, schema, status, subjects};
+use crate::routes::{
+    batch, callers, erasures, fields, health, keys, lock, lookups, notes, schema, status, subjects, tokens,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -93,6 +95,9 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(notes::add_hold, notes::release_hold))
         .routes(routes!(notes::held))
         .routes(routes!(lookups::look_up))
+        .routes(routes!(tokens::create))
+        .routes(routes!(tokens::resolve))
+        .routes(routes!(tokens::revoke))
         .routes(routes!(batch::write))
         .routes(routes!(batch::read))
         .routes(routes!(erasures::create, erasures::list))
@@ -143,9 +148,17 @@ mod tests {
     #[test]
     fn every_request_that_makes_something_says_what_an_idempotency_key_does() {
         let document = documented();
-        for path in
-            ["erasures", "keys/rotations", "callers", "callers/{id}/rotate", "lookups", "batch/write", "batch/read"]
-        {
+        for path in [
+            "erasures",
+            "keys/rotations",
+            "callers",
+            "callers/{id}/rotate",
+            "lookups",
+            "tokens",
+            "tokens/resolve",
+            "batch/write",
+            "batch/read",
+        ] {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();
             assert_eq!((&key["in"], &key["required"]), (&json!("header"), &json!(false)), "{path}");

@@ -250,6 +250,7 @@ fn refusal(rule: Rule) -> &'static str {
         Rule::Role => "the role of this API token may not do this: use one whose role may",
         Rule::PurposeUndeclared => "the schema declares no such purpose: correct Udv-Purpose",
         Rule::PurposeNotAllowed => "this API token was not created for that purpose: name one of its own",
+        Rule::TokenPurpose => "this value token is bound to another purpose: name that one in Udv-Purpose",
         Rule::Shredded => "the subject was shredded: nothing of it can be read any more",
         Rule::Restricted => {
             "the processing of this subject is restricted: only purposes that the schema exempts go on, \

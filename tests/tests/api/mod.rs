@@ -13,5 +13,6 @@ mod notes;
 mod roles;
 mod schema;
 mod shredded;
+mod tokens;
 mod values;
 mod views;

@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 use super::Context;
 use crate::address::segment;
 use crate::args::{ForgetArgs, FormChoice, PutArgs, ShowArgs, SubjectCommand, ViewChoice};
-use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
 
@@ -270,7 +269,6 @@ fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fake::FakeVault;
 
     fn owned(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()

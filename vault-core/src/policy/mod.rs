@@ -22,6 +22,8 @@ word_enum! {
         PurposeUndeclared = "purpose_undeclared",
         /// The purpose is not among those of the caller.
         PurposeNotAllowed = "purpose_not_allowed",
+        /// The value token is bound to another purpose.
+        TokenPurpose = "token_purpose",
         /// The subject is refused or shredded: nothing can be read any more.
         Shredded = "shredded",
         /// Processing is restricted, and the purpose is not exempt.
@@ -157,13 +159,7 @@ pub enum Decision {
 /// The first rule that refuses the whole read.
 pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
     use SubjectStanding::{HeldAndRestricted, Refused, Restricted, Shredded};
-    if asked.expired {
-        return Err(Rule::TokenExpired);
-    }
-    if !asked.role.sees_values() {
-        return Err(Rule::Role);
-    }
-    let purpose = asked.purpose.check()?;
+    let purpose = admit_caller(asked)?;
     let exempt = purpose.is_some_and(|p| p.under_restriction);
     match asked.subject {
         Refused | Shredded => return Err(Rule::Shredded),
@@ -175,6 +171,30 @@ pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
         Some(purpose) if purpose.needs_consent() && !asked.consent => Err(Rule::ConsentMissing),
         _ => Ok(()),
     }
+}
+
+/// The same for a read by a value token, which may be bound to a purpose: it then resolves for no other, and for none
+/// without one.
+///
+/// # Errors
+/// The first rule that refuses the whole read.
+pub fn admit_token(asked: &Question<'_>, bound: Option<&Purpose>) -> Result<(), Rule> {
+    let purpose = admit_caller(asked)?;
+    if bound.is_some_and(|bound| purpose.is_none_or(|purpose| purpose.name != *bound)) {
+        return Err(Rule::TokenPurpose);
+    }
+    admit(asked)
+}
+
+/// The rules that depend on the caller and the purpose alone; answers the purpose.
+fn admit_caller<'a>(asked: &Question<'a>) -> Result<Option<&'a PurposeSpec>, Rule> {
+    if asked.expired {
+        return Err(Rule::TokenExpired);
+    }
+    if !asked.role.sees_values() {
+        return Err(Rule::Role);
+    }
+    asked.purpose.check()
 }
 
 /// Decides what a reader gets of a field: the requested view, lowered to what the purpose allows and the kind has.

@@ -17,8 +17,8 @@ pub(super) fn normalise(raw: &str) -> Result<Zeroizing<String>, &'static str> {
     if sound { Ok(json::quote(&digits)) } else { Err(EXPECTED) }
 }
 
-/// Whether the last digit fits the others.
-fn checks(digits: &str) -> bool {
+/// Whether the last of these digits fits the others.
+pub(crate) fn checks(digits: &str) -> bool {
     let weigh = |(i, byte): (usize, u8)| {
         let digit = u32::from(byte - b'0');
         match (i % 2, digit) {

@@ -35,6 +35,7 @@ use crate::ids::{Compartment, FieldName, Purpose};
 use crate::words::word_enum;
 use kind::Expected;
 
+pub(crate) use card::checks as card_number_checks;
 pub use compile::{COMPARTMENTS_MAX, FIELDS_MAX, PURPOSES_MAX};
 pub use document::{CompartmentDoc, DOCUMENT_MAX, Document, FieldDoc, Lookup, Mask, PurposeDoc, Type};
 pub use document_error::DocumentError;

@@ -358,19 +358,20 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let mut expected = "01".to_owned() + "0000000000000003" + "0000000000000102" + "0000000000000304" + "00000005";
-        expected += &("0a".repeat(32) + &"0b".repeat(32) + "05");
+        expected += &("0a".repeat(32) + &"0b".repeat(32) + "06");
         for (kind, generation, tag, root) in [
             ("01", "00000001", "c1", None),
             ("02", "00000004", "c2", Some("dd")),
             ("03", "00000001", "c3", None),
             ("04", "00000001", "c4", None),
             ("05", "00000001", "c5", None),
+            ("06", "00000001", "c6", None),
         ] {
             expected += &(kind.to_owned() + generation + "0000000000000102" + &tag.repeat(32));
             expected += &(if root.is_some() { "01" } else { "00" }.to_owned() + &root.unwrap_or("00").repeat(32));
         }
         assert_eq!(hex::encode(&*known().encode()), expected);
-        assert_eq!(expected.len() / 2, FIXED + 5 * SUBTREE);
+        assert_eq!(expected.len() / 2, FIXED + 6 * SUBTREE);
     }
 
     #[test]
@@ -424,7 +425,7 @@ mod tests {
         assert_eq!(next.newest(Kind::Lookups).branch.generation, 5);
         assert!(next.newest(Kind::Lookups).root.is_none());
         assert_ne!(next.tag_key(Kind::Lookups), again.tag_key(Kind::Lookups));
-        assert_eq!(next.subtree_info().len(), 6);
+        assert_eq!(next.subtree_info().len(), 7);
     }
 
     #[test]

@@ -71,11 +71,14 @@ pub enum Kind {
     Callers = 4,
     /// What the vault notes about itself: rotations and the like.
     System = 5,
+    /// Value tokens: what each stands for, and each subject's list of them.
+    Tokens = 6,
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Kind; 5] = [Kind::Directory, Kind::Lookups, Kind::Erasures, Kind::Callers, Kind::System];
+    pub const ALL: [Kind; 6] =
+        [Kind::Directory, Kind::Lookups, Kind::Erasures, Kind::Callers, Kind::System, Kind::Tokens];
 
     fn from_number(number: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|&kind| kind as u8 == number)

@@ -34,6 +34,8 @@ const ITEMS_MAX: usize = 1000;
 /// The part of the queued shreds that one root batch takes.
 pub(crate) struct ShredPart {
     pub(crate) taken: usize,
+    /// Those of them that keep their place in the queue, for not all of their value tokens went.
+    pub(crate) left: Vec<(ErasureId, EntryKey)>,
     erasures: BTreeSet<ErasureId>,
 }
 
@@ -221,8 +223,18 @@ async fn prepare_final_from(
     let mut write = Write { reclaim: true, ..Write::default() };
     let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
     // Several erasures may ask for the same subject: its record is edited once.
-    let mut subjects = BTreeSet::new();
+    let mut subjects: BTreeMap<EntryKey, bool> = BTreeMap::new();
+    let (mut left, mut room) = (Vec::new(), tokens::FORGET_MAX);
     for &(erasure, directory) in part {
+        let gone = match subjects.get(&directory) {
+            Some(&gone) => gone,
+            None => shred_one(inner, snapshot, directory, &mut room, &mut write).await?,
+        };
+        subjects.insert(directory, gone);
+        if !gone {
+            left.push((erasure, directory));
+            continue;
+        }
         if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
             vacant.insert(find(inner, header, erasure).await?);
         }
@@ -230,28 +242,34 @@ async fn prepare_final_from(
         record.counts.refused = record.counts.refused.saturating_sub(1);
         record.counts.r#final += 1;
         write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
-        subjects.insert(directory);
-    }
-    for directory in subjects {
-        shred_one(inner, snapshot, directory, &mut write).await?;
     }
     for record in records.values() {
         write.edits.push(note(header, record)?);
     }
-    Ok((ShredPart { taken: part.len(), erasures: records.into_keys().collect() }, write))
+    Ok((ShredPart { taken: part.len(), left, erasures: records.into_keys().collect() }, write))
 }
 
-/// Shreds what is refused of a subject: all of it, or some of its compartments.
-async fn shred_one(inner: &Inner, snapshot: &Snapshot, directory: EntryKey, write: &mut Write) -> Result<(), Error> {
+/// Shreds what is refused of a subject: all of it, or some of its compartments. Answers `false` if there is no room for all
+/// of its value tokens: some go now, and the rest with the subject's keys by later root batches.
+async fn shred_one(
+    inner: &Inner,
+    snapshot: &Snapshot,
+    directory: EntryKey,
+    room: &mut usize,
+    write: &mut Write,
+) -> Result<bool, Error> {
     let header = &*snapshot.header;
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
-    let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(()) };
+    let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(true) };
     let SubjectState::Refused { erasure, .. } = record.state else {
         // As a whole it lives: only compartments are to go. If none is refused, another erasure had it shredded, and it
         // was enrolled again since.
-        return shred_compartments(inner, snapshot, directory, record, write).await;
+        return shred_compartments(inner, snapshot, directory, record, room, write).await;
     };
+    if !tokens::forget_all(inner, header, &record, room, write).await? {
+        return Ok(false);
+    }
     for lookup in &record.lookups {
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
@@ -264,7 +282,8 @@ async fn shred_one(inner: &Inner, snapshot: &Snapshot, directory: EntryKey, writ
     write.delta.refused -= 1;
     write.delta.tombstones += 1;
     // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
-    delete_rows(inner, row::subject_prefix(record.uuid), &[0xff; 4], write).await
+    delete_rows(inner, row::subject_prefix(record.uuid), &[0xff; 4], write).await?;
+    Ok(true)
 }
 
 /// Shreds the compartments of a living subject that are refused; the others keep their keys and rows.
@@ -273,12 +292,17 @@ async fn shred_compartments(
     snapshot: &Snapshot,
     directory: EntryKey,
     mut record: SubjectRecord,
+    room: &mut usize,
     write: &mut Write,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (doomed, kept): (Vec<_>, Vec<_>) = record.compartments.into_iter().partition(|keys| keys.refused.is_some());
     record.compartments = kept;
     if doomed.is_empty() {
-        return Ok(());
+        return Ok(true);
+    }
+    let names = doomed.iter().map(|keys| &keys.name).collect();
+    if !tokens::forget_in(inner, &snapshot.header, &record, &names, room, write).await? {
+        return Ok(false);
     }
     let within = |field: &FieldName| {
         let spec = snapshot.schema.field_by_id(field);
@@ -292,12 +316,8 @@ async fn shred_compartments(
     for keys in &doomed {
         delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;
     }
-    if record.tokens {
-        let fields = snapshot.schema.fields().map(|spec| &spec.id).filter(|id| within(id)).collect();
-        tokens::forget_of(inner, &snapshot.header, &record, &fields, write).await?;
-    }
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
-    Ok(())
+    Ok(true)
 }
 
 /// Has a write delete the data rows whose keys begin with `start`; none of them is opened.

@@ -1,26 +1,28 @@
-//! What has had its time: tombstones, so that the id is unknown again, and records of requests that were done once.
+//! What has had its time: tombstones, so that the id is unknown again; records of requests that were done once; value
+//! tokens.
 //!
 //! An index by time leads to them, so that nothing has to be scanned: `tag ‖ time (u64, ms) ‖ first half of the entry's
 //! tag`, with the entry's tag as its payload.
 
-use super::Inner;
-use super::records::{DirectoryEntry, IdempotencyRecord, decode};
+use super::records::{DirectoryEntry, IdempotencyRecord, TokenRecord, decode};
 use super::session::{Session, reading};
 use super::types::VaultOptions;
 use super::writer::{Guard, Write};
+use super::{Inner, subject, tokens};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
 
 /// Entries of one sort that one root batch takes out.
-const SWEEP_MAX: usize = 500;
+pub(crate) const SWEEP_MAX: usize = 500;
 
 /// The sorts of entries that expire. Their keys are a tag and sixteen zeros.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expiring {
     Tombstone,
     Idempotency,
+    Token,
 }
 
 impl Expiring {
@@ -30,10 +32,16 @@ impl Expiring {
         (Kind::System, self.index_key(header, at, tag), Op::Insert(Payload::new(tag.to_vec())))
     }
 
+    /// The edit that takes it out of the index.
+    pub(crate) fn unindex(self, header: &Header, entry: &EntryKey, at: Timestamp) -> (Kind, EntryKey, Op) {
+        (Kind::System, self.index_key(header, at, &entry[..16]), Op::Remove)
+    }
+
     fn index_key(self, header: &Header, at: Timestamp, tag: &[u8]) -> EntryKey {
         let name = match self {
             Self::Tombstone => "tombstones",
             Self::Idempotency => "idempotency-times",
+            Self::Token => "token-times",
         };
         let mut discriminator = [0; 16];
         discriminator[..8].copy_from_slice(&at.0.to_be_bytes());
@@ -45,6 +53,8 @@ impl Expiring {
         match self {
             Self::Tombstone => options.tombstone_seconds,
             Self::Idempotency => options.idempotency_seconds,
+            // Indexed by the time of its end.
+            Self::Token => 0,
         }
     }
 
@@ -52,6 +62,7 @@ impl Expiring {
         match self {
             Self::Tombstone => Kind::Directory,
             Self::Idempotency => Kind::System,
+            Self::Token => Kind::Tokens,
         }
     }
 
@@ -63,6 +74,7 @@ impl Expiring {
                 DirectoryEntry::Subject(_) => None,
             },
             Self::Idempotency => Some(decode::<IdempotencyRecord>(payload)?.at),
+            Self::Token => decode::<TokenRecord>(payload)?.expires_at,
         })
     }
 }
@@ -70,7 +82,7 @@ impl Expiring {
 /// Writes that take out what has expired, one for each entry. For a root batch.
 pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>, Error> {
     let mut writes = Vec::new();
-    for sort in [Expiring::Tombstone, Expiring::Idempotency] {
+    for sort in [Expiring::Tombstone, Expiring::Idempotency, Expiring::Token] {
         writes.extend(reading!(session, |snapshot| sweep_from(inner, &snapshot.header, sort).await)?);
     }
     Ok(writes)
@@ -107,10 +119,13 @@ async fn take_out(
     let mut write = Write { guards: vec![guard], reclaim: true, ..Write::default() };
     write.edits.push((Kind::System, index, Op::Remove));
     // The key may have been used again since: the id enrolled or shredded anew, the request sent anew.
-    let since = payload.map(|payload| sort.since(&payload)).transpose()?.flatten();
-    if since == Some(at) {
+    let Some(payload) = payload else { return Ok(write) };
+    if sort.since(&payload)? == Some(at) {
         write.edits.push((kind, key, Op::Remove));
         write.delta.tombstones -= i64::from(sort == Expiring::Tombstone);
+        if sort == Expiring::Token {
+            write.edits.extend(tokens::removal(header, subject::tag_of(&key), &decode(&payload)?));
+        }
     }
     Ok(write)
 }

@@ -18,7 +18,7 @@ use super::records::RotationRecord;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
 use super::writer::{Command, GroupError, RootDone, Write};
-use super::{expire, stale};
+use super::{expire, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
@@ -31,6 +31,8 @@ const SHRED_MAX: usize = 500;
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 /// How often entries that ordinary writes left behind are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// The same while one batch does not take them all.
+const TIDY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the finalizer is asked for.
 pub(crate) enum Job {
@@ -194,8 +196,12 @@ impl Finalizer {
         {
             return true;
         }
-        self.tidy_at = Instant::now() + TIDY_EVERY;
-        self.tidying().await.is_ok_and(|writes| !writes.is_empty())
+        let writes = self.tidying().await.unwrap_or_default();
+        let edits: usize = writes.iter().map(|write| write.edits.len()).sum();
+        // One batch takes so much and no more: if it is full there is more.
+        let again = if edits < expire::SWEEP_MAX { TIDY_EVERY } else { TIDY_AGAIN };
+        self.tidy_at = Instant::now() + again;
+        !writes.is_empty()
     }
 
     /// Prepares the batch and has the writer commit it.
@@ -248,6 +254,7 @@ impl Finalizer {
         }
         let mut writes = stale::sweep(&self.inner, &self.session).await?;
         writes.extend(expire::sweep(&self.inner, &self.session).await?);
+        writes.extend(tokens::sweep(&self.inner, &self.session).await?);
         if !self.worn.is_empty() {
             let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();
             writes.push(Write { edits, ..Write::default() });
@@ -284,6 +291,7 @@ impl Finalizer {
         self.worn.clear();
         if let Some(part) = committed.shredded {
             self.shreds.drain(..part.taken);
+            part.left.iter().rev().for_each(|&item| self.shreds.push_front(item));
             if self.shreds.is_empty() {
                 self.together = SHRED_MAX;
             }

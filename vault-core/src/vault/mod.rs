@@ -13,7 +13,7 @@
 //! | `metadata` | what is known of each value besides itself |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
-//! | `tokens` | value tokens |
+//! | `tokens` | value tokens: made, resolved, revoked, forgotten |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -75,6 +75,7 @@ pub use last4::Last4Lookup;
 pub use metadata::Metadata;
 pub use read::LOOKUP_MAX;
 pub use restriction::Restriction;
+pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 
 use crate::error::Error;

@@ -263,7 +263,7 @@ impl Inner {
                 record.compartments[at] = next;
             }
         }
-        if putting.options.final_ && record.tokens {
+        if putting.options.final_ && record.tokens > 0 {
             let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
             tokens::forget_of(self, putting.header, &record, &forgotten, &mut write).await?;
         }
@@ -374,7 +374,7 @@ fn enrol(putting: &Putting<'_>, found: &Found, id: &SubjectId, parsed: &[Parsed<
         consents: Vec::new(),
         restricted: false,
         holds: Vec::new(),
-        tokens: false,
+        tokens: 0,
     };
     let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
     update_lookups(putting.header, found, parsed, &mut record, &mut write);

@@ -46,8 +46,9 @@ pub(crate) struct SubjectRecord {
     pub(crate) restricted: bool,
     /// Legal holds; their reasons are in the compartment `system`.
     pub(crate) holds: Vec<HoldName>,
-    /// Whether value tokens were ever made for it, so that a shred looks for them.
-    pub(crate) tokens: bool,
+    /// How many value tokens were ever made for it: whether a shred must look for some. A count, so that whoever
+    /// prepared the removal of all its tokens learns of one that was made meanwhile.
+    pub(crate) tokens: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,35 @@ pub(crate) struct CallerRecord {
 pub(crate) struct PreviousToken {
     pub(crate) hash: [u8; 32],
     pub(crate) until: Timestamp,
+}
+
+/// What a value token stands for, and for whom. The token itself is nowhere but in the tag that leads here.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TokenRecord {
+    /// The subject; enrolled again, it is another one.
+    pub(crate) uuid: SubjectUuid,
+    /// The tag of its directory entry.
+    pub(crate) directory: Tag,
+    /// The id of the field.
+    pub(crate) field: FieldName,
+    /// The only purpose that it resolves for.
+    pub(crate) purpose: Option<Purpose>,
+    /// The only caller that it resolves for.
+    pub(crate) caller: Option<CallerId>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) single_use: bool,
+    /// Used up or revoked: it resolves no more, and the next root batch removes it.
+    pub(crate) spent: bool,
+}
+
+/// The other entry of a value token, in the list of its subject's: what it is of.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TokenOf {
+    /// The id of the field.
+    pub(crate) field: FieldName,
+    /// The compartment that the field was in.
+    pub(crate) compartment: Compartment,
 }
 
 /// An erasure request: counts and times, no subject.

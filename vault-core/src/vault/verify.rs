@@ -1,12 +1,13 @@
-//! The scrub: every page reachable, every row and field opens, and the counts are what META says.
+//! The scrub: every page reachable, every row and field opens, every value token has its subject, and the counts are what
+//! META says.
 
 use std::collections::HashSet;
 
-use super::records::{DirectoryEntry, SubjectRecord, decode};
+use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
 use super::types::VerifyReport;
-use super::{Inner, Vault, notes, row, subject};
+use super::{Inner, Vault, notes, row, subject, tokens};
 use crate::error::Error;
-use crate::ids::Compartment;
+use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
 use crate::trie::{Header, Kind, Visit, walk};
 
@@ -26,13 +27,14 @@ impl Vault {
         let snapshot = session.settled().await;
         let counts = snapshot.counts;
         let total = counts.pages + counts.subjects;
-        let mut scrub = Scrub { report: VerifyReport::default(), pages: HashSet::new(), subjects: Vec::new(), more: 0 };
+        let mut scrub = Scrub::default();
         scrub.pages.insert(row_of_header(&snapshot.header));
         walk(&self.inner.pages, &snapshot.header, &mut |visit| {
             scrub.visit(&visit);
             progress(scrub.report.pages, total);
         })
         .await?;
+        scrub.tokens();
         for record in std::mem::take(&mut scrub.subjects) {
             scrub.subject(&self.inner, &record).await?;
             progress(scrub.report.pages + scrub.report.subjects, total);
@@ -49,10 +51,15 @@ impl Vault {
     }
 }
 
+#[derive(Default)]
 struct Scrub {
     report: VerifyReport,
     pages: HashSet<Vec<u8>>,
     subjects: Vec<SubjectRecord>,
+    /// Whose each value token is.
+    tokens: Vec<SubjectUuid>,
+    /// How many the subjects' lists have.
+    listed: usize,
     more: usize,
 }
 
@@ -82,6 +89,18 @@ impl Scrub {
                 Ok(DirectoryEntry::Tombstone(_)) => {}
                 Err(_) => self.problem("a directory entry does not decode".to_owned()),
             },
+            Visit::Entry { kind: Kind::Tokens, key, payload } if tokens::is_token(key) => {
+                match decode::<TokenRecord>(payload) {
+                    Ok(token) => self.tokens.push(token.uuid),
+                    Err(_) => self.problem("a value token does not decode".to_owned()),
+                }
+            }
+            Visit::Entry { kind: Kind::Tokens, payload, .. } => {
+                self.listed += 1;
+                if decode::<TokenOf>(payload).is_err() {
+                    self.problem("an entry of a subject's list of value tokens does not decode".to_owned());
+                }
+            }
             Visit::Entry { .. } => {}
             Visit::Missing { kind, row } => {
                 self.problem(format!("page {} of {kind:?} is missing, with all below it", place(row)));
@@ -90,6 +109,19 @@ impl Scrub {
                 self.pages.insert(row.to_vec());
                 self.problem(format!("page {} of {kind:?} is damaged, with all below it", place(row)));
             }
+        }
+    }
+
+    /// Every value token is in the list of a subject that is there: a shred left none behind.
+    fn tokens(&mut self) {
+        let subjects: HashSet<SubjectUuid> = self.subjects.iter().map(|record| record.uuid).collect();
+        let orphans = self.tokens.iter().filter(|uuid| !subjects.contains(uuid)).count();
+        if orphans > 0 {
+            self.problem(format!("{orphans} value tokens are of subjects that are not there"));
+        }
+        let (found, listed) = (self.tokens.len(), self.listed);
+        if found != listed {
+            self.problem(format!("value tokens: {found} found, {listed} in the lists of their subjects"));
         }
     }
 

@@ -81,7 +81,7 @@ impl<'a> Shape<'a> for ReadBatch<'a> {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Results<T> {
     /// In the order of the items.
-    results: Vec<T>,
+    pub(super) results: Vec<T>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -213,10 +213,10 @@ impl<'a> ReadResult<'a> {
 }
 
 /// A locked vault refuses a batch as a whole, as it does every other request.
-fn unlocked(app: &App) -> Result<(), Problem> {
+pub(super) fn unlocked(app: &App) -> Result<(), Problem> {
     if app.vault.status().state == VaultState::Locked { Err(Error::Locked.into()) } else { Ok(()) }
 }
 
-fn bounded(items: usize) -> Result<(), Problem> {
+pub(super) fn bounded(items: usize) -> Result<(), Problem> {
     if (1..=ITEMS_MAX).contains(&items) { Ok(()) } else { Err(Problem::invalid("items", "1 to 1,000 items")) }
 }

@@ -15,6 +15,7 @@ pub(crate) mod status;
 pub(crate) mod subjects;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokens;
 
 use crate::problem::Problem;
 
