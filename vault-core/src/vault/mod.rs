@@ -59,7 +59,9 @@ use tokio::task::JoinHandle;
 
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
 pub use idempotency::{Idempotency, Made};
-pub use metadata::Metadata;
+pub use metadata::{
+    Applied, FoundValue, Metadata, MetadataEdit, MetadataLists, MetadataPage, MetadataPatch, MetadataQuery, SEARCH_MAX,
+};
 pub use read::LOOKUP_MAX;
 pub use types::*;
 

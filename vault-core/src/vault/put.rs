@@ -21,10 +21,10 @@ use crate::time::Timestamp;
 use crate::trie::{self, Header, Kind, Op, Payload};
 
 /// How often a write is prepared again because the subject changed meanwhile.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
-const STALE_MAX: usize = 32;
+pub(super) const STALE_MAX: usize = 32;
 /// The row of the compartment `system`; the others count from 1.
 const SYSTEM_ORDINAL: u16 = 0;
 

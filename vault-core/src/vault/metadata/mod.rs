@@ -1,9 +1,29 @@
 //! What is known of each value besides itself, sealed beside the values in their compartment's row.
+//!
+//! | room | what |
+//! |---|---|
+//! | `edit` | what a change asks for, and its bounds |
+//! | `index` | the entries that find a value by its metadata |
+//! | `change` | reading and changing it, one subject at a time |
+//! | `search` | found the other way round: all values of a source, a purpose, a recipient… |
+//! | `apply` | one change for all that a search finds |
+
+mod apply;
+mod change;
+mod edit;
+mod index;
+mod search;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub use apply::Applied;
+pub use edit::{MetadataEdit, MetadataLists, MetadataPatch};
+pub use search::{FoundValue, MetadataPage, MetadataQuery, SEARCH_MAX};
 
 use super::row::{Row, RowPlace};
 use crate::codec;
@@ -11,7 +31,8 @@ use crate::error::Error;
 use crate::ids::{FieldName, Purpose};
 use crate::time::Timestamp;
 
-/// Where a value came from and what may be done with it. Belongs to the field from its first writing to its removal.
+/// Where a value came from and what may be done with it. Belongs to the field from its first writing to its removal; only
+/// an expiry that has passed ends with the value that it was of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Where it came from.
@@ -26,6 +47,13 @@ pub struct Metadata {
     pub automated: Option<bool>,
     /// When it has to be forgotten.
     pub expires_at: Option<Timestamp>,
+}
+
+impl Metadata {
+    /// Whether the value's own time is over.
+    pub(crate) fn lapsed(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// The metadata of a row, by the fields' ids.
