@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, idempotency, schema};
+use super::{Inner, Tasks, Vault, idempotency, retention, schema};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -94,6 +94,7 @@ impl Vault {
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
+            sweeps: retention::Sweeps::default(),
             turns: Turns::new(),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
@@ -179,7 +180,11 @@ impl Vault {
                 finalizer.run(job_queue).await;
             }
         });
-        *life = Some(Tasks { writer, finalizer });
+        let retention = match finalizing {
+            Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
+            Finalizing::AtRest => None,
+        };
+        *life = Some(Tasks { writer, finalizer, retention });
         inner.session.store(Some(session));
         Ok(())
     }
@@ -193,6 +198,11 @@ impl Vault {
         let session = self.inner.session.swap(None);
         if let (Some(session), Some(tasks)) = (session, life.take()) {
             session.stop();
+            if let Some(retention) = tasks.retention {
+                // What it has under way is final or untouched.
+                retention.abort();
+                let _ = retention.await;
+            }
             // Either may have ended already, when the engine failed.
             let _ = session.finalizer.send(Job::Stop);
             let _ = tasks.finalizer.await;
@@ -239,6 +249,7 @@ impl Vault {
             slots: inner.roots.status(),
             store: inner.store.health(),
             cache: inner.pages.stats(),
+            retention: inner.sweeps.status(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
 //! | `schema` | the declared schema: kept, loaded, changed |
 //! | `metadata` | what is known of each value besides itself |
+//! | `retention` | values whose time is over are forgotten for good |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens |
@@ -35,6 +36,9 @@ mod put;
 mod read;
 mod records;
 mod refuse;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 mod rotate;
 mod row;
 mod schema;
@@ -92,6 +96,8 @@ pub(crate) struct Inner {
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
     under_way: idempotency::UnderWay,
+    /// What the sweeps of expired values did.
+    sweeps: retention::Sweeps,
     /// For writes that lost a race for their subject.
     turns: Turns,
     /// Held while unlocking or locking; the tasks of the session under it.
@@ -102,6 +108,8 @@ pub(crate) struct Inner {
 struct Tasks {
     writer: JoinHandle<()>,
     finalizer: JoinHandle<()>,
+    /// Forgets what has expired; none at rest.
+    retention: Option<JoinHandle<()>>,
 }
 
 impl Vault {

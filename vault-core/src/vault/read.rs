@@ -253,6 +253,8 @@ impl Inner {
     ) -> Result<LookupPage, Error> {
         let header = &*snapshot.header;
         let tag = subject::lookup_tag(header, field, form);
+        let spec = snapshot.schema.field_by_id(field).ok_or(Error::NoSuchField)?;
+        let now = Timestamp::now();
         let after: Option<EntryKey> = after.map(|subject| {
             let mut key = [0; 32];
             key[..16].copy_from_slice(&tag);
@@ -270,6 +272,7 @@ impl Inner {
                 && record.state == SubjectState::Active
                 // An entry that a changed value left behind is passed over until it is removed.
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)
+                && self.in_time(&record, spec, now).await?
             {
                 subjects.push(SubjectId::parse(&record.subject)?);
             }

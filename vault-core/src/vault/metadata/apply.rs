@@ -59,8 +59,7 @@ impl Inner {
         let mut applied = Applied::default();
         let mut after = Some(Cursor::default());
         while let Some(at) = after {
-            let (matches, next) =
-                reading!(session, |snapshot| self.matches(&snapshot, query, at, TOGETHER).await)?;
+            let (matches, next) = reading!(session, |snapshot| self.matches(&snapshot, query, at, TOGETHER).await)?;
             applied.matched += matches.len() as u64;
             self.apply_part(session, by_subject(matches), edit, &mut applied).await?;
             after = next;
@@ -85,9 +84,7 @@ impl Inner {
                 // Too much was left behind with this subject: it waits for a root batch, together with others.
                 Some(write) if prepared.replaces => {
                     let session = session.clone();
-                    finals.spawn(async move {
-                        (key, subject, fields, prepared.edited, session.finalize(write).await)
-                    });
+                    finals.spawn(async move { (key, subject, fields, prepared.edited, session.finalize(write).await) });
                 }
                 Some(write) => {
                     writes.push(write);

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 pub use apply::Applied;
 pub use edit::{MetadataEdit, MetadataLists, MetadataPatch};
+pub(crate) use search::Cursor;
 pub use search::{FoundValue, MetadataPage, MetadataQuery, SEARCH_MAX};
 
 use super::row::{Row, RowPlace};
@@ -67,6 +68,23 @@ impl RowMetadata {
             Some(bytes) => Ok(codec::decode_record(&bytes)?),
             None => Ok(Self::default()),
         }
+    }
+
+    /// Takes the expiry off those of the fields whose value has had its time, for it is being overwritten by one that has
+    /// not; answers which.
+    pub(crate) fn lift_lapsed<'f>(
+        &mut self,
+        fields: impl Iterator<Item = &'f FieldName>,
+        now: Timestamp,
+    ) -> Vec<FieldName> {
+        let mut lapsed = Vec::new();
+        for field in fields {
+            if let Some(metadata) = self.0.get_mut(field).filter(|metadata| metadata.lapsed(now)) {
+                metadata.expires_at = None;
+                lapsed.push(field.clone());
+            }
+        }
+        lapsed
     }
 
     /// The bytes to seal; none if there is nothing to say.

@@ -95,8 +95,7 @@ impl Vault {
         query.check(&session.snapshot().schema)?;
         let after = after.map(Cursor::parse).transpose()?.unwrap_or_default();
         let limit = limit.clamp(1, SEARCH_MAX);
-        let (matches, next) =
-            reading!(session, |snapshot| self.inner.matches(&snapshot, query, after, limit).await)?;
+        let (matches, next) = reading!(session, |snapshot| self.inner.matches(&snapshot, query, after, limit).await)?;
         let values = matches.into_iter().map(|m| FoundValue { subject: m.subject, field: m.name }).collect();
         Ok(MetadataPage { values, next: next.map(Cursor::text) })
     }
@@ -170,8 +169,7 @@ impl Inner {
                 loop {
                     let room = limit - matches.len();
                     let after = subject::lookup_entry(tag, &directory_of(at.subject));
-                    let entries =
-                        trie::scan(&self.pages, header, Kind::Lookups, &tag, Some(&after), room).await?;
+                    let entries = trie::scan(&self.pages, header, Kind::Lookups, &tag, Some(&after), room).await?;
                     looked += 1 + entries.len();
                     for (entry, _) in &entries {
                         at.subject = entry[16..].try_into().expect("an entry key has 32 bytes");
