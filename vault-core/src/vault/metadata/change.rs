@@ -44,7 +44,7 @@ impl Vault {
         // Found here too, so that it is told why there is none.
         self.metadata(id, field).await?;
         let key = subject::directory_key(&session.snapshot().header, id);
-        let edited = self.inner.edit_subject(&session, id, key, &[spec.id.clone()], &edit).await?;
+        let edited = self.inner.edit_subject(&session, id, key, std::slice::from_ref(&spec.id), &edit).await?;
         edited.into_iter().next().ok_or(Error::NoSuchField)?.map(|edited| edited.metadata)
     }
 }

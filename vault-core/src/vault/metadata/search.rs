@@ -205,7 +205,7 @@ impl Inner {
             && record.lookups.iter().any(|listed| listed.live && listed.tag == tag)
             && record.keys(&spec.compartment).is_some()
             && self.exactly(&record, spec, sought).await?;
-        Ok(holds.then(|| matched(directory, &record, spec)).transpose()?)
+        holds.then(|| matched(directory, &record, spec)).transpose()
     }
 
     /// An entry tells the day of an expiry only; the exact time is in the row.
