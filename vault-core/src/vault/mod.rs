@@ -8,6 +8,7 @@
 //! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
 //! | `schema` | the declared schema: kept, loaded, changed |
+//! | `export` | everything held of a subject, for the subject |
 //! | `metadata` | what is known of each value besides itself |
 //! | `retention` | values whose time is over are forgotten for good |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
@@ -23,6 +24,7 @@ mod erase;
 #[cfg(test)]
 mod erase_tests;
 mod expire;
+mod export;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
@@ -62,6 +64,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
+pub use export::{Export, ExportedField, Use};
 pub use idempotency::{Idempotency, Made};
 pub use metadata::{
     Applied, FoundValue, Metadata, MetadataEdit, MetadataLists, MetadataPage, MetadataPatch, MetadataQuery, SEARCH_MAX,

@@ -222,8 +222,8 @@ impl Editing<'_> {
             for dead in self.record.lookups.iter().filter(|l| !l.live) {
                 self.write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
             }
+            // A mark of the subject stays: there may be more to tidy than this, and it costs nothing.
             self.record.lookups.retain(|l| l.live);
-            self.write.edits.push(stale::unmark(header, &found.key));
         } else if stale > 0 {
             self.write.edits.push(stale::mark(header, &found.key));
         }

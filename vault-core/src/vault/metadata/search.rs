@@ -258,6 +258,7 @@ impl Inner {
         let Some(declared) = snapshot.schema.purpose(purpose.as_str()) else { return Ok(Vec::new()) };
         let question = Question {
             role: Role::Admin,
+            expired: false,
             purpose: Named::Purpose(declared),
             subject: record.standing(),
             consent: record.consents.contains(purpose),
