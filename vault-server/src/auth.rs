@@ -28,7 +28,8 @@ const ANYONE: Access = Access::Roles(&[Admin, Service, Security, Privacy, Audito
 const VALUES: Access = Access::Roles(&[Admin, Service]);
 /// Sees or forgets what is held of one subject.
 const ONE_SUBJECT: Access = Access::Roles(&[Admin, Service, Privacy]);
-const ERASURES: Access = Access::Roles(&[Admin, Privacy]);
+/// What concerns the rights of subjects: erasures, exports, what is known of values.
+const RIGHTS: Access = Access::Roles(&[Admin, Privacy]);
 const KEYS: Access = Access::Roles(&[Admin, Security]);
 
 /// Every route: method, path template, who may call it. What is not here may be called by nobody.
@@ -41,14 +42,19 @@ pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
     ("PUT", "/v1/subjects/{id}/fields/{name}", VALUES),
     ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
+    ("GET", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
+    ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
+    ("POST", "/v1/metadata/search", RIGHTS),
+    ("POST", "/v1/metadata/apply", RIGHTS),
+    ("GET", "/v1/subjects/{id}/export", RIGHTS),
     ("GET", "/v1/subjects/{id}", ONE_SUBJECT),
-    ("DELETE", "/v1/subjects/{id}", ERASURES),
+    ("DELETE", "/v1/subjects/{id}", RIGHTS),
     ("POST", "/v1/lookups", VALUES),
     ("POST", "/v1/batch/write", VALUES),
     ("POST", "/v1/batch/read", VALUES),
-    ("POST", "/v1/erasures", ERASURES),
-    ("GET", "/v1/erasures", ERASURES),
-    ("GET", "/v1/erasures/{id}", ERASURES),
+    ("POST", "/v1/erasures", RIGHTS),
+    ("GET", "/v1/erasures", RIGHTS),
+    ("GET", "/v1/erasures/{id}", RIGHTS),
     ("GET", "/v1/keys", KEYS),
     ("POST", "/v1/keys/rotations", KEYS),
     ("GET", "/v1/keys/rotations", KEYS),
@@ -176,6 +182,11 @@ mod tests {
         ("GET", "/v1/subjects/{id}/fields/{name}", "asp"),
         ("PUT", "/v1/subjects/{id}/fields/{name}", "as"),
         ("DELETE", "/v1/subjects/{id}/fields/{name}", "asp"),
+        ("GET", "/v1/subjects/{id}/fields/{name}/metadata", "asp"),
+        ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", "asp"),
+        ("POST", "/v1/metadata/search", "ap"),
+        ("POST", "/v1/metadata/apply", "ap"),
+        ("GET", "/v1/subjects/{id}/export", "ap"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),
         ("POST", "/v1/lookups", "as"),

@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
-use crate::routes::{batch, callers, erasures, fields, health, keys, lock, lookups, schema, status, subjects};
+use crate::routes::{
+    batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, schema, status, subjects,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -87,6 +89,10 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(subjects::describe, subjects::shred))
         .routes(routes!(fields::read, fields::patch))
         .routes(routes!(fields::read_one, fields::put_one, fields::forget_one))
+        .routes(routes!(metadata::show, metadata::change))
+        .routes(routes!(metadata::search))
+        .routes(routes!(metadata::apply))
+        .routes(routes!(export::export))
         .routes(routes!(lookups::look_up))
         .routes(routes!(batch::write))
         .routes(routes!(batch::read))
@@ -137,7 +143,16 @@ mod tests {
     #[test]
     fn every_request_that_makes_something_says_what_an_idempotency_key_does() {
         let document = documented();
-        for path in ["erasures", "keys/rotations", "callers", "lookups", "batch/write", "batch/read"] {
+        for path in [
+            "erasures",
+            "keys/rotations",
+            "callers",
+            "lookups",
+            "batch/write",
+            "batch/read",
+            "metadata/search",
+            "metadata/apply",
+        ] {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();
             assert_eq!((&key["in"], &key["required"]), (&json!("header"), &json!(false)), "{path}");

@@ -268,13 +268,4 @@ impl PurposeSpec {
 }
 
 #[cfg(test)]
-impl Schema {
-    /// The same, with a field's values kept for so many seconds.
-    pub(crate) fn keeping(mut self, field: &FieldName, seconds: u64) -> Self {
-        self.fields.iter_mut().filter(|spec| spec.name == *field).for_each(|spec| spec.retention = Some(seconds));
-        self
-    }
-}
-
-#[cfg(test)]
 mod tests;

@@ -2,23 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::session::Snapshot;
 use super::tests::{Fixture, id, name};
 use super::*;
 use crate::policy::Rule;
-use crate::schema::Schema;
+use crate::schema::{Document, Schema};
 use crate::time::Timestamp;
 
-/// Has the vault keep a field's values for so long, as a schema that is applied does.
-fn keep(fixture: &Fixture, field: &str, seconds: u64) {
-    let session = fixture.vault.session().unwrap();
-    let now = session.snapshot();
-    let schema = Arc::new(Schema::clone(&now.schema).keeping(&name(field), seconds));
-    let (header, counts, sequence) = (now.header.clone(), now.counts, now.sequence);
-    session.publish(Snapshot { header, counts, sequence, schema });
+/// Has the vault keep a field's values for so long.
+async fn keep(fixture: &Fixture, field: &str, time: &str) {
+    let mut document: serde_json::Value = serde_json::from_str(&Schema::builtin().document().to_json()).unwrap();
+    document["fields"][field]["retention"] = time.into();
+    let document = Document::from_json(&document.to_string()).unwrap();
+    fixture.vault.put_schema(document, None).await.unwrap();
 }
 
 async fn expire_soon(fixture: &Fixture, subject: &str, field: &str) {
@@ -49,12 +46,13 @@ async fn by_the_schema() {
     hold(&fixture, "s07").await;
     let nothing = fixture.vault.sweep_expired().await.unwrap();
     assert_eq!((nothing.subjects, nothing.forgotten), (0, 0), "no field has an end");
-    keep(&fixture, "location", 3600);
+    keep(&fixture, "location", "1 hours").await;
     let nothing = fixture.vault.sweep_expired().await.unwrap();
     assert_eq!((nothing.subjects, nothing.forgotten), (70, 0), "the control: they have time yet");
     assert!(fixture.read("s00", "location").await.is_ok());
 
-    keep(&fixture, "location", 0);
+    keep(&fixture, "location", "1 seconds").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let refused = fixture.read("s00", "location").await;
     assert!(matches!(refused, Err(Error::Refused { rule: Rule::ValueExpired, .. })));
     let epoch = fixture.vault.status().epoch.unwrap();
@@ -64,7 +62,8 @@ async fn by_the_schema() {
     assert!(fixture.vault.status().epoch.unwrap() - epoch < 40, "many share a root batch");
     assert_eq!(fixture.vault.status().retention, swept);
 
-    // With the old schema, or a clock that stands earlier: what was swept does not come back.
+    // What was swept does not come back when there is more time.
+    keep(&fixture, "location", "1 hours").await;
     fixture.restart().await;
     assert!(matches!(fixture.read("s00", "location").await, Err(Error::NoSuchField)));
     assert!(fixture.read("s00", "name").await.is_ok(), "the neighbour in the same row stays");

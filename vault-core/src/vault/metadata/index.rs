@@ -72,8 +72,7 @@ pub(super) fn update(
     }
     let live = refs.iter().filter(|listed| listed.live);
     if live.clone().count() > REFS_MAX || live.map(size).sum::<usize>() > REFS_BYTES_MAX {
-        let expected =
-            "less: a subject is found by at most 128 sources, purposes, recipients and so on of all its values";
+        let expected = "at most 128 sources, purposes, objections, recipients and expiries in all values of a subject";
         return Err(Error::Invalid { field: "metadata", expected });
     }
     record.lookups = refs;
