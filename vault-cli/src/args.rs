@@ -12,8 +12,8 @@ use clap_complete::Shell;
 pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, UnlockArgs};
 pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{
-    EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
-    ViewChoice,
+    EraseArgs, EraseCommand, ExportArgs, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs,
+    SubjectCommand, ViewChoice,
 };
 
 use crate::output::{Format, Ui};

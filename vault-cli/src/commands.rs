@@ -4,6 +4,7 @@ mod caller;
 mod completions;
 mod demo;
 mod erase;
+mod export;
 mod import;
 mod key;
 mod lock;

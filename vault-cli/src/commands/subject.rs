@@ -44,13 +44,14 @@ struct Found {
     next: Option<String>,
 }
 
-/// Runs a `subject` command other than `import`, which has its own room.
+/// Runs a `subject` command; `import` and `export` have rooms of their own.
 pub(crate) fn run(command: &SubjectCommand, context: &Context) -> Result<Exit, Failure> {
     match command {
         SubjectCommand::Put(args) => put(args, context),
         SubjectCommand::Show(args) => show(args, context),
         SubjectCommand::Lookup(args) => lookup(args, context),
         SubjectCommand::Forget(args) => forget(args, context),
+        SubjectCommand::Export(args) => super::export::run(args, context),
         SubjectCommand::Import(args) => super::import::run(args, context),
     }
 }
