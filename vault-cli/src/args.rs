@@ -15,8 +15,8 @@ pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, RotateCal
 pub(crate) use notes::{ConsentCommand, GiveArgs, HoldCommand, RestrictArgs};
 pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{
-    EraseArgs, EraseCommand, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs, SubjectCommand,
-    ViewChoice,
+    EraseArgs, EraseCommand, ExportArgs, ForgetArgs, FormChoice, ImportArgs, LookupArgs, PutArgs, ShowArgs,
+    SubjectCommand, ViewChoice,
 };
 
 pub(crate) use tokens::{CreateToken, ResolveToken, ShapeChoice, TokenCommand, TokenView};

@@ -5,6 +5,7 @@ mod completions;
 mod consent;
 mod demo;
 mod erase;
+mod export;
 mod hold;
 mod import;
 mod key;

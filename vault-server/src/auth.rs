@@ -30,9 +30,8 @@ const VALUES: Access = Access::Roles(&[Admin, Service]);
 const ONE_SUBJECT: Access = Access::Roles(&[Admin, Service, Privacy]);
 /// Notes what a subject agreed to: services collect that.
 const CONSENTS: Access = ONE_SUBJECT;
-/// Holds and restrictions.
-const HOLDS: Access = Access::Roles(&[Admin, Privacy]);
-const ERASURES: Access = Access::Roles(&[Admin, Privacy]);
+/// What concerns the rights of subjects: erasures, holds, exports, what is known of values.
+const RIGHTS: Access = Access::Roles(&[Admin, Privacy]);
 const KEYS: Access = Access::Roles(&[Admin, Security]);
 
 /// Every route: method, path template, who may call it. What is not here may be called by nobody.
@@ -45,25 +44,30 @@ pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
     ("PUT", "/v1/subjects/{id}/fields/{name}", VALUES),
     ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
+    ("GET", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
+    ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
+    ("POST", "/v1/metadata/search", RIGHTS),
+    ("POST", "/v1/metadata/apply", RIGHTS),
+    ("GET", "/v1/subjects/{id}/export", RIGHTS),
     ("GET", "/v1/subjects/{id}", ONE_SUBJECT),
-    ("DELETE", "/v1/subjects/{id}", ERASURES),
+    ("DELETE", "/v1/subjects/{id}", RIGHTS),
     ("GET", "/v1/subjects/{id}/consents", CONSENTS),
     ("PUT", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
     ("DELETE", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
-    ("PUT", "/v1/subjects/{id}/restriction", HOLDS),
-    ("DELETE", "/v1/subjects/{id}/restriction", HOLDS),
-    ("PUT", "/v1/subjects/{id}/holds/{name}", HOLDS),
-    ("DELETE", "/v1/subjects/{id}/holds/{name}", HOLDS),
-    ("GET", "/v1/holds", HOLDS),
+    ("PUT", "/v1/subjects/{id}/restriction", RIGHTS),
+    ("DELETE", "/v1/subjects/{id}/restriction", RIGHTS),
+    ("PUT", "/v1/subjects/{id}/holds/{name}", RIGHTS),
+    ("DELETE", "/v1/subjects/{id}/holds/{name}", RIGHTS),
+    ("GET", "/v1/holds", RIGHTS),
     ("POST", "/v1/lookups", VALUES),
     ("POST", "/v1/tokens", VALUES),
     ("POST", "/v1/tokens/resolve", VALUES),
     ("DELETE", "/v1/tokens/{token}", VALUES),
     ("POST", "/v1/batch/write", VALUES),
     ("POST", "/v1/batch/read", VALUES),
-    ("POST", "/v1/erasures", ERASURES),
-    ("GET", "/v1/erasures", ERASURES),
-    ("GET", "/v1/erasures/{id}", ERASURES),
+    ("POST", "/v1/erasures", RIGHTS),
+    ("GET", "/v1/erasures", RIGHTS),
+    ("GET", "/v1/erasures/{id}", RIGHTS),
     ("GET", "/v1/keys", KEYS),
     ("POST", "/v1/keys/rotations", KEYS),
     ("GET", "/v1/keys/rotations", KEYS),
@@ -192,6 +196,11 @@ mod tests {
         ("GET", "/v1/subjects/{id}/fields/{name}", "asp"),
         ("PUT", "/v1/subjects/{id}/fields/{name}", "as"),
         ("DELETE", "/v1/subjects/{id}/fields/{name}", "asp"),
+        ("GET", "/v1/subjects/{id}/fields/{name}/metadata", "asp"),
+        ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", "asp"),
+        ("POST", "/v1/metadata/search", "ap"),
+        ("POST", "/v1/metadata/apply", "ap"),
+        ("GET", "/v1/subjects/{id}/export", "ap"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),
         ("GET", "/v1/subjects/{id}/consents", "asp"),

@@ -22,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) tls: Tls,
     pub(crate) cache: Cache,
     pub(crate) limits: Limits,
+    pub(crate) retention: Retention,
     pub(crate) log: Log,
 }
 
@@ -95,6 +96,14 @@ pub(crate) struct Limits {
     pub(crate) lookups_per_minute: u32,
 }
 
+/// `[retention]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retention {
+    /// How often values whose time is over are looked for and forgotten for good, in seconds.
+    pub(crate) sweep_seconds: u64,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -124,6 +133,12 @@ impl Default for Cache {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_in_flight: 1024, tombstone_days: 365, lookups_per_minute: 3000 }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { sweep_seconds: 3600 }
     }
 }
 
@@ -198,6 +213,9 @@ impl Config {
         if self.tls.cert.is_none() && !self.server.listen.ip().is_loopback() {
             return Err("listen is not a loopback address and there is no TLS: add [tls] with cert and key, \
                         or listen on 127.0.0.1");
+        }
+        if self.retention.sweep_seconds == 0 {
+            return Err("sweep_seconds under [retention] is 0: give it at least 1");
         }
         if self.limits.max_in_flight == 0 {
             return Err("max_in_flight under [limits] is 0: give it at least 1");
@@ -307,6 +325,8 @@ mod tests {
             (format!("{GOOD}[server]\nlisten = \"0.0.0.0:8250\"\n[tls]\ncert = \"c\"\nkey = \"k\"\n"), false),
             (format!("{GOOD}[unlock]\nkey_file = \"k\"\npassphrase_file = \"p\"\n"), true),
             (format!("{GOOD}[limits]\nmax_in_flight = 0\n"), true),
+            (format!("{GOOD}[retention]\nsweep_seconds = 0\n"), true),
+            (format!("{GOOD}[retention]\nsweep_seconds = 60\n"), false),
         ] {
             assert_eq!(parse(&text, &[]).unwrap().check().is_err(), refused, "{text}");
         }

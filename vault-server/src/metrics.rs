@@ -155,7 +155,16 @@ fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
         ("cache_pages", "Opened pages kept in memory", status.cache.pages as u64),
         ("cache_bytes", "Bytes they take", status.cache.bytes as u64),
         ("cache_limit_bytes", "Bytes they may take", status.cache.limit_bytes as u64),
+        ("retention_subjects", "Subjects that the last sweep of expired values looked at", status.retention.subjects),
+        ("retention_held", "Expired values that it left, for a legal hold keeps them", status.retention.held),
+        ("retention_failed", "Subjects that it could not deal with", status.retention.failed),
     ];
+    for (name, help, at) in [
+        ("retention_started_seconds", "When the last sweep was begun, since 1970", status.retention.started_at),
+        ("retention_finished_seconds", "When a sweep was last completed, since 1970", status.retention.finished_at),
+    ] {
+        all.extend(at.map(|at| (name, help, at.0 / 1000)));
+    }
     if let Some(bytes) = status.store.disk_bytes {
         all.push(("store_disk_bytes", "Bytes the store takes on disk", bytes));
     }
@@ -175,10 +184,11 @@ fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
     all
 }
 
-fn counters(status: &Status) -> [(&'static str, &'static str, u64); 2] {
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 3] {
     [
         ("cache_hits", "Pages found in the cache", status.cache.hits),
         ("cache_misses", "Pages read from the store", status.cache.misses),
+        ("retention_forgotten", "Expired values that were forgotten for good", status.retention.forgotten_in_all),
     ]
 }
 

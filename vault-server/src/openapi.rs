@@ -15,7 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    batch, callers, erasures, fields, health, keys, lock, lookups, notes, schema, status, subjects, tokens,
+    batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, status, subjects,
+    tokens,
 };
 
 #[derive(OpenApi)]
@@ -94,6 +95,10 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(notes::restrict, notes::unrestrict))
         .routes(routes!(notes::add_hold, notes::release_hold))
         .routes(routes!(notes::held))
+        .routes(routes!(metadata::show, metadata::change))
+        .routes(routes!(metadata::search))
+        .routes(routes!(metadata::apply))
+        .routes(routes!(export::export))
         .routes(routes!(lookups::look_up))
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::resolve))
@@ -158,6 +163,8 @@ mod tests {
             "tokens/resolve",
             "batch/write",
             "batch/read",
+            "metadata/search",
+            "metadata/apply",
         ] {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();

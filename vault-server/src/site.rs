@@ -58,6 +58,7 @@ impl Site {
             options: VaultOptions {
                 cache_bytes: config.cache.pages_mib.saturating_mul(1024 * 1024),
                 tombstone_seconds: config.limits.tombstone_days.saturating_mul(24 * 3600),
+                sweep_seconds: config.retention.sweep_seconds,
                 ..VaultOptions::default()
             },
         }

@@ -50,6 +50,15 @@ Examples:
   vault-cli subject import customers.ndjson
   zcat customers.ndjson.gz | vault-cli subject import -")]
     Import(ImportArgs),
+    /// Export everything held of a subject, as one JSON document
+    #[command(after_help = "\
+The document has every value as it was given, what is known of it and what it may be used for. It is for the
+person it is about: --out makes a file that only its owner can read, and overwrites nothing.
+
+Examples:
+  vault-cli subject export cust-1 --out cust-1.json
+  vault-cli subject export cust-1 > /media/safe/cust-1.json")]
+    Export(ExportArgs),
     /// Forget one field of a subject, for good
     #[command(after_help = "\
 Forgetting is final: no old copy of the store brings the value back. Asks first; scripts give --yes.
@@ -147,6 +156,16 @@ pub(crate) struct ImportArgs {
     /// NDJSON file; - is standard input
     #[arg(value_name = "FILE.ndjson")]
     pub(crate) file: PathBuf,
+}
+
+/// Flags of `subject export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The subject's id
+    pub(crate) id: String,
+    /// Write to a new file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Flags of `subject forget`.

@@ -19,6 +19,7 @@ struct Status {
     slots: Vec<Slot>,
     store: Store,
     cache: Option<Cache>,
+    retention: Option<Retention>,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +48,13 @@ struct Cache {
     pages: u64,
     bytes: u64,
     limit_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Retention {
+    finished_at: Option<String>,
+    forgotten: u64,
+    held: u64,
 }
 
 /// Asks and shows; a locked vault answers too.
@@ -85,6 +93,10 @@ fn rows(status: &Status, now: Timestamp) -> Vec<(String, String)> {
         rows.push(("root slot".into(), format!("{} {}{}", slot.name, slot.state, detail.unwrap_or_default())));
     }
     rows.push(("store".into(), format!("{} {}", status.store.engine, status.store.state)));
+    if let Some(Retention { finished_at: Some(at), forgotten, held }) = &status.retention {
+        let told = format!("last {} ago: {forgotten} expired values forgotten, {held} held", age::since(at, now));
+        rows.push(("retention".into(), told));
+    }
     if let Some(cache) = &status.cache {
         rows.push((
             "page cache".into(),
@@ -111,13 +123,17 @@ mod tests {
                 "started_at":"2026-03-10T10:00:00Z","counts":null,
                 "slots":[{"name":"/v/root.slot","state":"unreachable","detail":"no such disk"}],
                 "store":{"engine":"sled","state":"ok"},
-                "cache":{"pages":0,"bytes":0,"limit_bytes":67108864}}"#,
+                "cache":{"pages":0,"bytes":0,"limit_bytes":67108864},
+                "retention":{"started_at":"2026-03-10T12:00:00Z","finished_at":"2026-03-10T12:00:00Z",
+                "subjects":9,"forgotten":3,"held":1,"failed":0}}"#,
         )
         .unwrap();
         let rows = rows(&status, "2026-03-10T12:30:00Z".parse().unwrap());
         assert!(rows.contains(&("state".into(), "locked".into())));
         assert!(rows.contains(&("server".into(), "version 0.1.0, up for 2 hours".into())));
         assert!(rows.contains(&("root slot".into(), "/v/root.slot unreachable: no such disk".into())));
+        let swept = "last 30 minutes ago: 3 expired values forgotten, 1 held";
+        assert!(rows.contains(&("retention".into(), swept.into())), "{rows:?}");
         assert!(!rows.iter().any(|(what, _)| what == "subjects"));
     }
 }

@@ -37,13 +37,14 @@ struct Shown {
     views: BTreeMap<String, String>,
 }
 
-/// Runs a `subject` command; `lookup` and `import` have rooms of their own.
+/// Runs a `subject` command; `lookup`, `import` and `export` have rooms of their own.
 pub(crate) fn run(command: &SubjectCommand, context: &Context) -> Result<Exit, Failure> {
     match command {
         SubjectCommand::Put(args) => put(args, context),
         SubjectCommand::Show(args) => show(args, context),
         SubjectCommand::Lookup(args) => super::lookup::run(args, context),
         SubjectCommand::Forget(args) => forget(args, context),
+        SubjectCommand::Export(args) => super::export::run(args, context),
         SubjectCommand::Import(args) => super::import::run(args, context),
     }
 }

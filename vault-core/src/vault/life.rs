@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, callers, idempotency, schema};
+use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -94,6 +94,7 @@ impl Vault {
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
+            sweeps: retention::Sweeps::default(),
             turns: Turns::new(),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
@@ -183,7 +184,11 @@ impl Vault {
                 finalizer.run(job_queue).await;
             }
         });
-        *life = Some(Tasks { writer, finalizer, notes });
+        let retention = match finalizing {
+            Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
+            Finalizing::AtRest => None,
+        };
+        *life = Some(Tasks { writer, finalizer, notes, retention });
         inner.session.store(Some(session));
         Ok(())
     }
@@ -201,6 +206,11 @@ impl Vault {
                 callers::note_all(&self.inner, &session).await;
             }
             session.stop();
+            if let Some(retention) = tasks.retention {
+                // What it has under way is final or untouched.
+                retention.abort();
+                let _ = retention.await;
+            }
             // Either may have ended already, when the engine failed.
             let _ = session.finalizer.send(Job::Stop);
             let _ = tasks.finalizer.await;
@@ -247,6 +257,7 @@ impl Vault {
             slots: inner.roots.status(),
             store: inner.store.health(),
             cache: inner.pages.stats(),
+            retention: inner.sweeps.status(),
         }
     }
 

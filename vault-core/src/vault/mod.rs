@@ -10,7 +10,9 @@
 //! | `notes` | what is noted about a subject in its compartment `system` |
 //! | `consents`, `restriction`, `holds` | its topics: what may be done with a subject, and not |
 //! | `schema` | the declared schema: kept, loaded, changed |
+//! | `export` | everything held of a subject, for the subject |
 //! | `metadata` | what is known of each value besides itself |
+//! | `retention` | values whose time is over are forgotten for good |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
@@ -25,6 +27,7 @@ mod erase;
 #[cfg(test)]
 mod erase_tests;
 mod expire;
+mod export;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
@@ -44,6 +47,9 @@ mod read;
 mod records;
 mod refuse;
 mod restriction;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 mod rotate;
 mod row;
 mod schema;
@@ -69,10 +75,13 @@ use tokio::task::JoinHandle;
 pub use callers::OVERLAP_MAX;
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
+pub use export::{Export, ExportedField, Use};
 pub use holds::{HOLDS_MAX, HeldSubject, Hold};
 pub use idempotency::{Idempotency, Made};
 pub use last4::Last4Lookup;
-pub use metadata::Metadata;
+pub use metadata::{
+    Applied, FoundValue, Metadata, MetadataEdit, MetadataLists, MetadataPage, MetadataPatch, MetadataQuery, SEARCH_MAX,
+};
 pub use read::LOOKUP_MAX;
 pub use restriction::Restriction;
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
@@ -105,6 +114,8 @@ pub(crate) struct Inner {
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
     under_way: idempotency::UnderWay,
+    /// What the sweeps of expired values did.
+    sweeps: retention::Sweeps,
     /// For writes that lost a race for their subject.
     turns: Turns,
     /// Held while unlocking or locking; the tasks of the session under it.
@@ -117,6 +128,8 @@ struct Tasks {
     finalizer: JoinHandle<()>,
     /// Writes down now and then when callers were last seen.
     notes: Option<JoinHandle<()>>,
+    /// Forgets what has expired; none at rest.
+    retention: Option<JoinHandle<()>>,
 }
 
 impl Vault {

@@ -21,10 +21,10 @@ use crate::time::Timestamp;
 use crate::trie::{self, Header, Kind, Op, Payload};
 
 /// How often a write is prepared again because the subject changed meanwhile.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
-const STALE_MAX: usize = 32;
+pub(super) const STALE_MAX: usize = 32;
 /// The row of the compartment `system`; the others count from 1.
 const SYSTEM_ORDINAL: u16 = 0;
 
@@ -48,6 +48,15 @@ pub(super) struct Prepared {
     outcome: PutOutcome,
     /// Whether it replaces keys or removes entries, so that it needs a root batch.
     replaces: bool,
+}
+
+/// What became of a compartment's row.
+struct ChangedRow {
+    stamps: Vec<FieldStamp>,
+    /// The keys that it has now, if the change is final.
+    next: Option<CompartmentKeys>,
+    /// Fields whose expired value was overwritten, by their ids: the new value has no expiry.
+    lapsed: Vec<FieldName>,
 }
 
 /// What one call changes, the same for every compartment.
@@ -241,7 +250,7 @@ impl Inner {
         }
         let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
         let lookups_changed = update_lookups(putting.header, &found, parsed, &mut record, &mut write);
-        let mut keys_changed = false;
+        let (mut keys_changed, mut lapses) = (false, false);
         let mut fields = Vec::with_capacity(parsed.len());
         for (compartment, parsed) in by_compartment(parsed) {
             let Some(at) = record.compartments.iter().position(|keys| keys.name == *compartment) else {
@@ -257,8 +266,12 @@ impl Inner {
             if record.compartments[at].refused.is_some() {
                 return Err(Error::Conflict("the shred of this compartment is not final yet: write to it once it is"));
             }
-            let (stamps, next) = self.change_row(putting, &record, at, &parsed, &mut write).await?;
+            let ChangedRow { stamps, next, lapsed } =
+                self.change_row(putting, &record, at, &parsed, &mut write).await?;
             fields.extend(stamps);
+            lapses |= !lapsed.is_empty();
+            let ends = |l: &&mut LookupRef| l.of == Indexed::Expiry && lapsed.contains(&l.field);
+            record.lookups.iter_mut().filter(ends).for_each(|l| l.live = false);
             if let Some(next) = next {
                 record.compartments[at] = next;
             }
@@ -280,7 +293,7 @@ impl Inner {
                 write.edits.push(holds::unindex(putting.header, &found.key));
             }
             write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
-        } else if lookups_changed || keys_changed {
+        } else if lookups_changed || keys_changed || lapses {
             if stale > 0 {
                 write.edits.push(stale::mark(putting.header, &found.key));
             }
@@ -297,7 +310,7 @@ impl Inner {
         at: usize,
         parsed: &[&Parsed<'_>],
         write: &mut Write,
-    ) -> Result<(Vec<FieldStamp>, Option<CompartmentKeys>), Error> {
+    ) -> Result<ChangedRow, Error> {
         let keys = &record.compartments[at];
         let place = record.row_place(keys);
         let row = subject::open_row(self, &place).await?;
@@ -308,6 +321,7 @@ impl Inner {
         for gone in parsed.iter().filter(|p| p.value.is_none()) {
             metadata.0.remove(&gone.spec.id);
         }
+        let lapsed = metadata.lift_lapsed(parsed.iter().map(|p| &p.spec.id), putting.now);
 
         // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
         // being final goes with it, so this holds even if the field is not there any more.
@@ -327,7 +341,7 @@ impl Inner {
                 writer
             }
         };
-        if next_keys.is_some() || metadata.0.len() != before {
+        if next_keys.is_some() || metadata.0.len() != before || !lapsed.is_empty() {
             writer.set_metadata(metadata.encode()?.as_ref().map(|bytes| bytes.as_slice()));
         }
         let stamps = set_fields(&mut writer, &held, parsed, putting)?;
@@ -337,7 +351,7 @@ impl Inner {
         write.delta.rows += rows_in(&rows.put) - 1 - rows_in(&gone);
         write.put.extend(rows.put);
         write.delete.extend(gone);
-        Ok((stamps, next_keys))
+        Ok(ChangedRow { stamps, next: next_keys, lapsed })
     }
 
     /// The fields that a call does not touch, opened under the old key.

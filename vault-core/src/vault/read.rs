@@ -275,6 +275,7 @@ impl Inner {
     ) -> Result<LookupPage, Error> {
         let header = &*snapshot.header;
         let tag = subject::lookup_tag(header, &wanted.spec.id, wanted.form);
+        let now = Timestamp::now();
         let after: Option<EntryKey> = after.map(|subject| {
             let mut key = [0; 32];
             key[..16].copy_from_slice(&tag);
@@ -294,6 +295,7 @@ impl Inner {
                 && record.keys(&wanted.spec.compartment).is_some()
                 // An entry that a changed value left behind is passed over until it is removed.
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)
+                && self.in_time(&record, wanted.spec, now).await?
             {
                 subjects.push(SubjectId::parse(&record.subject)?);
             }

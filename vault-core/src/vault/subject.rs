@@ -74,6 +74,17 @@ pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -
     Ok(Found { key, entry, seen })
 }
 
+/// A page of the directory: living subjects and tombstones in the order of their tags, behind `after`.
+pub(crate) async fn page(
+    inner: &Inner,
+    header: &Header,
+    after: Option<EntryKey>,
+    limit: usize,
+) -> Result<Vec<(EntryKey, DirectoryEntry)>, Error> {
+    let entries = trie::scan(&inner.pages, header, Kind::Directory, &[], after.as_ref(), limit).await?;
+    entries.into_iter().map(|(key, payload)| Ok((key, decode(&payload)?))).collect()
+}
+
 impl SubjectRecord {
     /// How the subject stands.
     pub(crate) fn standing(&self) -> SubjectStanding {

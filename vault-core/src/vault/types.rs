@@ -24,11 +24,18 @@ pub struct VaultOptions {
     pub tombstone_seconds: u64,
     /// How long a request is known by its idempotency key, in seconds.
     pub idempotency_seconds: u64,
+    /// How often values whose time is over are looked for and finally forgotten, in seconds; at least 1.
+    pub sweep_seconds: u64,
 }
 
 impl Default for VaultOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 * 1024 * 1024, tombstone_seconds: 365 * 24 * 3600, idempotency_seconds: 24 * 3600 }
+        Self {
+            cache_bytes: 256 * 1024 * 1024,
+            tombstone_seconds: 365 * 24 * 3600,
+            idempotency_seconds: 24 * 3600,
+            sweep_seconds: 3600,
+        }
     }
 }
 
@@ -376,6 +383,27 @@ pub struct Status {
     pub store: Health,
     /// The cache of opened pages.
     pub cache: CacheStats,
+    /// The sweep of values whose time is over.
+    pub retention: RetentionStatus,
+}
+
+/// What the last pass over expired values did, or the present one did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionStatus {
+    /// When the last pass was begun; none since the process started.
+    pub started_at: Option<Timestamp>,
+    /// When a pass was last completed.
+    pub finished_at: Option<Timestamp>,
+    /// Subjects it looked at.
+    pub subjects: u64,
+    /// Values it forgot for good.
+    pub forgotten: u64,
+    /// Expired values it left, for their subject is under a legal hold.
+    pub held: u64,
+    /// Subjects it could not deal with.
+    pub failed: u64,
+    /// Values that all passes since the process started forgot.
+    pub forgotten_in_all: u64,
 }
 
 /// What a scrub found.

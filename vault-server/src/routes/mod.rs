@@ -3,11 +3,13 @@
 pub(crate) mod batch;
 pub(crate) mod callers;
 pub(crate) mod erasures;
+pub(crate) mod export;
 pub(crate) mod fields;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod lock;
 pub(crate) mod lookups;
+pub(crate) mod metadata;
 pub(crate) mod notes;
 pub(crate) mod schema;
 pub(crate) mod shapes;

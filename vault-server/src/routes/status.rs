@@ -9,7 +9,7 @@ use vault_core::ids::VaultId;
 use vault_core::root::{SlotState, SlotStatus};
 use vault_core::store::HealthState;
 use vault_core::time::Timestamp;
-use vault_core::vault::Status;
+use vault_core::vault::{RetentionStatus, Status};
 
 use super::shapes::Shown;
 use crate::app::App;
@@ -32,6 +32,27 @@ pub(crate) struct StatusAnswer<'a> {
     slots: Vec<Slot<'a>>,
     store: StoreAnswer,
     cache: CacheAnswer,
+    retention: RetentionAnswer,
+}
+
+/// The sweep of values whose time is over: what the last pass did, or the present one did so far.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Retention)]
+struct RetentionAnswer {
+    /// When the last pass was begun; null since the server started.
+    #[schema(value_type = Option<String>)]
+    started_at: Option<Shown<Timestamp>>,
+    /// When a pass was last completed.
+    #[schema(value_type = Option<String>)]
+    finished_at: Option<Shown<Timestamp>>,
+    /// Subjects it looked at.
+    subjects: u64,
+    /// Values it forgot for good.
+    forgotten: u64,
+    /// Expired values it left, for their subject is under a legal hold.
+    held: u64,
+    /// Subjects it could not deal with; the log says why.
+    failed: u64,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -94,6 +115,20 @@ impl<'a> StatusAnswer<'a> {
             slots: status.slots.iter().map(Slot::of).collect(),
             store: StoreAnswer { engine: status.store.engine, state: store_state(status.store.state) },
             cache: CacheAnswer { pages: cache.pages, bytes: cache.bytes, limit_bytes: cache.limit_bytes },
+            retention: RetentionAnswer::of(&status.retention),
+        }
+    }
+}
+
+impl RetentionAnswer {
+    fn of(status: &RetentionStatus) -> Self {
+        Self {
+            started_at: status.started_at.map(Shown),
+            finished_at: status.finished_at.map(Shown),
+            subjects: status.subjects,
+            forgotten: status.forgotten,
+            held: status.held,
+            failed: status.failed,
         }
     }
 }

@@ -1,9 +1,30 @@
 //! What is known of each value besides itself, sealed beside the values in their compartment's row.
+//!
+//! | room | what |
+//! |---|---|
+//! | `edit` | what a change asks for, and its bounds |
+//! | `index` | the entries that find a value by its metadata |
+//! | `change` | reading and changing it, one subject at a time |
+//! | `search` | found the other way round: all values of a source, a purpose, a recipient… |
+//! | `apply` | one change for all that a search finds |
+
+mod apply;
+mod change;
+mod edit;
+mod index;
+mod search;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub use apply::Applied;
+pub use edit::{MetadataEdit, MetadataLists, MetadataPatch};
+pub(crate) use search::Cursor;
+pub use search::{FoundValue, MetadataPage, MetadataQuery, SEARCH_MAX};
 
 use super::row::{Row, RowPlace};
 use crate::codec;
@@ -11,7 +32,8 @@ use crate::error::Error;
 use crate::ids::{FieldName, Purpose};
 use crate::time::Timestamp;
 
-/// Where a value came from and what may be done with it. Belongs to the field from its first writing to its removal.
+/// Where a value came from and what may be done with it. Belongs to the field from its first writing to its removal; only
+/// an expiry that has passed ends with the value that it was of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Where it came from.
@@ -28,6 +50,13 @@ pub struct Metadata {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Metadata {
+    /// Whether the value's own time is over.
+    pub(crate) fn lapsed(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
 /// The metadata of a row, by the fields' ids.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct RowMetadata(pub(crate) BTreeMap<FieldName, Metadata>);
@@ -39,6 +68,23 @@ impl RowMetadata {
             Some(bytes) => Ok(codec::decode_record(&bytes)?),
             None => Ok(Self::default()),
         }
+    }
+
+    /// Takes the expiry off those of the fields whose value has had its time, for it is being overwritten by one that has
+    /// not; answers which.
+    pub(crate) fn lift_lapsed<'f>(
+        &mut self,
+        fields: impl Iterator<Item = &'f FieldName>,
+        now: Timestamp,
+    ) -> Vec<FieldName> {
+        let mut lapsed = Vec::new();
+        for field in fields {
+            if let Some(metadata) = self.0.get_mut(field).filter(|metadata| metadata.lapsed(now)) {
+                metadata.expires_at = None;
+                lapsed.push(field.clone());
+            }
+        }
+        lapsed
     }
 
     /// The bytes to seal; none if there is nothing to say.

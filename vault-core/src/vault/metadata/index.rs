@@ -1,0 +1,90 @@
+//! The entries that find a value by its metadata: like lookup entries, listed in the subject's record, so that a shred
+//! takes them along and opens no row for it.
+
+use super::Metadata;
+use crate::crypto::tag::Tag;
+use crate::error::Error;
+use crate::ids::FieldName;
+use crate::time::Timestamp;
+use crate::trie::{EntryKey, Header, Kind, Op, Payload};
+use crate::vault::records::{Indexed, LookupRef, SubjectRecord};
+use crate::vault::subject;
+
+/// The most that a subject may be found by, values and metadata together.
+const REFS_MAX: usize = 128;
+/// The most bytes that this may take in the subject's record, so that a shred's mark always fits beside it.
+const REFS_BYTES_MAX: usize = 5 * 1024;
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+/// The day that a time is in, counted from 1970.
+pub(super) fn day_of(at: Timestamp) -> u32 {
+    u32::try_from(at.0 / DAY_MILLIS).unwrap_or(u32::MAX)
+}
+
+/// The tag of one thing that a field's value is found by.
+pub(super) fn tag(header: &Header, of: Indexed, field: &FieldName, value: &[u8]) -> Tag {
+    let kind = match of {
+        Indexed::Value => "lookup",
+        Indexed::Source => "metadata:source",
+        Indexed::Purpose => "metadata:purpose",
+        Indexed::Objection => "metadata:objection",
+        Indexed::Recipient => "metadata:recipient",
+        Indexed::Expiry => "metadata:expiry",
+    };
+    header.tag_key(Kind::Lookups).tag(kind, field.as_str(), value)
+}
+
+/// Everything that a value with this metadata is found by.
+fn tags(header: &Header, field: &FieldName, metadata: &Metadata) -> Vec<(Indexed, Tag)> {
+    let one = |of, value: &[u8]| (of, tag(header, of, field, value));
+    let mut tags = Vec::new();
+    tags.extend(metadata.source.iter().map(|source| one(Indexed::Source, source.as_bytes())));
+    tags.extend(metadata.purposes.iter().flatten().map(|p| one(Indexed::Purpose, p.as_str().as_bytes())));
+    tags.extend(metadata.objections.iter().map(|p| one(Indexed::Objection, p.as_str().as_bytes())));
+    tags.extend(metadata.recipients.iter().map(|recipient| one(Indexed::Recipient, recipient.as_bytes())));
+    tags.extend(metadata.expires_at.map(|at| one(Indexed::Expiry, &day_of(at).to_be_bytes())));
+    tags
+}
+
+/// Brings the record's references up to a field's metadata; answers the edits that put new entries into the trie. What
+/// ended is listed as no longer live, for the next root batch to remove.
+///
+/// # Errors
+/// [`Error::Invalid`] if the subject would be found by too much; the record is as it was then.
+pub(super) fn update(
+    header: &Header,
+    directory: &EntryKey,
+    record: &mut SubjectRecord,
+    field: &FieldName,
+    metadata: &Metadata,
+) -> Result<Vec<(Kind, EntryKey, Op)>, Error> {
+    let wanted = tags(header, field, metadata);
+    let mut refs = record.lookups.clone();
+    for listed in refs.iter_mut().filter(|l| l.field == *field && l.of != Indexed::Value) {
+        listed.live = wanted.iter().any(|(_, tag)| *tag == listed.tag);
+    }
+    let mut edits = Vec::new();
+    for (of, tag) in wanted {
+        if refs.iter().all(|listed| listed.tag != tag) {
+            refs.push(LookupRef { field: field.clone(), of, tag, live: true });
+            edits.push((Kind::Lookups, subject::lookup_entry(tag, directory), Op::Insert(Payload::default())));
+        }
+    }
+    let live = refs.iter().filter(|listed| listed.live);
+    if live.clone().count() > REFS_MAX || live.map(size).sum::<usize>() > REFS_BYTES_MAX {
+        let expected = "at most 128 sources, purposes, objections, recipients and expiries in all values of a subject";
+        return Err(Error::Invalid { field: "metadata", expected });
+    }
+    record.lookups = refs;
+    Ok(edits)
+}
+
+/// Whether the record is so full of references that those which ended have to go at once.
+pub(super) fn is_crowded(record: &SubjectRecord) -> bool {
+    record.lookups.len() > REFS_MAX || record.lookups.iter().map(size).sum::<usize>() > REFS_BYTES_MAX
+}
+
+/// The bytes that a reference takes: its field's name and its length, sort, tag, and whether it is live.
+fn size(listed: &LookupRef) -> usize {
+    listed.field.as_str().len() + 8 + 4 + 16 + 1
+}

@@ -1,0 +1,152 @@
+//! Everything that is held of a subject, as one document that explains itself.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use vault_core::ids::{HoldName, Purpose};
+use vault_core::policy::SubjectStanding;
+use vault_core::time::Timestamp;
+use vault_core::vault::{Export, ExportedField};
+
+use super::metadata::MetadataAnswer;
+use super::shapes::{Shown, Value};
+use crate::app::App;
+use crate::body::{OfSubject, answer};
+use crate::problem::Problem;
+
+const FORMAT: &str = "udv-export-1";
+
+/// Everything that is held of a subject.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Export)]
+pub(crate) struct ExportAnswer<'a> {
+    /// `udv-export-1`.
+    format: &'static str,
+    subject: &'a str,
+    #[schema(value_type = String)]
+    exported_at: Shown<Timestamp>,
+    /// `active`, `restricted` or `held`.
+    state: &'static str,
+    #[schema(value_type = String)]
+    enrolled_at: Shown<Timestamp>,
+    fields: Vec<FieldAnswer<'a>>,
+    /// Purposes that the subject consents to at present.
+    consents: Vec<&'a str>,
+    /// Whether its processing is restricted.
+    restriction: bool,
+    /// Its legal holds.
+    holds: Vec<&'a str>,
+    accesses: Accesses,
+}
+
+/// A value with all that is known of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExportedField)]
+struct FieldAnswer<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    compartment: &'a str,
+    /// As it was given; left out if its time is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    value: Option<Value<'a>>,
+    /// In normal form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    normal: Option<Value<'a>>,
+    /// Its time is over: it is not read any more and will be forgotten.
+    expired: bool,
+    version: u32,
+    #[schema(value_type = String)]
+    updated_at: Shown<Timestamp>,
+    /// `personal` or `sensitive`.
+    sensitivity: &'static str,
+    metadata: MetadataAnswer<'a>,
+    /// What the schema lets it be used for.
+    purposes: Vec<UseAnswer<'a>>,
+    /// For how many seconds after its writing it is kept; left out, as long as the subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_seconds: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExportedUse)]
+struct UseAnswer<'a> {
+    purpose: &'a str,
+    /// The most that it sees.
+    #[schema(value_type = String)]
+    view: Shown<vault_core::schema::View>,
+    /// Why it may (GDPR 6).
+    basis: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExportedAccesses)]
+struct Accesses {
+    recorded: bool,
+    note: &'static str,
+}
+
+impl<'a> ExportAnswer<'a> {
+    fn of(subject: &'a str, export: &'a Export) -> Self {
+        Self {
+            format: FORMAT,
+            subject,
+            exported_at: Shown(export.exported_at),
+            state: state(export.standing),
+            enrolled_at: Shown(export.enrolled_at),
+            fields: export.fields.iter().map(FieldAnswer::of).collect(),
+            consents: export.consents.iter().map(Purpose::as_str).collect(),
+            restriction: export.restricted,
+            holds: export.holds.iter().map(HoldName::as_str).collect(),
+            accesses: Accesses { recorded: false, note: "the vault keeps no access log yet" },
+        }
+    }
+}
+
+impl<'a> FieldAnswer<'a> {
+    fn of(field: &'a ExportedField) -> Self {
+        let used = |used: &'a vault_core::vault::Use| UseAnswer {
+            purpose: used.purpose.as_str(),
+            view: Shown(used.view),
+            basis: used.basis.as_str(),
+        };
+        Self {
+            name: field.stamp.name.as_str(),
+            r#type: field.kind.as_str(),
+            compartment: field.spec.compartment.as_str(),
+            value: field.value.as_ref().map(|value| Value(value.given())),
+            normal: field.value.as_ref().map(|value| Value(value.normal())),
+            expired: field.value.is_none(),
+            version: field.stamp.version,
+            updated_at: Shown(field.stamp.updated_at),
+            sensitivity: field.spec.sensitivity.as_str(),
+            metadata: MetadataAnswer::of(&field.metadata),
+            purposes: field.uses.iter().map(used).collect(),
+            retention_seconds: field.spec.retention,
+        }
+    }
+}
+
+fn state(standing: SubjectStanding) -> &'static str {
+    match standing {
+        SubjectStanding::Active => "active",
+        SubjectStanding::Restricted => "restricted",
+        SubjectStanding::Held | SubjectStanding::HeldAndRestricted => "held",
+        SubjectStanding::Refused => "refused",
+        SubjectStanding::Shredded => "shredded",
+    }
+}
+
+/// Everything that is held of a subject: values, what is known of them, what they may be used for. For the subject
+/// itself, so a restriction of processing does not stop it.
+#[utoipa::path(
+    get, path = "/v1/subjects/{id}/export", tag = "subjects", params(("id" = String, Path)),
+    responses((status = 200, body = ExportAnswer))
+)]
+pub(crate) async fn export(State(app): State<App>, OfSubject(id): OfSubject) -> Result<Response, Problem> {
+    let export = app.vault.export(&id).await?;
+    Ok(answer(StatusCode::OK, &ExportAnswer::of(id.as_str(), &export)))
+}
