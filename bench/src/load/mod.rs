@@ -48,7 +48,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
 }
 
 async fn measure_server(args: &LoadArgs, server: &Server, report: &mut Report) -> Result<(), Failure> {
-    let runner = Rc::new(Runner::new(server));
+    let runner = Rc::new(Runner::new(server).await?);
     let (many, few) = (args.connections, args.batch_connections);
     runner.enrol(args.subjects, few).await?;
     for (work, connections) in [

@@ -88,7 +88,7 @@ fn security_makes_no_admin() {
 fn an_api_token_is_replaced_without_a_gap() {
     let vault = Vault::configured();
     let running = vault.start();
-    let admin = &running.admin;
+    let admin = running.admin.clone();
     let asked = json!({ "name": "shop", "role": "service", "purposes": ["delivery"] });
     let made = admin.post("/v1/callers", &asked).expect(201).json();
     let path = format!("/v1/callers/{}/rotate", made["id"].as_str().unwrap());

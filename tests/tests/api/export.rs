@@ -16,18 +16,30 @@ fn an_export_explains_itself() {
     admin.send("PATCH", "/v1/subjects/jane/fields", &[], Some(body)).expect(201);
     let metadata = json!({ "source": "shop", "recipients": ["courier"] });
     admin.patch("/v1/subjects/jane/fields/phone/metadata", &metadata).expect(200);
+    let consent = json!({ "version": "2026-05", "source": "form" });
+    admin.put("/v1/subjects/jane/consents/marketing", &consent);
+    admin.put("/v1/subjects/jane/restriction", &json!({ "reason": "a dispute" }));
+    admin.put("/v1/subjects/jane/holds/case_1", &json!({ "reason": "a secret of the court" }));
     let answer = running.caller("privacy", &[]).get("/v1/subjects/jane/export").expect(200);
     assert!(answer.body.contains("1.50"), "byte for byte");
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let export = answer.json();
     assert_eq!(
         (&export["format"], &export["subject"], &export["state"]),
-        (&json!("udv-export-1"), &json!("jane"), &json!("active"))
+        (&json!("udv-export-1"), &json!("jane"), &json!("held"))
     );
     for key in ["exported_at", "enrolled_at"] {
         assert!(export[key].is_string(), "{key}");
     }
-    assert_eq!((&export["consents"], &export["holds"]), (&json!([]), &json!([])));
+    assert_eq!(
+        (&export["consents"][0]["purpose"], &export["consents"][0]["version"]),
+        (&json!("marketing"), &json!("2026-05"))
+    );
+    assert_eq!(
+        (&export["restriction"]["reason"], &export["holds"][0]["name"]),
+        (&json!("a dispute"), &json!("case_1"))
+    );
+    assert!(!answer.body.contains("a secret of the court"), "the reason of a hold is the holder's");
     assert_eq!(export["accesses"]["recorded"], false);
     let fields = export["fields"].as_array().unwrap();
     assert_eq!(fields.len(), 2);
@@ -48,6 +60,7 @@ fn an_export_explains_itself() {
 
     running.caller("service", &["account"]).get("/v1/subjects/jane/export").problem(403, "forbidden");
     admin.get("/v1/subjects/nobody/export").problem(404, "unknown_subject");
+    admin.delete("/v1/subjects/jane/holds/case_1");
     admin.delete("/v1/subjects/jane").expect(200);
     admin.get("/v1/subjects/jane/export").problem(410, "shredded");
     running.stop();

@@ -8,12 +8,15 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaCommand {
     /// Print the schema in force, or an earlier version, as TOML
-    #[command(after_help = "\
+    #[command(
+        after_help = "\
 The document goes to standard output, ready to be edited and applied; --output json prints it as JSON.
 
 Examples:
   vault-cli schema show > schema.toml
-  vault-cli schema show --version 1")]
+  vault-cli schema show --version 1",
+        disable_version_flag = true
+    )]
     Show {
         /// An earlier version
         #[arg(long, value_name = "N")]

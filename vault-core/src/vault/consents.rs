@@ -47,7 +47,7 @@ impl Consent {
 
 /// The consents of a subject, oldest first.
 #[derive(Default, Serialize, Deserialize)]
-pub(super) struct Consents(Vec<Consent>);
+pub(super) struct Consents(pub(super) Vec<Consent>);
 
 impl Note for Consents {
     const FIELD: &'static str = "consents";

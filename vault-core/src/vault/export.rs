@@ -1,13 +1,16 @@
 //! Everything that is held of a subject, with all that is known of it: what the subject may ask for.
 
+use super::consents::{Consent, Consents};
+use super::holds::{Hold, Holds};
 use super::metadata::{Metadata, RowMetadata};
 use super::read::facts;
 use super::records::SubjectRecord;
+use super::restriction::{Restriction, Restrictions};
 use super::session::{Snapshot, reading};
 use super::types::FieldStamp;
 use super::{Inner, Vault, subject};
 use crate::error::Error;
-use crate::ids::{Compartment, HoldName, Purpose, SubjectId};
+use crate::ids::{Compartment, Purpose, SubjectId};
 use crate::policy::SubjectStanding;
 use crate::schema::{Basis, FieldSpec, FieldValue, Schema, Type, View};
 use crate::time::Timestamp;
@@ -20,12 +23,12 @@ pub struct Export {
     pub enrolled_at: Timestamp,
     /// How it stands.
     pub standing: SubjectStanding,
-    /// Purposes that it consents to at present.
-    pub consents: Vec<Purpose>,
-    /// Whether its processing is restricted.
-    pub restricted: bool,
-    /// Its legal holds.
-    pub holds: Vec<HoldName>,
+    /// Its consents, in force and over, oldest first.
+    pub consents: Vec<Consent>,
+    /// The restriction of its processing, while there is one.
+    pub restriction: Option<Restriction>,
+    /// Its legal holds, oldest first.
+    pub holds: Vec<Hold>,
     /// Its values, by compartment and then by id.
     pub fields: Vec<ExportedField>,
 }
@@ -77,9 +80,9 @@ impl Inner {
             exported_at: now,
             enrolled_at: record.enrolled_at,
             standing: record.standing(),
-            consents: record.consents,
-            restricted: record.restricted,
-            holds: record.holds,
+            consents: self.note::<Consents>(&record).await?.0,
+            restriction: self.note::<Restrictions>(&record).await?.0,
+            holds: self.note::<Holds>(&record).await?.0,
             fields,
         })
     }
@@ -156,6 +159,14 @@ mod tests {
         assert!(views.contains(&("delivery", View::Full)) && views.contains(&("support", View::Last4)), "{views:?}");
         let born = export.fields.iter().find(|field| field.stamp.name == name("birth_date")).unwrap();
         assert!(born.uses.iter().all(|used| used.purpose.as_str() != "marketing"), "no business of marketing");
+
+        let marketing = Purpose::parse("marketing").unwrap();
+        fixture.vault.give_consent(&id("a"), &marketing, "2026-05", "form").await.unwrap();
+        fixture.vault.restrict(&id("a"), Some("a dispute")).await.unwrap();
+        let export = fixture.vault.export(&id("a")).await.unwrap();
+        assert_eq!((export.fields.len(), export.holds.len()), (2, 0), "a restriction does not stop it");
+        assert_eq!((export.consents[0].version.as_str(), export.standing), ("2026-05", SubjectStanding::Restricted));
+        assert_eq!(export.restriction.unwrap().reason.as_deref(), Some("a dispute"));
 
         assert!(matches!(fixture.vault.export(&id("b")).await, Err(Error::UnknownSubject)));
         fixture.shred(&["a"]).await;

@@ -41,7 +41,7 @@ pub struct HeldSubject {
 
 /// The holds of a subject, oldest first.
 #[derive(Default, Serialize, Deserialize)]
-pub(super) struct Holds(Vec<Hold>);
+pub(super) struct Holds(pub(super) Vec<Hold>);
 
 impl Note for Holds {
     const FIELD: &'static str = "holds";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::tests::{Fixture, id, name};
 use super::*;
+use crate::ids::{CallerId, HoldName};
 use crate::policy::Rule;
 use crate::schema::{Document, Schema};
 use crate::time::Timestamp;
@@ -25,16 +26,8 @@ async fn expire_soon(fixture: &Fixture, subject: &str, field: &str) {
 }
 
 async fn hold(fixture: &Fixture, subject: &str) {
-    use super::records::{DirectoryEntry, encode};
-    use crate::ids::HoldName;
-    use crate::trie::{Kind, Op};
-    let session = fixture.vault.session().unwrap();
-    let mut found = super::subject::find(&fixture.vault.inner, &session.snapshot().header, &id(subject)).await.unwrap();
-    let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { panic!("no subject") };
-    record.holds.push(HoldName::parse("case_1").unwrap());
-    let entry = encode(&DirectoryEntry::Subject(record)).unwrap();
-    let edits = vec![(Kind::Directory, found.key, Op::Insert(entry))];
-    assert_eq!(session.commit(vec![super::writer::Write { edits, ..Default::default() }]).await.unwrap(), [true]);
+    let case = HoldName::parse("case_1").unwrap();
+    fixture.vault.add_hold(&id(subject), &case, "a lawsuit", CallerId([7; 16])).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
-use vault_core::ids::{HoldName, Purpose};
-use vault_core::policy::SubjectStanding;
 use vault_core::time::Timestamp;
 use vault_core::vault::{Export, ExportedField};
 
 use super::metadata::MetadataAnswer;
+use super::notes::{ConsentAnswer, RestrictionAnswer};
 use super::shapes::{Shown, Value};
+use super::subjects::state;
 use crate::app::App;
 use crate::body::{OfSubject, answer};
 use crate::problem::Problem;
@@ -32,13 +32,20 @@ pub(crate) struct ExportAnswer<'a> {
     #[schema(value_type = String)]
     enrolled_at: Shown<Timestamp>,
     fields: Vec<FieldAnswer<'a>>,
-    /// Purposes that the subject consents to at present.
-    consents: Vec<&'a str>,
-    /// Whether its processing is restricted.
-    restriction: bool,
-    /// Its legal holds.
-    holds: Vec<&'a str>,
+    /// In force and over, oldest first.
+    consents: Vec<ConsentAnswer<'a>>,
+    /// Null while its processing is not restricted.
+    restriction: Option<RestrictionAnswer<'a>>,
+    /// What keeps it from being shredded, without the reason, which is the holder's.
+    holds: Vec<ExportedHold<'a>>,
     accesses: Accesses,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ExportedHold<'a> {
+    name: &'a str,
+    #[schema(value_type = String)]
+    since: Shown<Timestamp>,
 }
 
 /// A value with all that is known of it.
@@ -91,6 +98,7 @@ struct Accesses {
 
 impl<'a> ExportAnswer<'a> {
     fn of(subject: &'a str, export: &'a Export) -> Self {
+        let holds = export.holds.iter();
         Self {
             format: FORMAT,
             subject,
@@ -98,9 +106,9 @@ impl<'a> ExportAnswer<'a> {
             state: state(export.standing),
             enrolled_at: Shown(export.enrolled_at),
             fields: export.fields.iter().map(FieldAnswer::of).collect(),
-            consents: export.consents.iter().map(Purpose::as_str).collect(),
-            restriction: export.restricted,
-            holds: export.holds.iter().map(HoldName::as_str).collect(),
+            consents: export.consents.iter().map(ConsentAnswer::of).collect(),
+            restriction: export.restriction.as_ref().map(RestrictionAnswer::of),
+            holds: holds.map(|hold| ExportedHold { name: hold.name.as_str(), since: Shown(hold.since) }).collect(),
             accesses: Accesses { recorded: false, note: "the vault keeps no access log yet" },
         }
     }
@@ -127,16 +135,6 @@ impl<'a> FieldAnswer<'a> {
             purposes: field.uses.iter().map(used).collect(),
             retention_seconds: field.spec.retention,
         }
-    }
-}
-
-fn state(standing: SubjectStanding) -> &'static str {
-    match standing {
-        SubjectStanding::Active => "active",
-        SubjectStanding::Restricted => "restricted",
-        SubjectStanding::Held | SubjectStanding::HeldAndRestricted => "held",
-        SubjectStanding::Refused => "refused",
-        SubjectStanding::Shredded => "shredded",
     }
 }
 

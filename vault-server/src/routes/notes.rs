@@ -94,7 +94,7 @@ pub(crate) struct ConsentAnswer<'a> {
 }
 
 impl<'a> ConsentAnswer<'a> {
-    fn of(consent: &'a Consent) -> Self {
+    pub(super) fn of(consent: &'a Consent) -> Self {
         Self {
             purpose: consent.purpose.as_str(),
             version: &consent.version,

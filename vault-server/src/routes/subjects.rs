@@ -84,7 +84,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn state(standing: SubjectStanding) -> &'static str {
+pub(super) fn state(standing: SubjectStanding) -> &'static str {
     match standing {
         SubjectStanding::Active => "active",
         SubjectStanding::Restricted => "restricted",
