@@ -43,6 +43,14 @@ impl Budget {
         self.spend_at(caller, units, Instant::now())
     }
 
+    /// Gives back what of `units` that were spent was not `used` up.
+    pub(crate) fn give_back(&self, caller: &Caller, units: u32, used: u32) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = spent.get_mut(&caller.id) {
+            bucket.give_back(units, used);
+        }
+    }
+
     fn spend_at(&self, caller: &Caller, units: u32, now: Instant) -> Result<(), Problem> {
         let a_minute = caller.lookups_per_minute.unwrap_or(self.a_minute);
         if a_minute == 0 {
@@ -84,6 +92,12 @@ impl Bucket {
         }
         self.left = left - units;
         Ok(())
+    }
+
+    fn give_back(&mut self, units: u32, used: u32) {
+        // No more than was spent, even if that was not the whole.
+        let back = units.min(self.a_minute).saturating_sub(used);
+        self.left = (self.left + f64::from(back)).min(f64::from(self.a_minute));
     }
 }
 
@@ -158,5 +172,23 @@ mod tests {
         }
         budget.spend_at(&numbered(TIDY_AT), 1, now + Duration::from_secs(1)).unwrap();
         assert_eq!(budget.spent.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_used_up_is_given_back() {
+        let (budget, now) = (Budget::new(30, Counter::default()), Instant::now());
+        let shop = caller(1, None);
+        budget.spend_at(&shop, 20, now).unwrap();
+        budget.give_back(&shop, 20, 15);
+        assert_eq!(granted(&budget, &shop, now), 15);
+        // More than the whole took the whole: it does not come back for what was good among much that was not.
+        let other = caller(2, None);
+        budget.spend_at(&other, 1000, now).unwrap();
+        budget.give_back(&other, 1000, 500);
+        assert_eq!(granted(&budget, &other, now), 0);
+        let third = caller(3, None);
+        budget.spend_at(&third, 1000, now).unwrap();
+        budget.give_back(&third, 1000, 0);
+        assert_eq!(granted(&budget, &third, now), 30);
     }
 }

@@ -191,6 +191,31 @@ fn many_in_batches_and_none_after_the_shred() {
 }
 
 #[test]
+fn guesses_are_counted_against_the_budget_of_lookups() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    admin.set("jane", &json!({ "phone": PHONE })).expect(201);
+    let body = json!({ "name": "shop", "role": "service", "purposes": ["account"], "lookups_per_minute": 3 });
+    let shop = admin.post("/v1/callers", &body).expect(201).json();
+    let shop = admin.with_token(shop["token"].as_str());
+    let shaped = made(&shop, &json!({ "subject": "jane", "field": "phone", "shape": "phone" }));
+    let plain = made(&shop, &json!({ "subject": "jane", "field": "phone" }));
+    for _ in 0..10 {
+        resolve(&shop, &shaped).expect(200);
+    }
+    for _ in 0..10 {
+        resolve(&shop, "udt_00000000000000000000000000000000").problem(404, "not_found");
+    }
+    for guess in 0..3 {
+        resolve(&shop, &format!("+99900000000000{guess}")).problem(404, "not_found");
+    }
+    resolve(&shop, &shaped).problem(429, "rate_limited");
+    resolve(&shop, &plain).expect(200);
+    running.stop();
+}
+
+#[test]
 fn each_item_is_answered_in_order() {
     let vault = Vault::configured();
     let running = vault.start();

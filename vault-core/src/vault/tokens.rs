@@ -200,8 +200,10 @@ async fn forget(
 ) -> Result<bool, Error> {
     let prefix = list_key(header, record.uuid, [0; 16]);
     let mut after: Option<EntryKey> = None;
-    // Most subjects never had one, and are spared the look.
-    while record.tokens > 0 {
+    if record.tokens == 0 {
+        return Ok(true);
+    }
+    loop {
         let page = trie::scan(&inner.pages, header, Kind::Tokens, &prefix[..16], after.as_ref(), PAGE).await?;
         for (listed, payload) in &page {
             if !wanted(&decode(payload)?) {
@@ -219,8 +221,7 @@ async fn forget(
         }
         match page.last() {
             Some((last, _)) if page.len() == PAGE => after = Some(*last),
-            _ => break,
+            _ => return Ok(true),
         }
     }
-    Ok(true)
 }

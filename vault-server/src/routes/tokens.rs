@@ -202,7 +202,8 @@ impl<'a> TokenResult<'a> {
     }
 }
 
-/// Read what a value token stands for, or many. A read like any other: the purpose decides.
+/// Read what a value token stands for, or many. A read like any other: the purpose decides. What looks like a shaped token of
+/// few digits and is none is counted against the caller's budget of lookups (429).
 #[utoipa::path(
     post, path = "/v1/tokens/resolve", tag = "tokens", request_body = ResolveToken,
     params(
@@ -217,7 +218,7 @@ impl<'a> TokenResult<'a> {
 pub(crate) async fn resolve(State(app): State<App>, who: Who, body: JsonBody) -> Result<Response, Problem> {
     if body.read::<Head>()?.items.is_none() {
         let one = body.read::<ResolveToken<'_>>()?;
-        let resolved = resolve_all(&app, &who, &[one.item()?]).await.pop();
+        let resolved = resolve_all(&app, &who, &[one.item()?]).await?.pop();
         let resolved = resolved.ok_or_else(unknown)??;
         let (value, view) = (Value(&resolved.value), resolved.lowered.map(Shown));
         return Ok(answer(StatusCode::OK, &TokenValue { value, view }));
@@ -226,15 +227,31 @@ pub(crate) async fn resolve(State(app): State<App>, who: Who, body: JsonBody) ->
     bounded(items.len())?;
     unlocked(&app)?;
     let (parsed, mut outcomes) = parse_all(&items, ResolveToken::item);
-    fill(&mut outcomes, resolve_all(&app, &who, &parsed).await.into_iter());
+    fill(&mut outcomes, resolve_all(&app, &who, &parsed).await?.into_iter());
     let results = outcomes.iter().flatten().map(TokenValueResult::of).collect();
     Ok(answer(StatusCode::OK, &Results { results }))
 }
 
-/// The one place where tokens are resolved for a caller.
-async fn resolve_all(app: &App, who: &Who, items: &[ResolveItem<'_>]) -> Vec<Result<Resolved, Problem>> {
+/// The one place where tokens are resolved for a caller. What could be guessed and is none is counted against its budget
+/// of lookups, as the guess that it is: spent before it is known to be one, for a hit must not slip through.
+async fn resolve_all(
+    app: &App,
+    who: &Who,
+    items: &[ResolveItem<'_>],
+) -> Result<Vec<Result<Resolved, Problem>>, Problem> {
+    let guesses: Vec<bool> = items.iter().map(|item| TokenShape::is_guessable(item.token)).collect();
+    let units = count(guesses.iter().copied());
+    if units > 0 {
+        app.budget.spend(&who.caller, units)?;
+    }
     let outcomes = app.vault.resolve_tokens(items, &who.reader, who.caller.id).await;
-    outcomes.into_iter().map(|outcome| outcome.map_err(told)).collect()
+    let missed = outcomes.iter().map(|outcome| matches!(outcome, Err(Error::NotFound(_))));
+    app.budget.give_back(&who.caller, units, count(missed.zip(guesses).map(|(missed, guess)| missed && guess)));
+    Ok(outcomes.into_iter().map(|outcome| outcome.map_err(told)).collect())
+}
+
+fn count(of: impl Iterator<Item = bool>) -> u32 {
+    of.map(u32::from).sum()
 }
 
 impl ResolveToken<'_> {

@@ -40,6 +40,11 @@ impl TokenShape {
         }
     }
 
+    /// Whether a text, if it is a token at all, is of a shape with so little room that somebody could find it by trying.
+    pub fn is_guessable(token: &str) -> bool {
+        token.starts_with(['+', '9'])
+    }
+
     /// A token of this shape.
     pub(super) fn draw(self, random: &mut Random) -> Zeroizing<String> {
         let mut token = Zeroizing::new(String::with_capacity(48));
@@ -112,6 +117,9 @@ mod tests {
             assert!(token.len() == 16 && token.starts_with('9'), "{token}");
             assert!(!card_number_checks(&token), "{token}");
         }
+        let guessable = |shape| drawn(shape).iter().filter(|token| TokenShape::is_guessable(token)).count();
+        assert_eq!([TokenShape::Phone, TokenShape::Card].map(guessable), [MANY; 2]);
+        assert_eq!([TokenShape::Random, TokenShape::Email].map(guessable), [0; 2]);
         for token in drawn(TokenShape::Email) {
             let (name, domain) = token.split_once('@').unwrap();
             assert_eq!((name.len(), domain), (26, "token.invalid"));
