@@ -95,7 +95,7 @@ fn what_is_no_erasure_is_refused_and_shreds_nobody() {
         (json!({ "subjects": ["jane"], "reason": "" }), "reason"),
         (json!({ "subjects": ["jane"], "reason": "r".repeat(2000) }), "reason"),
         (json!({ "subjects": ["jane"], "reason": "x", "reference": "a\nb" }), "reference"),
-        (json!({ "subjects": ["jane"], "reason": "x", "compartment": "profile" }), "compartment"),
+        (json!({ "subjects": ["jane"], "reason": "x", "compartment": "nowhere" }), "compartment"),
         (json!({ "subjects": ["jane"], "reason": "x", "not_before": "2030-01-01T00:00:00Z" }), "not_before"),
     ] {
         assert_eq!(admin.post("/v1/erasures", &body).problem(422, "invalid_value")["field"], field);
@@ -104,7 +104,7 @@ fn what_is_no_erasure_is_refused_and_shreds_nobody() {
     admin.post("/v1/erasures", &json!({ "subjects": "jane", "reason": "x" })).problem(400, "malformed");
     let mixed = json!({ "subjects": ["jane", "a\u{0}b"], "reason": "x" });
     admin.post("/v1/erasures", &mixed).problem(400, "malformed");
-    admin.delete("/v1/subjects/jane?compartment=profile").problem(422, "invalid_value");
+    admin.delete("/v1/subjects/jane?compartment=nowhere").problem(422, "invalid_value");
     admin.get("/v1/subjects/jane").expect(200);
     running.stop();
 }
