@@ -29,17 +29,16 @@ fn script(block: &str) -> String {
         };
         command += code;
         command.push('\n');
-        let complete = !code.trim_end().ends_with('\\') && command.matches('\'').count() % 2 == 0;
+        let complete = !code.trim_end().ends_with('\\') && command.matches('\'').count().is_multiple_of(2);
         if !complete || command.trim().is_empty() {
             continue;
         }
         if command.contains("() {") || command.starts_with("url=") || command.starts_with("json=") {
             script += &command;
         } else {
-            let (status, word) = match promise.and_then(|promise| promise.split_once(' ')) {
-                Some((status, word)) if status.parse::<u16>().is_ok() => (status, word.trim()),
-                _ => ("0", promise.unwrap_or_default().trim()),
-            };
+            let promise = promise.unwrap_or_default().trim();
+            let (first, rest) = promise.split_once(' ').unwrap_or((promise, ""));
+            let (status, word) = if first.parse::<u16>().is_ok() { (first, rest.trim()) } else { ("0", promise) };
             script += &format!("{{ {}\n}} >\"$told\" 2>&1 </dev/null; status=$?\n", command.trim_end());
             script += &format!("judge {status} {} \"$status\" {}\n", quote(word), quote(command.trim()));
         }
@@ -119,6 +118,8 @@ fn a_promise_that_is_not_kept_is_noticed() {
     assert_eq!(judged("(echo refused; exit 4)  # 4 refused"), Some(0));
     assert_eq!(judged("(echo refused; exit 4)  # 4 consent"), Some(1));
     assert_eq!(judged("(echo refused; exit 5)  # 4 refused"), Some(1));
+    assert_eq!(judged("(exit 3)  # 3"), Some(0));
+    assert_eq!(judged("echo 3  # 3"), Some(1));
     assert_eq!(judged("printf 'x\\n403\\n'  # 403 x"), Some(0));
     assert_eq!(judged("printf 'x\\n200\\n'  # 403 x"), Some(1));
     assert_eq!(judged("printf 'x\\n200\\n'"), Some(0));

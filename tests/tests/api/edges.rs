@@ -15,7 +15,7 @@ fn what_no_path_takes_is_a_problem_document() {
     let running = vault.start();
     let admin = &running.admin;
     for path in
-        ["/", "/v1", "/v2/status", "/v1/nothing", "/v1/subjects", "/v1/subjects/a/b/c/d", "/v1/schema", "/docs/x"]
+        ["/", "/v1", "/v2/status", "/v1/nothing", "/v1/subjects", "/v1/subjects/a/b/c/d", "/v1/audit", "/docs/x"]
     {
         admin.get(path).problem(404, "not_found");
         running.nobody().get(path).problem(404, "not_found");
