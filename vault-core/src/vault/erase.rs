@@ -1,25 +1,24 @@
-//! Shredding: refuse at once (F0, in `refuse`), then destroy the keys in a root batch (F1).
+//! Shredding: refuse at once (F0, in `refuse`), then destroy the keys in a root batch (F1, in `shred`).
 //!
 //! While a shred is on its way each of its subjects has an entry under the erasure; the root batch removes it. What stays
 //! names the request and counts; it names no subject.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::finalizer::Job;
 use super::idempotency::{Begun, Idempotency, Made};
-use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, Tombstone, decode, encode};
+use super::records::{DirectoryEntry, ErasureRecord, SubjectState, decode, encode};
 use super::refuse::{Refused, Standing, standing};
-use super::row;
 use super::session::{Session, Snapshot, reading};
+use super::shred::ShredPart;
 use super::subject;
 use super::types::{Erasure, ErasureCounts, NewErasure};
 use super::writer::Write;
 use super::{Inner, Vault};
-use super::{expire::Expiring, holds, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
-use crate::ids::{Compartment, ErasureId, FieldName, SubjectId};
+use crate::ids::{Compartment, ErasureId, SubjectId};
 use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
@@ -30,14 +29,6 @@ pub const SUBJECTS_MAX: usize = 100_000;
 pub const REASON_MAX: usize = 1024;
 /// Refused subjects that an erasure is shown with.
 const ITEMS_MAX: usize = 1000;
-
-/// The part of the queued shreds that one root batch takes.
-pub(crate) struct ShredPart {
-    pub(crate) taken: usize,
-    /// Those of them that keep their place in the queue, for not all of their value tokens went.
-    pub(crate) left: Vec<(ErasureId, EntryKey)>,
-    erasures: BTreeSet<ErasureId>,
-}
 
 impl Vault {
     /// Refuses the subjects, or one compartment of them, durably (F0) and has them shredded finally (F1) by the next root batches, which
@@ -205,130 +196,6 @@ pub(crate) async fn settle(inner: &Inner, session: &Session) -> Result<(), Error
     note_times(session, finished).await
 }
 
-/// The edits that make a part of the queue final: keys, lookups, tombstones, rows.
-pub(crate) async fn prepare_final(
-    inner: &Inner,
-    session: &Session,
-    part: Vec<(ErasureId, EntryKey)>,
-) -> Result<(ShredPart, Write), Error> {
-    reading!(session, |snapshot| prepare_final_from(inner, &snapshot, &part).await)
-}
-
-async fn prepare_final_from(
-    inner: &Inner,
-    snapshot: &Snapshot,
-    part: &[(ErasureId, EntryKey)],
-) -> Result<(ShredPart, Write), Error> {
-    let header = &*snapshot.header;
-    let mut write = Write { reclaim: true, ..Write::default() };
-    let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
-    // Several erasures may ask for the same subject: its record is edited once.
-    let mut subjects: BTreeMap<EntryKey, bool> = BTreeMap::new();
-    let (mut left, mut room) = (Vec::new(), tokens::FORGET_MAX);
-    for &(erasure, directory) in part {
-        let gone = match subjects.get(&directory) {
-            Some(&gone) => gone,
-            None => shred_one(inner, snapshot, directory, &mut room, &mut write).await?,
-        };
-        subjects.insert(directory, gone);
-        if !gone {
-            left.push((erasure, directory));
-            continue;
-        }
-        if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
-            vacant.insert(find(inner, header, erasure).await?);
-        }
-        let record = records.get_mut(&erasure).expect("inserted above");
-        record.counts.refused = record.counts.refused.saturating_sub(1);
-        record.counts.r#final += 1;
-        write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
-    }
-    for record in records.values() {
-        write.edits.push(note(header, record)?);
-    }
-    Ok((ShredPart { taken: part.len(), left, erasures: records.into_keys().collect() }, write))
-}
-
-/// Shreds what is refused of a subject: all of it, or some of its compartments. Answers `false` if there is no room for all
-/// of its value tokens: some go now, and the rest with the subject's keys by later root batches.
-async fn shred_one(
-    inner: &Inner,
-    snapshot: &Snapshot,
-    directory: EntryKey,
-    room: &mut usize,
-    write: &mut Write,
-) -> Result<bool, Error> {
-    let header = &*snapshot.header;
-    let found = subject::find_by_key(inner, header, directory).await?;
-    write.guards.push(found.guard());
-    let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(true) };
-    let SubjectState::Refused { erasure, .. } = record.state else {
-        // As a whole it lives: only compartments are to go. If none is refused, another erasure had it shredded, and it
-        // was enrolled again since.
-        return shred_compartments(inner, snapshot, directory, record, room, write).await;
-    };
-    if !tokens::forget_all(inner, header, &record, room, write).await? {
-        return Ok(false);
-    }
-    for lookup in &record.lookups {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
-    }
-    write.edits.push(stale::unmark(header, &directory));
-    write.edits.push(holds::unindex(header, &directory));
-    let tombstone = Tombstone { at: Timestamp::now(), erasure };
-    write.edits.push(Expiring::Tombstone.index(header, &directory, tombstone.at));
-    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Tombstone(tombstone))?)));
-    write.delta.subjects -= 1;
-    write.delta.refused -= 1;
-    write.delta.tombstones += 1;
-    // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
-    delete_rows(inner, row::subject_prefix(record.uuid), &[0xff; 4], write).await?;
-    Ok(true)
-}
-
-/// Shreds the compartments of a living subject that are refused; the others keep their keys and rows.
-async fn shred_compartments(
-    inner: &Inner,
-    snapshot: &Snapshot,
-    directory: EntryKey,
-    mut record: SubjectRecord,
-    room: &mut usize,
-    write: &mut Write,
-) -> Result<bool, Error> {
-    let (doomed, kept): (Vec<_>, Vec<_>) = record.compartments.into_iter().partition(|keys| keys.refused.is_some());
-    record.compartments = kept;
-    if doomed.is_empty() {
-        return Ok(true);
-    }
-    let names = doomed.iter().map(|keys| &keys.name).collect();
-    if !tokens::forget_in(inner, &snapshot.header, &record, &names, room, write).await? {
-        return Ok(false);
-    }
-    let within = |field: &FieldName| {
-        let spec = snapshot.schema.field_by_id(field);
-        spec.is_some_and(|spec| doomed.iter().any(|keys| keys.name == spec.compartment))
-    };
-    let (gone, lookups): (Vec<_>, Vec<_>) = record.lookups.into_iter().partition(|lookup| within(&lookup.field));
-    record.lookups = lookups;
-    for lookup in gone {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
-    }
-    for keys in &doomed {
-        delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;
-    }
-    write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
-    Ok(true)
-}
-
-/// Has a write delete the data rows whose keys begin with `start`; none of them is opened.
-async fn delete_rows(inner: &Inner, start: Vec<u8>, behind: &[u8], write: &mut Write) -> Result<(), Error> {
-    let end = [&start[..], behind].concat();
-    let rows = inner.store.scan(&start, Some(&end), 4096).await?;
-    write.delta.rows -= i64::try_from(rows.len()).expect("a subject has few rows");
-    write.delete.extend(rows.into_iter().map(|(key, _)| key));
-    Ok(())
-}
-
 /// After the old root is gone from every slot: notes when, for the erasures that are complete.
 pub(crate) async fn note_final(inner: &Inner, session: &Session, part: &ShredPart) -> Result<(), Error> {
     let mut finished = Vec::new();
@@ -354,7 +221,7 @@ async fn note_times(session: &Session, finished: Vec<ErasureRecord>) -> Result<(
     session.commit(writes).await.map(|_| ())
 }
 
-async fn find(inner: &Inner, header: &Header, id: ErasureId) -> Result<ErasureRecord, Error> {
+pub(super) async fn find(inner: &Inner, header: &Header, id: ErasureId) -> Result<ErasureRecord, Error> {
     let payload = trie::find(&inner.pages, header, Kind::Erasures, &record_key(header, id)).await?;
     decode(&payload.ok_or(Error::NotFound("erasure"))?)
 }

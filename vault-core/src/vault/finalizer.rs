@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Inner;
-use super::erase::{self, ShredPart};
 use super::records::RotationRecord;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
+use super::shred::{self, ShredPart};
 use super::writer::{Command, GroupError, RootDone, Write};
-use super::{expire, stale, tokens};
+use super::{erase, expire, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
@@ -239,7 +239,7 @@ impl Finalizer {
         let part: Vec<_> = self.shreds.iter().take(self.together).copied().collect();
         let mut shredded = None;
         if !part.is_empty() {
-            let (part, write) = erase::prepare_final(&self.inner, &self.session, part).await?;
+            let (part, write) = shred::prepare_final(&self.inner, &self.session, part).await?;
             writes.push(write);
             shredded = Some(part);
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `life` | create, open, unlock, lock, status, close |
 //! | `put`, `read`, `last4`, `erase`, `rotate`, `callers`, `verify` | the use cases |
-//! | `refuse` | the first half of a shred: F0 |
+//! | `refuse`, `shred` | the halves of a shred: F0 and F1 |
 //! | `idempotency` | requests that are done once, however often they are sent |
 //! | `subject`, `row`, `records`, `meta` | how a subject lies in the trie and in rows |
 //! | `notes` | what is noted about a subject in its compartment `system` |
@@ -56,6 +56,7 @@ mod schema;
 #[cfg(test)]
 mod schema_tests;
 mod session;
+mod shred;
 mod stale;
 mod subject;
 #[cfg(test)]

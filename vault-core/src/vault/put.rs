@@ -1,33 +1,31 @@
 //! Writing fields: parse → seal under the DEKs of their compartments → the writer checks and commits → done.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rows;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::metadata::RowMetadata;
-use super::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState, encode};
-use super::row::{Row, RowPlace, RowWriter};
+pub(super) use rows::first_keys;
+
+use super::records::{DirectoryEntry, SubjectState};
 use super::session::{Session, Snapshot, reading};
-use super::subject::{self, Found};
-use super::types::{Change, Changes, FieldStamp, PutOptions, PutOutcome};
-use super::writer::{Guard, Write};
-use super::{Inner, Vault, holds, stale, tokens};
-use crate::crypto::{AuditKey, Dek, Random};
+use super::subject;
+use super::types::{Change, Changes, PutOptions, PutOutcome};
+use super::writer::Write;
+use super::{Inner, Vault};
 use crate::error::Error;
-use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
+use crate::ids::{FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema, SchemaError};
 use crate::time::Timestamp;
-use crate::trie::{self, Header, Kind, Op, Payload};
+use crate::trie::{self, Header};
 
 /// How often a write is prepared again because the subject changed meanwhile.
 pub(super) const ATTEMPTS: usize = 64;
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
 pub(super) const STALE_MAX: usize = 32;
-/// The row of the compartment `system`; the others count from 1.
-const SYSTEM_ORDINAL: u16 = 0;
-
 /// A change that passed its field's type.
 struct Parsed<'a> {
     spec: &'a FieldSpec,
@@ -48,15 +46,6 @@ pub(super) struct Prepared {
     outcome: PutOutcome,
     /// Whether it replaces keys or removes entries, so that it needs a root batch.
     replaces: bool,
-}
-
-/// What became of a compartment's row.
-struct ChangedRow {
-    stamps: Vec<FieldStamp>,
-    /// The keys that it has now, if the change is final.
-    next: Option<CompartmentKeys>,
-    /// Fields whose expired value was overwritten, by their ids: the new value has no expiry.
-    lapsed: Vec<FieldName>,
 }
 
 /// What one call changes, the same for every compartment.
@@ -228,7 +217,7 @@ impl Inner {
             {
                 Err(Error::Shredded)
             }
-            Some(DirectoryEntry::Tombstone(_)) | None => enrol(&putting, &found, id, parsed),
+            Some(DirectoryEntry::Tombstone(_)) | None => rows::enrol(&putting, &found, id, parsed),
         }
     }
 
@@ -239,279 +228,4 @@ impl Inner {
         }
         Ok(())
     }
-
-    /// Changes of a living subject: its rows one version on, and its record only if a lookup or a key changes.
-    async fn merge(&self, putting: &Putting<'_>, mut found: Found, parsed: &[Parsed<'_>]) -> Result<Prepared, Error> {
-        let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { return Err(Error::UnknownSubject) };
-        if putting.options.final_
-            && let Some(hold) = record.holds.first()
-        {
-            return Err(Error::Held { hold: hold.clone() });
-        }
-        let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
-        let lookups_changed = update_lookups(putting.header, &found, parsed, &mut record, &mut write);
-        let (mut keys_changed, mut lapses) = (false, false);
-        let mut fields = Vec::with_capacity(parsed.len());
-        for (compartment, parsed) in by_compartment(parsed) {
-            let Some(at) = record.compartments.iter().position(|keys| keys.name == *compartment) else {
-                if parsed.iter().any(|p| p.value.is_some()) {
-                    let keys = first_keys(compartment.clone(), &record);
-                    record.compartments.push(keys);
-                    let keys = record.compartments.last().expect("just added");
-                    fields.extend(new_row(putting, record.row_place(keys), &parsed, &mut write)?);
-                    keys_changed = true;
-                }
-                continue;
-            };
-            if record.compartments[at].refused.is_some() {
-                return Err(Error::Conflict("the shred of this compartment is not final yet: write to it once it is"));
-            }
-            let ChangedRow { stamps, next, lapsed } =
-                self.change_row(putting, &record, at, &parsed, &mut write).await?;
-            fields.extend(stamps);
-            lapses |= !lapsed.is_empty();
-            let ends = |l: &&mut LookupRef| l.of == Indexed::Expiry && lapsed.contains(&l.field);
-            record.lookups.iter_mut().filter(ends).for_each(|l| l.live = false);
-            if let Some(next) = next {
-                record.compartments[at] = next;
-            }
-        }
-        if putting.options.final_ && record.tokens > 0 {
-            let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
-            tokens::forget_of(self, putting.header, &record, &forgotten, &mut write).await?;
-        }
-
-        let stale = record.lookups.iter().filter(|l| !l.live).count();
-        let replaces = putting.options.final_ || stale > STALE_MAX;
-        if replaces {
-            for dead in record.lookups.iter().filter(|l| !l.live) {
-                write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
-            }
-            record.lookups.retain(|l| l.live);
-            write.edits.push(stale::unmark(putting.header, &found.key));
-            if record.holds.is_empty() {
-                write.edits.push(holds::unindex(putting.header, &found.key));
-            }
-            write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
-        } else if lookups_changed || keys_changed || lapses {
-            if stale > 0 {
-                write.edits.push(stale::mark(putting.header, &found.key));
-            }
-            write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-        }
-        Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces })
-    }
-
-    /// The next version of a compartment's row; with new keys, if the change is final.
-    async fn change_row(
-        &self,
-        putting: &Putting<'_>,
-        record: &SubjectRecord,
-        at: usize,
-        parsed: &[&Parsed<'_>],
-        write: &mut Write,
-    ) -> Result<ChangedRow, Error> {
-        let keys = &record.compartments[at];
-        let place = record.row_place(keys);
-        let row = subject::open_row(self, &place).await?;
-        write.guards.push(Guard::Row { key: place.key(), version: Some(row.version) });
-        let held = versions(&row);
-        let mut metadata = RowMetadata::open(&row, &place)?;
-        let before = metadata.0.len();
-        for gone in parsed.iter().filter(|p| p.value.is_none()) {
-            metadata.0.remove(&gone.spec.id);
-        }
-        let lapsed = metadata.lift_lapsed(parsed.iter().map(|p| &p.spec.id), putting.now);
-
-        // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
-        // being final goes with it, so this holds even if the field is not there any more.
-        let next_keys = putting.options.final_.then(|| next_keys(keys));
-        let mut gone = Vec::new();
-        let version = putting.schema.version;
-        let mut writer = match &next_keys {
-            None => RowWriter::new(row, place, version, parsed.len()),
-            Some(next) => {
-                let kept = self.open_kept(&row, &place, parsed).await?;
-                gone = row.spill_keys(&place);
-                let sealing = kept.len() + parsed.len();
-                let mut writer = RowWriter::new(Row::empty_at(row.version), record.row_place(next), version, sealing);
-                for (stamp, value) in &kept {
-                    writer.set(&stamp.name, stamp.version, stamp.updated_at, value);
-                }
-                writer
-            }
-        };
-        if next_keys.is_some() || metadata.0.len() != before || !lapsed.is_empty() {
-            writer.set_metadata(metadata.encode()?.as_ref().map(|bytes| bytes.as_slice()));
-        }
-        let stamps = set_fields(&mut writer, &held, parsed, putting)?;
-        let rows = writer.finish()?;
-        gone.extend(rows.delete);
-        // The row itself is replaced; every other row that is put is new.
-        write.delta.rows += rows_in(&rows.put) - 1 - rows_in(&gone);
-        write.put.extend(rows.put);
-        write.delete.extend(gone);
-        Ok(ChangedRow { stamps, next: next_keys, lapsed })
-    }
-
-    /// The fields that a call does not touch, opened under the old key.
-    async fn open_kept(
-        &self,
-        row: &Row,
-        place: &RowPlace<'_>,
-        parsed: &[&Parsed<'_>],
-    ) -> Result<Vec<(FieldStamp, Zeroizing<Vec<u8>>)>, Error> {
-        let mut kept = Vec::with_capacity(row.fields.len());
-        for (id, entry) in &row.fields {
-            if parsed.iter().all(|p| p.spec.id != *id) {
-                let value = subject::open_field(self, row, id, place).await?;
-                let stamp = FieldStamp { name: id.clone(), version: entry.version, updated_at: entry.updated_at };
-                kept.push((stamp, value));
-            }
-        }
-        Ok(kept)
-    }
-}
-
-/// A new subject: new keys, a row for each compartment, its lookup entries.
-fn enrol(putting: &Putting<'_>, found: &Found, id: &SubjectId, parsed: &[Parsed<'_>]) -> Result<Prepared, Error> {
-    let mut random = Random::new(10 + 32);
-    let uuid = uuid::Builder::from_unix_timestamp_millis(putting.now.0, &random.array()).into_uuid();
-    let mut record = SubjectRecord {
-        uuid: SubjectUuid(*uuid.as_bytes()),
-        state: SubjectState::Active,
-        enrolled_at: putting.now,
-        subject: Zeroizing::new(id.as_str().to_owned()),
-        audit_key: AuditKey::draw(&mut random),
-        lookups: Vec::new(),
-        compartments: Vec::new(),
-        consents: Vec::new(),
-        restricted: false,
-        holds: Vec::new(),
-        tokens: 0,
-    };
-    let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
-    update_lookups(putting.header, found, parsed, &mut record, &mut write);
-    let mut fields = Vec::with_capacity(parsed.len());
-    for (compartment, parsed) in by_compartment(parsed) {
-        let keys = first_keys(compartment.clone(), &record);
-        fields.extend(new_row(putting, record.row_place(&keys), &parsed, &mut write)?);
-        record.compartments.push(keys);
-    }
-    write.delta.subjects = 1;
-    if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
-        write.delta.tombstones = -1;
-    }
-    write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-    Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false })
-}
-
-/// The first row of a compartment.
-fn new_row(
-    putting: &Putting<'_>,
-    place: RowPlace<'_>,
-    parsed: &[&Parsed<'_>],
-    write: &mut Write,
-) -> Result<Vec<FieldStamp>, Error> {
-    write.guards.push(Guard::Row { key: place.key(), version: None });
-    let mut writer = RowWriter::new(Row::empty(), place, putting.schema.version, parsed.len());
-    let stamps = set_fields(&mut writer, &BTreeMap::new(), parsed, putting)?;
-    let rows = writer.finish()?;
-    write.delta.rows += rows_in(&rows.put);
-    write.put.extend(rows.put);
-    Ok(stamps)
-}
-
-/// The changes by the compartment they are in, each compartment once.
-fn by_compartment<'p, 'a>(parsed: &'p [Parsed<'a>]) -> BTreeMap<&'a Compartment, Vec<&'p Parsed<'a>>> {
-    let mut sorted: BTreeMap<&Compartment, Vec<&Parsed<'_>>> = BTreeMap::new();
-    for change in parsed {
-        sorted.entry(&change.spec.compartment).or_default().push(change);
-    }
-    sorted
-}
-
-/// Keys for a compartment that a subject does not have yet.
-pub(super) fn first_keys(name: Compartment, record: &SubjectRecord) -> CompartmentKeys {
-    let last = record.compartments.iter().map(|keys| keys.ordinal).max().unwrap_or(SYSTEM_ORDINAL);
-    let ordinal = if name == Compartment::system() { SYSTEM_ORDINAL } else { last + 1 };
-    CompartmentKeys { name, ordinal, dek_version: 1, dek: Dek::draw(&mut Random::for_keys(1)), refused: None }
-}
-
-fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
-    CompartmentKeys {
-        name: keys.name.clone(),
-        ordinal: keys.ordinal,
-        dek_version: keys.dek_version + 1,
-        dek: Dek::draw(&mut Random::for_keys(1)),
-        refused: None,
-    }
-}
-
-fn versions(row: &Row) -> BTreeMap<FieldName, u32> {
-    row.fields.iter().map(|(name, entry)| (name.clone(), entry.version)).collect()
-}
-
-fn rows_in<T>(rows: &[T]) -> i64 {
-    i64::try_from(rows.len()).expect("a subject has far fewer rows than that")
-}
-
-/// Seals the values that are set and takes out the ones that are removed.
-fn set_fields(
-    writer: &mut RowWriter<'_>,
-    held: &BTreeMap<FieldName, u32>,
-    parsed: &[&Parsed<'_>],
-    putting: &Putting<'_>,
-) -> Result<Vec<FieldStamp>, Error> {
-    let mut stamps = Vec::with_capacity(parsed.len());
-    for Parsed { spec, value } in parsed {
-        let present = held.get(&spec.id).copied().unwrap_or(0);
-        if putting.options.if_match.is_some_and(|wanted| wanted != present) {
-            return Err(Error::PreconditionFailed);
-        }
-        match value {
-            Some(ParsedValue { encoded, .. }) => {
-                let stamp = FieldStamp { name: spec.name.clone(), version: present + 1, updated_at: putting.now };
-                writer.set(&spec.id, stamp.version, stamp.updated_at, encoded);
-                stamps.push(stamp);
-            }
-            None => {
-                writer.remove(&spec.id);
-            }
-        }
-    }
-    Ok(stamps)
-}
-
-/// Brings the record's lookups up to the changes and puts new entries into the write; answers whether any changed. What a
-/// removed field was found by through its metadata goes with it.
-fn update_lookups(
-    header: &Header,
-    found: &Found,
-    parsed: &[Parsed<'_>],
-    record: &mut SubjectRecord,
-    write: &mut Write,
-) -> bool {
-    let mut changed = false;
-    for Parsed { spec, value } in parsed {
-        let form = value.as_ref().and_then(|v| v.lookup_form.as_ref());
-        let tag = form.map(|form| subject::lookup_tag(header, &spec.id, form));
-        let mut listed = false;
-        for lookup in record.lookups.iter_mut().filter(|l| l.field == spec.id) {
-            let live = match lookup.of {
-                Indexed::Value => Some(lookup.tag) == tag,
-                _ => lookup.live && value.is_some(),
-            };
-            listed |= live && lookup.of == Indexed::Value;
-            changed |= lookup.live != live;
-            lookup.live = live;
-        }
-        if let Some(tag) = tag.filter(|_| !listed) {
-            changed = true;
-            record.lookups.push(LookupRef { field: spec.id.clone(), of: Indexed::Value, tag, live: true });
-            let entry = subject::lookup_entry(tag, &found.key);
-            write.edits.push((Kind::Lookups, entry, Op::Insert(Payload::default())));
-        }
-    }
-    changed
 }
