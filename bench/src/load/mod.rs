@@ -51,11 +51,14 @@ async fn measure_server(args: &LoadArgs, server: &Server, report: &mut Report) -
     let runner = Rc::new(Runner::new(server).await?);
     let (many, few) = (args.connections, args.batch_connections);
     runner.enrol(args.subjects, few).await?;
+    runner.widen().await?;
     for (work, connections) in [
         (Work::Health, many),
         (Work::Enrol { batch: 1 }, many),
         (Work::Update, many),
         (Work::Read { batch: 1 }, many),
+        (Work::ReadWide { fields: 1 }, many),
+        (Work::ReadWide { fields: 10 }, many),
         (Work::Lookup, many),
         (Work::Enrol { batch: BATCH }, few),
         (Work::Read { batch: BATCH }, few),

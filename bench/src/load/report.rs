@@ -107,7 +107,7 @@ impl Report {
     fn ratio(&self, line: &Line) -> Option<f64> {
         let (work, engine) = match line.work {
             work @ (Work::Enrol { .. } | Work::Update) => (work, true),
-            Work::Read { batch: 1 } | Work::Lookup => (Work::Health, false),
+            Work::Read { batch: 1 } | Work::ReadWide { .. } | Work::Lookup => (Work::Health, false),
             Work::Health | Work::Read { .. } | Work::Shred { .. } => return None,
         };
         let limit = self.lines.iter().find(|other| other.work == work && other.engine == engine)?;

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 use vault_bench::seeded::Seeded;
+use vault_core::schema::Document;
 
 use super::client::{Connection, Request};
 use super::server::{Server, cpu_micros};
-use super::work::Work;
+use super::work::{WIDE_SUBJECTS, Work, widen};
 use super::{BATCH, Failure};
 
 /// How long to wait before asking again whether an erasure is final.
 const POLL: Duration = Duration::from_millis(2);
+
+const SCHEMA: &str = include_str!("../../../docs/schema/privacy-policy.toml");
 
 /// Drives a server, and remembers which subjects it has.
 pub(super) struct Runner {
@@ -114,6 +117,20 @@ impl Runner {
         Ok(())
     }
 
+    /// Puts the schema of docs/schema into force, which has more fields, and enrols subjects with ten of them.
+    pub(super) async fn widen(&self) -> Result<(), Failure> {
+        let mut connection = Connection::open(self.address, &self.token).await?;
+        let body = Document::from_toml(SCHEMA)?.to_json();
+        let schema = Request { method: "PUT", path: "/v1/schema".to_owned(), body };
+        for request in std::iter::once(schema).chain((0..WIDE_SUBJECTS).map(widen)) {
+            let (status, body) = connection.ask(&request).await?;
+            if !(200..300).contains(&status) {
+                return Err(format!("{}: {status} {}", request.path, String::from_utf8_lossy(body)).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps `connections` busy with `work` for `time`.
     pub(super) async fn measure(
         self: &Rc<Self>,
@@ -157,7 +174,7 @@ impl Runner {
                 Err("no subject is left to be shredded: start with more --subjects".into())
             }
             Work::Shred { batch } => Ok(self.shredded.replace(self.shredded.get() + batch)),
-            Work::Health | Work::Update | Work::Lookup => Ok(self.living(1)),
+            Work::Health | Work::Update | Work::ReadWide { .. } | Work::Lookup => Ok(self.living(1)),
             Work::Read { batch } => Ok(self.living(batch)),
         }
     }

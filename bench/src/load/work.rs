@@ -26,6 +26,11 @@ pub(super) enum Work {
         /// Subjects in a request.
         batch: u64,
     },
+    /// Some of the ten fields of a subject, in full.
+    ReadWide {
+        /// How many of them: 1 or 10.
+        fields: usize,
+    },
     /// The subjects of a phone number.
     Lookup,
     /// Shreds, each waited for until it is final.
@@ -45,6 +50,8 @@ impl Work {
             Work::Update => "single-field updates",
             Work::Read { batch: 1 } => "reads of one field",
             Work::Read { .. } => "reads of 6 fields, 100 subjects a request",
+            Work::ReadWide { fields: 1 } => "reads of 1 of 10 fields",
+            Work::ReadWide { .. } => "reads of 10 of 10 fields",
             Work::Lookup => "lookups by phone",
             Work::Shred { batch: 1 } => "shreds until final, one a request",
             Work::Shred { .. } => "shreds until final, 100 a request",
@@ -54,7 +61,7 @@ impl Work {
     /// What its rate counts, and how many of them are in a request.
     pub(super) fn unit(self) -> (&'static str, u64) {
         match self {
-            Work::Health | Work::Lookup => ("requests", 1),
+            Work::Health | Work::ReadWide { .. } | Work::Lookup => ("requests", 1),
             Work::Update | Work::Read { batch: 1 } => ("fields", 1),
             Work::Read { batch } => ("fields", FIELDS * batch),
             Work::Enrol { batch } | Work::Shred { batch } => ("subjects", batch),
@@ -76,6 +83,11 @@ impl Work {
             Work::Read { batch } => {
                 let items = list(first, batch, |n| format!(r#"{{"subject":"{}","view":"full"}}"#, id(n)));
                 ("POST", "/v1/batch/read".to_owned(), format!(r#"{{"items":[{items}]}}"#), 200)
+            }
+            Work::ReadWide { fields } => {
+                let names: Vec<_> = WIDE.iter().take(fields).map(|(name, _)| *name).collect();
+                let path = format!("/v1/subjects/{}/fields?view=full&names={}", wide_id(first), names.join(","));
+                ("GET", path, String::new(), 200)
             }
             Work::Lookup => {
                 ("POST", "/v1/lookups".to_owned(), format!(r#"{{"field":"phone","value":"{}"}}"#, phone(first)), 200)
@@ -99,6 +111,34 @@ impl Work {
             _ => true,
         }
     }
+}
+
+/// Subjects with ten fields.
+pub(super) const WIDE_SUBJECTS: u64 = 100;
+
+/// The ten fields, all in one compartment of the schema that docs/schema has.
+const WIDE: [(&str, &str); 10] = [
+    ("nickname", r#""browny""#),
+    ("name", r#""Joshua Brown""#),
+    ("phone", r#""+971501236091""#),
+    ("email", r#""dwaters2@mclean.com""#),
+    ("home_address", r#""28th Street\nAbu Dhabi""#),
+    ("birth_date", r#""1990-02-28""#),
+    ("ip_address", r#""214.3.10.24""#),
+    ("device", r#"{"model":"Pixel 9"}"#),
+    ("location", r#"{"lat":24.45,"lon":54.38}"#),
+    ("avatar", r#""https://img.example/7.png""#),
+];
+
+fn wide_id(number: u64) -> String {
+    format!("wide-{}", number % WIDE_SUBJECTS)
+}
+
+/// Enrols a subject with ten fields.
+pub(super) fn widen(number: u64) -> Request {
+    let fields: Vec<_> = WIDE.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+    let body = format!(r#"{{"fields":{{{}}}}}"#, fields.join(","));
+    Request { method: "PATCH", path: format!("/v1/subjects/{}/fields", wide_id(number)), body }
 }
 
 fn list(first: u64, count: u64, item: impl Fn(u64) -> String) -> String {
