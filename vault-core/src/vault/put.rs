@@ -46,6 +46,8 @@ pub(super) struct Prepared {
     outcome: PutOutcome,
     /// Whether it replaces keys or removes entries, so that it needs a root batch.
     replaces: bool,
+    /// Whether this is a part only, and the rest is to be prepared once it is committed.
+    more: bool,
 }
 
 /// What one call changes, the same for every compartment.
@@ -157,8 +159,9 @@ impl Inner {
         options: &PutOptions,
     ) -> Result<PutOutcome, Error> {
         let mut turn = None;
-        for _ in 0..ATTEMPTS {
-            let Prepared { write, outcome, replaces } = self.prepare(session, id, changes, options).await?;
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            let Prepared { write, outcome, replaces, more } = self.prepare(session, id, changes, options).await?;
             let held = if replaces {
                 // Nobody else waits for a root slot.
                 turn = None;
@@ -166,8 +169,10 @@ impl Inner {
             } else {
                 session.commit(vec![write]).await? == [true]
             };
-            if held {
-                return Ok(outcome);
+            match held {
+                true if more => continue,
+                true => return Ok(outcome),
+                false => attempts += 1,
             }
             if turn.is_none() {
                 turn = Some(self.turns.of(id).await);

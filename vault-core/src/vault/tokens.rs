@@ -178,16 +178,16 @@ pub(super) async fn forget_in(
     forget(inner, header, record, room, write, |of| compartments.contains(&of.compartment)).await
 }
 
-/// Puts the removal of all tokens of these fields (by id) into a write for a root batch.
+/// The same for the tokens of these fields (by id).
 pub(super) async fn forget_of(
     inner: &Inner,
     header: &Header,
     record: &SubjectRecord,
     fields: &BTreeSet<&FieldName>,
+    room: &mut usize,
     write: &mut Write,
-) -> Result<(), Error> {
-    let mut room = usize::MAX;
-    forget(inner, header, record, &mut room, write, |of| fields.contains(&of.field)).await.map(|_| ())
+) -> Result<bool, Error> {
+    forget(inner, header, record, room, write, |of| fields.contains(&of.field)).await
 }
 
 async fn forget(

@@ -44,6 +44,15 @@ impl Inner {
             return Err(Error::Held { hold: hold.clone() });
         }
         let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
+        if putting.options.final_ && record.tokens > 0 {
+            let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
+            let mut room = tokens::FORGET_MAX;
+            if !tokens::forget_of(self, putting.header, &record, &forgotten, &mut room, &mut write).await? {
+                // More than one root batch takes: they go first.
+                let outcome = PutOutcome { created: false, fields: Vec::new() };
+                return Ok(Prepared { write, outcome, replaces: true, more: true });
+            }
+        }
         let lookups_changed = update_lookups(putting.header, &found, parsed, &mut record, &mut write);
         let (mut keys_changed, mut lapses) = (false, false);
         let mut fields = Vec::with_capacity(parsed.len());
@@ -71,10 +80,6 @@ impl Inner {
                 record.compartments[at] = next;
             }
         }
-        if putting.options.final_ && record.tokens > 0 {
-            let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
-            tokens::forget_of(self, putting.header, &record, &forgotten, &mut write).await?;
-        }
 
         let stale = record.lookups.iter().filter(|l| !l.live).count();
         let replaces = putting.options.final_ || stale > STALE_MAX;
@@ -94,7 +99,7 @@ impl Inner {
             }
             write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
         }
-        Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces })
+        Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces, more: false })
     }
 
     /// The next version of a compartment's row; with new keys, if the change is final.
@@ -203,7 +208,7 @@ pub(super) fn enrol(
         write.delta.tombstones = -1;
     }
     write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-    Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false })
+    Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false, more: false })
 }
 
 /// The first row of a compartment.

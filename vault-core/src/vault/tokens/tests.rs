@@ -252,6 +252,25 @@ async fn forgetting_the_field_for_good_or_its_compartment_takes_its_tokens_along
     assert_eq!(fixture.value(&of_email).await.unwrap(), email);
 }
 
+#[tokio::test]
+async fn more_tokens_of_a_field_than_one_root_batch_takes_go_with_it() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("phone", PHONE), ("email", r#""a@example.org""#)]).await.unwrap();
+    let of_email = fixture.token(plain("a", "email")).await;
+    let new: Vec<_> = (0..FORGET_MAX + 500).map(|_| plain("a", "phone")).collect();
+    let mut last = None;
+    for batch in new.chunks(1000) {
+        last = fixture.vault.create_tokens(batch).await.pop().map(|created| created.unwrap().token.to_string());
+    }
+    let epoch = fixture.vault.status().epoch.unwrap();
+    fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
+    assert!(fixture.vault.status().epoch.unwrap() >= epoch + 2, "in several root batches");
+    assert_eq!(fixture.entries().await, (2, 0));
+    assert!(Fixture::unknown(&fixture.value(&last.unwrap()).await));
+    assert_eq!(fixture.value(&of_email).await.unwrap(), r#""a@example.org""#);
+    assert!(matches!(fixture.read("a", "phone").await, Err(Error::NoSuchField)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_made_while_its_field_is_forgotten_dies_too() {
     let fixture = Fixture::new().await;
