@@ -54,6 +54,7 @@ fn decide(criterion: &mut Criterion<CpuTime>) {
         role: Role::Service,
         expired: false,
         purpose,
+        purpose_required: true,
         subject: SubjectStanding::Active,
         consent: true,
         view: View::Full,

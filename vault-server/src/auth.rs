@@ -142,6 +142,7 @@ pub(crate) fn authorise_keys(app: &App, headers: &HeaderMap) -> Result<Who, Prob
 }
 
 fn authorise(app: &App, headers: &HeaderMap, allowed: Access) -> Result<Who, Problem> {
+    once(headers)?;
     let caller = app.vault.authenticate(bearer(headers)?)?;
     if !admits(allowed, caller.role) {
         return Err(Problem::refused(Rule::Role, "the role of this API token may not do this: use one whose role may"));
@@ -156,6 +157,16 @@ fn admits(access: Access, role: Role) -> bool {
         Access::Open => true,
         Access::Roles(roles) => roles.contains(&role),
     }
+}
+
+/// Whoever stands between caller and vault may look at another one of two headers than we do.
+fn once(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in ["authorization", "udv-purpose"] {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Problem::malformed("Authorization and Udv-Purpose are sent once each: leave the others out"));
+        }
+    }
+    Ok(())
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {

@@ -35,7 +35,8 @@ impl Budget {
         Self { a_minute, spent: Mutex::default(), exhausted }
     }
 
-    /// Spends `units` of a caller's budget. What could never be spent at once takes a whole minute's worth.
+    /// Spends `units` of a caller's budget. More than a minute's worth is granted to who has spent nothing, and paid off by
+    /// waiting for as long as it takes.
     ///
     /// # Errors
     /// 429, with the time after which there is enough; nothing is spent then.
@@ -84,20 +85,17 @@ impl Bucket {
 
     /// An error is the seconds after which there is enough.
     fn spend(&mut self, units: u32, now: Instant) -> Result<(), u64> {
-        let (left, units) = (self.left_at(now), f64::from(units.min(self.a_minute)));
+        let (left, needed) = (self.left_at(now), f64::from(units.min(self.a_minute)));
         (self.left, self.at) = (left, now);
-        if left < units {
-            // At most a minute, for no more than the whole is ever missing.
-            return Err(((units - left) * 60.0 / f64::from(self.a_minute)).ceil().max(1.0) as u64);
+        if left < needed {
+            return Err(((needed - left) * 60.0 / f64::from(self.a_minute)).ceil().max(1.0) as u64);
         }
-        self.left = left - units;
+        self.left = left - f64::from(units);
         Ok(())
     }
 
     fn give_back(&mut self, units: u32, used: u32) {
-        // No more than was spent, even if that was not the whole.
-        let back = units.min(self.a_minute).saturating_sub(used);
-        self.left = (self.left + f64::from(back)).min(f64::from(self.a_minute));
+        self.left = (self.left + f64::from(units.saturating_sub(used))).min(f64::from(self.a_minute));
     }
 }
 
@@ -150,10 +148,12 @@ mod tests {
         budget.spend_at(&shop, 2, now).unwrap();
         assert_eq!(budget.spend_at(&shop, 2, now).unwrap_err().retry_after, Some(20));
         budget.spend_at(&shop, 1, now).unwrap();
-        // More than a minute's worth takes all of it, rather than never being granted.
+        // More than a minute's worth is paid off, rather than never being granted.
         let later = now + Duration::from_secs(60);
-        budget.spend_at(&shop, 50, later).unwrap();
-        assert!(budget.spend_at(&shop, 1, later).is_err());
+        budget.spend_at(&shop, 63, later).unwrap();
+        assert_eq!(budget.spend_at(&shop, 1, later).unwrap_err().retry_after, Some(61 * 20));
+        assert!(budget.spend_at(&shop, 1, later + Duration::from_secs(1219)).is_err());
+        budget.spend_at(&shop, 1, later + Duration::from_secs(1221)).unwrap();
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         budget.spend_at(&shop, 20, now).unwrap();
         budget.give_back(&shop, 20, 15);
         assert_eq!(granted(&budget, &shop, now), 15);
-        // More than the whole took the whole: it does not come back for what was good among much that was not.
+        // More than the whole: what was not good among it stays to be paid off.
         let other = caller(2, None);
         budget.spend_at(&other, 1000, now).unwrap();
         budget.give_back(&other, 1000, 500);

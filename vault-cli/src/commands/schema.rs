@@ -9,6 +9,7 @@ use super::Context;
 use crate::args::SchemaCommand;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::output::printable;
 
 /// The largest document that a vault takes, in bytes.
 const DOCUMENT_MAX: u64 = 256 * 1024;
@@ -17,6 +18,9 @@ const DOCUMENT_MAX: u64 = 256 * 1024;
 struct Applied {
     version: u16,
     changed: bool,
+    /// Fields whose values are kept for less long than before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    forgets: Vec<String>,
 }
 
 /// Runs a `schema` command.
@@ -46,6 +50,9 @@ fn check(file: &Path, context: &Context) -> Result<Exit, Failure> {
     if context.ui.wants_json() {
         context.ui.json(&applied)?;
     } else {
+        if !applied.forgets.is_empty() {
+            context.ui.note(forgetting(&applied.forgets).trim_end());
+        }
         context.ui.note(&format!("{}: would be taken in place of version {}", file.display(), applied.version));
     }
     Ok(Exit::Done)
@@ -55,9 +62,11 @@ fn apply(file: &Path, context: &Context) -> Result<Exit, Failure> {
     let document = read(file)?;
     let client = context.client()?;
     let over = client.get("/v1/schema")?.etag;
-    client.put_toml("/v1/schema?check=true", &document, None).map_err(|failure| in_file(file, failure))?;
+    let checked = client.put_toml("/v1/schema?check=true", &document, None);
+    let checked: Applied = checked.map_err(|failure| in_file(file, failure))?.json()?;
     context.ui.confirm(&format!(
-        "Put {} into force in place of version {}? It decides every read and write from then on.",
+        "{}Put {} into force in place of version {}? It decides every read and write from then on.",
+        forgetting(&checked.forgets),
         file.display(),
         over.as_deref().and_then(number).unwrap_or("?")
     ))?;
@@ -86,6 +95,17 @@ fn read(file: &Path) -> Result<String, Failure> {
         return Err(Failure::usage(format!("{} is larger than a schema may be: 256 KiB", file.display())));
     }
     fs::read_to_string(file).map_err(cannot)
+}
+
+/// What a shorter retention does, for who is about to shorten one.
+fn forgetting(fields: &[String]) -> String {
+    match fields {
+        [] => String::new(),
+        fields => {
+            let names: Vec<_> = fields.iter().map(|name| printable(name)).collect();
+            format!("Kept for less long than before: {}. Older values are forgotten for good. ", names.join(", "))
+        }
+    }
 }
 
 /// A refusal that is about the document names its file.

@@ -123,6 +123,8 @@ pub struct Question<'a> {
     pub expired: bool,
     /// The purpose it names.
     pub purpose: Named<'a>,
+    /// Whether the schema wants a purpose for every view, and not only the full one.
+    pub purpose_required: bool,
     /// How the subject stands.
     pub subject: SubjectStanding,
     /// Whether the subject's consent to the purpose is given.
@@ -167,7 +169,9 @@ pub fn admit(asked: &Question<'_>) -> Result<(), Rule> {
         _ => {}
     }
     match purpose {
-        None if asked.view == View::Full => Err(Rule::PurposeRequired),
+        None if asked.view == View::Full || (asked.purpose_required && asked.view != View::None) => {
+            Err(Rule::PurposeRequired)
+        }
         Some(purpose) if purpose.needs_consent() && !asked.consent => Err(Rule::ConsentMissing),
         _ => Ok(()),
     }

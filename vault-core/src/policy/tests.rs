@@ -61,7 +61,9 @@ fn applies(rule: Rule, asked: &Question<'_>, ceiling: View, value: ValueFacts) -
             let restricted = matches!(asked.subject, SubjectStanding::Restricted | SubjectStanding::HeldAndRestricted);
             restricted && !purpose.is_some_and(|p| p.under_restriction)
         }
-        Rule::PurposeRequired => purpose.is_none() && asked.view == View::Full,
+        Rule::PurposeRequired => {
+            purpose.is_none() && (asked.view == View::Full || asked.purpose_required && asked.view != View::None)
+        }
         Rule::ConsentMissing => purpose.is_some_and(PurposeSpec::needs_consent) && !asked.consent,
         Rule::FieldNotForPurpose => ceiling == View::None && asked.view != View::None,
         Rule::ValueExpired => value.expired,
@@ -85,9 +87,10 @@ fn every_combination_is_decided_by_the_first_rule_that_applies() {
                 for subject in STANDINGS {
                     for consent in [false, true] {
                         for view in VIEWS {
-                            let asked = Question { role, expired, purpose, subject, consent, view };
-                            for field in fields {
-                                for value in facts() {
+                            for purpose_required in [false, true] {
+                                let asked =
+                                    Question { role, expired, purpose, purpose_required, subject, consent, view };
+                                for (field, value) in fields.iter().flat_map(|field| facts().map(move |v| (field, v))) {
                                     combinations += 1;
                                     if let Decision::Refuse(rule) = check(&asked, field, value) {
                                         *refused.entry(rule.as_str()).or_insert(0) += 1;
@@ -100,7 +103,7 @@ fn every_combination_is_decided_by_the_first_rule_that_applies() {
             }
         }
     }
-    assert_eq!(combinations, 5 * 2 * 35 * 6 * 2 * 4 * 2 * 16);
+    assert_eq!(combinations, 5 * 2 * 35 * 6 * 2 * 4 * 2 * 2 * 16);
     assert_eq!(refused.len(), Rule::ALL.len() - 1, "every other rule was the first to apply somewhere: {refused:?}");
 }
 
@@ -139,6 +142,7 @@ fn decision(field: &str, view: View, purpose: Option<&str>) -> Decision {
         role: Role::Service,
         expired: false,
         purpose,
+        purpose_required: false,
         subject: SubjectStanding::Active,
         consent: true,
         view,
@@ -163,7 +167,8 @@ fn a_bound_token_is_for_its_purpose_only() {
             for (purpose, of_bound) in named {
                 for subject in STANDINGS {
                     for view in VIEWS {
-                        let asked = Question { role, expired, purpose, subject, consent: true, view };
+                        let asked =
+                            Question { role, expired, purpose, purpose_required: false, subject, consent: true, view };
                         assert_eq!(admit_token(&asked, None), admit(&asked), "unbound it is a read like any other");
                         let expected = match (expired, role.sees_values()) {
                             (true, _) => Err(Rule::TokenExpired),
@@ -234,8 +239,15 @@ mod told {
         for subject in STANDINGS {
             table += &format!("| {} |", word(subject));
             for (_, purpose, consent) in columns {
-                let asked =
-                    Question { role: Role::Service, expired: false, purpose, subject, consent, view: View::Full };
+                let asked = Question {
+                    role: Role::Service,
+                    expired: false,
+                    purpose,
+                    purpose_required: false,
+                    subject,
+                    consent,
+                    view: View::Full,
+                };
                 table += &format!(" {} |", cell(decide(&asked, field, ValueFacts::default())));
             }
             table.push('\n');
@@ -255,7 +267,15 @@ mod told {
                 for most in VIEWS {
                     let purpose = Named::Purpose(schema.purpose(&format!("contract_false_false_{most}")).unwrap());
                     let (role, subject) = (Role::Service, SubjectStanding::Active);
-                    let asked = Question { role, expired: false, purpose, subject, consent: false, view };
+                    let asked = Question {
+                        role,
+                        expired: false,
+                        purpose,
+                        purpose_required: false,
+                        subject,
+                        consent: false,
+                        view,
+                    };
                     table += &format!(" {} |", cell(decide(&asked, field, ValueFacts::default())));
                 }
                 table.push('\n');

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::document::{Document, FieldDoc, Lookup};
-use super::{Schema, document::Type};
+use super::{Retention, Schema, document::Type};
 use crate::ids::{Compartment, FieldName, Purpose};
 
 /// A change that is refused.
@@ -59,6 +59,12 @@ pub enum Refusal {
          or declare a new field with the lookup and write the values to it"
     )]
     LookupAdded(FieldName),
+    /// Who reads the name would get the values of another field.
+    #[error(
+        "`{0}` was the name of another field, and who reads it would get values that he did not ask for: give the field \
+         a name that is not in use"
+    )]
+    NameMoved(FieldName),
     /// Consents, callers and metadata name the purpose.
     #[error(
         "the purpose `{0}` is gone, and consents, callers and metadata may name it: keep it; \
@@ -97,6 +103,13 @@ pub fn check(old: &Schema, new: &Document, holds_subjects: bool) -> Result<(), C
         check_field(field, new_name, kept)
             .map_err(|(key, refusal)| refuse(new, &format!("fields.{new_name}.{key}"), refusal))?;
     }
+    let moved = new
+        .fields
+        .iter()
+        .find(|(name, field)| old.fields.find(name).is_some_and(|before| before.id(name) != field.id(name)));
+    if let Some((name, _)) = moved {
+        return Err(refuse(new, &format!("fields.{name}"), Refusal::NameMoved(name.clone())));
+    }
     if let Some((gone, _)) = old.purposes.iter().find(|(name, _)| new.purposes.find(name).is_none()) {
         return Err(refuse(new, "purposes", Refusal::PurposeGone(gone.clone())));
     }
@@ -106,6 +119,16 @@ pub fn check(old: &Schema, new: &Document, holds_subjects: bool) -> Result<(), C
         Some((gone, _)) => Err(refuse(new, "compartments", Refusal::CompartmentGone(gone.clone()))),
         None => Ok(()),
     }
+}
+
+/// The fields of `new` whose stored values are kept for less long than under `old`: older ones will be forgotten for good.
+pub fn forgets<'n>(old: &Schema, new: &'n Document) -> Vec<&'n FieldName> {
+    let seconds = |field: &FieldDoc| field.retention.map_or(u64::MAX, Retention::seconds);
+    let shorter = new.fields.iter().filter(|(name, field)| {
+        let before = old.document().fields.iter().find(|(before, doc)| doc.id(before) == field.id(name));
+        before.is_some_and(|(_, before)| seconds(before) > seconds(field))
+    });
+    shorter.map(|(name, _)| name).collect()
 }
 
 fn check_field(old: &FieldDoc, name: &FieldName, new: &FieldDoc) -> Result<(), (&'static str, Refusal)> {

@@ -22,6 +22,9 @@ pub struct Document {
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// Whether every read and lookup names a purpose, and not only a full view.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub purpose_required: bool,
     /// Why values are read.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub purposes: Named<Purpose, PurposeDoc>,

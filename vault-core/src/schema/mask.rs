@@ -95,8 +95,10 @@ fn last_digits(number: &str, count: usize, at_least: usize) -> Option<String> {
 
 /// The first letter of a word, unless it is nearly all there is.
 fn word(text: &str) -> String {
-    match text.chars().next() {
-        Some(first) if text.chars().count() >= WORD_MIN => format!("{first}{DOTS}"),
+    // Neither an accent of its own nor an invisible character makes a word longer, or stands for it.
+    let mut letters = text.chars().filter(|c| c.is_alphanumeric());
+    match letters.next() {
+        Some(first) if letters.count() + 1 >= WORD_MIN => format!("{first}{DOTS}"),
         _ => DOTS.to_owned(),
     }
 }
@@ -142,6 +144,10 @@ fn ip(text: &str) -> Option<String> {
         }
         IpAddr::V6(address) => {
             let [a, b, c, ..] = address.segments();
+            if a == 0x2002 {
+                // 6to4 (RFC 3056): what follows is a whole IPv4 address.
+                return Some("2002::/16".to_owned());
+            }
             let network = std::net::Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0);
             format!("{network}/48")
         }

@@ -81,6 +81,11 @@ impl Schema {
         &self.document
     }
 
+    /// Whether every read and lookup has to name a purpose, and not only a full view.
+    pub fn purpose_required(&self) -> bool {
+        self.document.purpose_required
+    }
+
     /// The declaration of a field.
     ///
     /// # Errors
@@ -211,6 +216,7 @@ impl FieldSpec {
             (View::None, _) => None,
             (View::Masked | View::Last4, _) if self.hidden => Some(mask::hidden()),
             (View::Masked, _) => Some(mask::masked(&self.kind, self.sensitivity, value.normal())),
+            (View::Last4, _) if !self.has_last4() => Some(mask::masked(&self.kind, self.sensitivity, value.normal())),
             (View::Last4, _) => Some(mask::last4(&self.kind, self.sensitivity, value.normal())),
             (View::Full, Form::Given) => Some(Zeroizing::new(value.given().to_owned())),
             (View::Full, Form::Normal) => Some(Zeroizing::new(value.normal().to_owned())),
@@ -219,7 +225,8 @@ impl FieldSpec {
 
     /// Whether there is a view of its last four digits.
     pub fn has_last4(&self) -> bool {
-        self.kind.has_last4() && !self.hidden
+        // Whether a number has fewer digits than that tells of its length.
+        self.kind.has_last4() && !self.hidden && self.sensitivity == Sensitivity::Personal
     }
 
     /// The last four digits of a phone number, without its country, or of a card; `None` if it has none, or is so short

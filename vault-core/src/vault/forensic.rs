@@ -223,7 +223,7 @@ async fn a_forgotten_field_does_not_come_back() {
     world.enrol(0..20).await;
     let before = world.current_root().await;
     let subject = "subject-7";
-    world.fixture.vault.forget_field(&id(subject), &name("phone")).await.unwrap();
+    world.fixture.vault.forget_field(&id(subject), &name("phone"), None).await.unwrap();
     let options = PutOptions { final_: true, ..PutOptions::default() };
     let overwrite = changes(&[("email", r#""new@example.org""#)]);
     world.fixture.vault.put_fields(&id("subject-8"), overwrite, &options).await.unwrap();

@@ -44,7 +44,7 @@ impl Vault {
         let (spec, and) = (schema.field(asked.field)?, schema.field(asked.and)?);
         check(spec, and, asked.last4)?;
         let form = and.lookup_query(asked.value, asked.region)?;
-        let wanted = Wanted { spec: and, form: &form, restricted: reader.finds_restricted(&schema)? };
+        let wanted = Wanted { spec: and, form: &form, finding: reader.finding(&schema, &[spec, and])? };
         reading!(session, |snapshot| {
             let candidates = self.inner.candidates(&snapshot, &wanted).await;
             match candidates {

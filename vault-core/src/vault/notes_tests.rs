@@ -227,7 +227,7 @@ async fn a_hold_keeps_a_subject_whole_until_it_is_released() {
         matches!(outcome, Err(Error::Held { hold }) if hold.as_str() == "case_1")
     }
     assert!(held(fixture.vault.shred(erasure_of(vec![id("a")]), None).await));
-    assert!(held(fixture.vault.forget_field(&id("a"), &name("email")).await));
+    assert!(held(fixture.vault.forget_field(&id("a"), &name("email"), None).await));
     let options = PutOptions { final_: true, ..PutOptions::default() };
     let overwrite = changes(&[("email", r#""new@example.org""#)]);
     assert!(held(fixture.vault.put_fields(&id("a"), overwrite, &options).await));

@@ -119,12 +119,13 @@ impl Vault {
     /// root batch. Final when this returns. A field that is not held is no error: an earlier removal that was not final becomes so.
     ///
     /// # Errors
-    /// [`Error::UnknownSubject`], [`Error::Shredded`], and [`Error::Slot`] if a root slot does not answer: then
+    /// [`Error::PreconditionFailed`] if the field has not the version `if_match`; [`Error::UnknownSubject`],
+    /// [`Error::Shredded`], and [`Error::Slot`] if a root slot does not answer: then
     /// nothing was changed.
-    pub async fn forget_field(&self, id: &SubjectId, field: &FieldName) -> Result<(), Error> {
+    pub async fn forget_field(&self, id: &SubjectId, field: &FieldName, if_match: Option<u32>) -> Result<(), Error> {
         let session = self.session()?;
         self.describe(id).await?;
-        let options = PutOptions { final_: true, ..PutOptions::default() };
+        let options = PutOptions { final_: true, if_match, ..PutOptions::default() };
         self.inner.put(&session, id, &vec![(field.clone(), Change::Remove)], &options).await.map(|_| ())
     }
 }

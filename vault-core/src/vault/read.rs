@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use zeroize::Zeroizing;
+
 use super::metadata::{Metadata, RowMetadata};
 use super::records::{DirectoryEntry, SubjectRecord, SubjectState, decode};
 use super::restriction::Restrictions;
@@ -13,7 +15,7 @@ use super::{Inner, Vault};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, Purpose, SubjectId};
 use crate::policy::{self, Decision, Named, Question, Rule, SubjectStanding, ValueFacts};
-use crate::schema::{FieldSpec, FieldValue, Schema};
+use crate::schema::{FieldSpec, FieldValue, Schema, View};
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Kind};
 
@@ -80,7 +82,7 @@ impl Vault {
         let schema = session.snapshot().schema.clone();
         let spec = schema.field(field)?;
         let form = spec.lookup_query(value, region)?;
-        let wanted = Wanted { spec, form: &form, restricted: reader.finds_restricted(&schema)? };
+        let wanted = Wanted { spec, form: &form, finding: reader.finding(&schema, &[spec])? };
         let after = after.map(subject::parse_after).transpose()?;
         let limit = limit.clamp(1, LOOKUP_MAX);
         reading!(session, |snapshot| self.inner.look_up(&snapshot, &wanted, after, limit).await)
@@ -91,8 +93,21 @@ impl Vault {
 pub(super) struct Wanted<'a> {
     pub(super) spec: &'a FieldSpec,
     pub(super) form: &'a [u8],
+    pub(super) finding: Finding<'a>,
+}
+
+/// Whom a lookup finds for its purpose.
+pub(super) struct Finding<'a> {
     /// Whether subjects whose processing is restricted are found too.
-    pub(super) restricted: bool,
+    restricted: bool,
+    /// The purpose that a subject must consent to, to be found.
+    consent: Option<&'a Purpose>,
+}
+
+impl Finding<'_> {
+    fn finds(&self, record: &SubjectRecord) -> bool {
+        (self.restricted || !record.restricted) && self.consent.is_none_or(|purpose| record.consents.contains(purpose))
+    }
 }
 
 /// A reading as it is asked for: what the caller may name, and which fields.
@@ -101,6 +116,7 @@ struct Asked<'a> {
     /// Whether the reader's API token has expired.
     expired: bool,
     purpose: Named<'a>,
+    purpose_required: bool,
     /// Sorted by name, each once.
     specs: Vec<&'a FieldSpec>,
     /// Whether they were named, so that a refusal of one refuses the request.
@@ -116,7 +132,14 @@ impl<'a> Asked<'a> {
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs.dedup_by(|a, b| a.name == b.name);
         let expired = request.reader.expires_at.is_some_and(|at| at <= Timestamp::now());
-        let asked = Self { request, expired, purpose: request.reader.named(schema), specs, named: names.is_some() };
+        let asked = Self {
+            request,
+            expired,
+            purpose: request.reader.named(schema),
+            purpose_required: schema.purpose_required(),
+            specs,
+            named: names.is_some(),
+        };
         asked.forestall()?;
         Ok(asked)
     }
@@ -133,7 +156,8 @@ impl<'a> Asked<'a> {
 
     fn question(&self, subject: SubjectStanding, consent: bool) -> Question<'a> {
         let (role, expired) = (self.request.reader.role, self.expired);
-        Question { role, expired, purpose: self.purpose, subject, consent, view: self.request.view }
+        let (purpose_required, view) = (self.purpose_required, self.request.view);
+        Question { role, expired, purpose: self.purpose, purpose_required, subject, consent, view }
     }
 
     /// The question about a subject.
@@ -175,10 +199,29 @@ impl Reader {
         Named::of(schema, self.role, &self.purposes, self.purpose.as_deref())
     }
 
-    /// Whether the purpose goes on under a restriction, so that lookups for it find the restricted too.
-    pub(super) fn finds_restricted(&self, schema: &Schema) -> Result<bool, Error> {
-        let purpose = self.named(schema).check().map_err(|rule| refused(rule, None))?;
-        Ok(purpose.is_some_and(|purpose| purpose.under_restriction))
+    /// Whom a lookup by these fields finds for the purpose; refused, if it shows nothing of one of them.
+    pub(super) fn finding<'s>(&self, schema: &'s Schema, fields: &[&FieldSpec]) -> Result<Finding<'s>, Error> {
+        let purpose = self.named(schema);
+        let asked = Question {
+            role: self.role,
+            expired: self.expires_at.is_some_and(|at| at <= Timestamp::now()),
+            purpose,
+            purpose_required: schema.purpose_required(),
+            subject: SubjectStanding::Active,
+            consent: true,
+            view: View::Masked,
+        };
+        policy::admit(&asked).map_err(|rule| refused(rule, None))?;
+        for spec in fields {
+            if let Decision::Refuse(rule) = policy::decide_field(&asked, spec, ValueFacts::default()) {
+                return Err(refused(rule, Some(spec)));
+            }
+        }
+        let purpose = purpose.check().map_err(|rule| refused(rule, None))?;
+        Ok(Finding {
+            restricted: purpose.is_some_and(|purpose| purpose.under_restriction),
+            consent: purpose.filter(|purpose| purpose.needs_consent()).map(|purpose| &purpose.name),
+        })
     }
 }
 
@@ -222,8 +265,15 @@ impl Inner {
             let decision = asked.view_of(&question, spec, facts)?;
             outcome.decisions.push((spec.name.clone(), decision));
             if let (Some((opened, entry)), Decision::Allow(view)) = (held, decision) {
-                let plaintext = subject::open_field(self, &opened.row, &spec.id, &opened.place).await?;
-                let Some(value) = spec.show(&FieldValue::decode(&plaintext)?, view, request.form) else { continue };
+                let value = if view == View::None {
+                    // That it is held, and no more.
+                    Zeroizing::new("null".to_owned())
+                } else {
+                    let plaintext = subject::open_field(self, &opened.row, &spec.id, &opened.place).await?;
+                    let shown = spec.show(&FieldValue::decode(&plaintext)?, view, request.form);
+                    let Some(value) = shown else { continue };
+                    value
+                };
                 let stamp =
                     FieldStamp { name: spec.name.clone(), version: entry.version, updated_at: entry.updated_at };
                 outcome.fields.push(ReadField { stamp, value, lowered: (view != request.view).then_some(view) });
@@ -291,7 +341,7 @@ impl Inner {
             if let Some(payload) = trie::find(&self.pages, header, Kind::Directory, &directory).await?
                 && let DirectoryEntry::Subject(record) = decode(&payload)?
                 && record.state == SubjectState::Active
-                && (wanted.restricted || !record.restricted)
+                && wanted.finding.finds(&record)
                 && record.keys(&wanted.spec.compartment).is_some()
                 // An entry that a changed value left behind is passed over until it is removed.
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)

@@ -20,7 +20,7 @@ use super::types::{Change, PutOptions, RetentionStatus};
 use super::{Inner, Vault, subject};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
-use crate::schema::{FieldSpec, Schema};
+use crate::schema::{FieldSpec, Schema, SchemaError};
 use crate::time::Timestamp;
 use crate::trie::EntryKey;
 
@@ -45,6 +45,8 @@ pub(super) struct Sweeps {
 struct Expired {
     subject: SubjectId,
     held: bool,
+    /// When it was looked at.
+    at: Timestamp,
     values: Vec<(FieldName, u32)>,
 }
 
@@ -220,7 +222,13 @@ impl Inner {
     /// One after the other: each is final when it is counted.
     async fn forget_expired(&self, session: &Session, expired: &Expired) -> Result<(), Error> {
         for (field, version) in &expired.values {
-            let options = PutOptions { final_: true, if_match: Some(*version), ..PutOptions::default() };
+            // By then the name may be another field's, or the value may have got more time: it is asked again.
+            let options = PutOptions {
+                final_: true,
+                if_match: Some(*version),
+                expired_at: Some(expired.at),
+                ..PutOptions::default()
+            };
             match self.put(session, &expired.subject, &vec![(field.clone(), Change::Remove)], &options).await {
                 Ok(_) => self.sweeps.note(|status| {
                     status.forgotten += 1;
@@ -228,7 +236,12 @@ impl Inner {
                 }),
                 Err(Error::Held { .. }) => self.sweeps.note(|status| status.held += 1),
                 // It was written anew, forgotten or shredded meanwhile.
-                Err(Error::PreconditionFailed | Error::Shredded | Error::UnknownSubject) => {}
+                Err(
+                    Error::PreconditionFailed
+                    | Error::Shredded
+                    | Error::UnknownSubject
+                    | Error::Schema(SchemaError::UnknownField(_)),
+                ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -279,7 +292,12 @@ impl Inner {
         if values.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Expired { subject: SubjectId::parse(&record.subject)?, held: !record.holds.is_empty(), values }))
+        Ok(Some(Expired {
+            subject: SubjectId::parse(&record.subject)?,
+            held: !record.holds.is_empty(),
+            at: now,
+            values,
+        }))
     }
 }
 

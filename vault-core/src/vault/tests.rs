@@ -257,7 +257,7 @@ async fn forgets_one_field_and_keeps_the_rest() {
     let mut fixture = Fixture::new().await;
     let address = format!(r#""{}""#, "Long Street ".repeat(600));
     fixture.put("a", &[PHONE, EMAIL, ("home_address", &address)]).await.unwrap();
-    fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
+    fixture.vault.forget_field(&id("a"), &name("phone"), None).await.unwrap();
     fixture.restart().await;
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::NoSuchField)));
     assert_eq!(fixture.look_up("phone", r#""+971501238301""#).await, [""; 0]);
@@ -268,7 +268,7 @@ async fn forgets_one_field_and_keeps_the_rest() {
     fixture.vault.put_fields(&id("a"), changes(&[("email", r#""z@example.org""#)]), &final_).await.unwrap();
     assert_eq!(fixture.look_up("email", EMAIL.1).await, [""; 0]);
     assert_eq!(fixture.look_up("email", r#""z@example.org""#).await, ["a"]);
-    assert!(matches!(fixture.vault.forget_field(&id("b"), &name("phone")).await, Err(Error::UnknownSubject)));
+    assert!(matches!(fixture.vault.forget_field(&id("b"), &name("phone"), None).await, Err(Error::UnknownSubject)));
     assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
 }
 
@@ -453,7 +453,7 @@ async fn a_refused_shred_is_finished_after_a_restart() {
     assert!(waiting.waiting_for[0].contains("root.slot"), "{:?}", waiting.waiting_for);
     assert_eq!(waiting.items.len(), 1);
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::Shredded)));
-    let forget = fixture.vault.forget_field(&id("a"), &name("phone")).await;
+    let forget = fixture.vault.forget_field(&id("a"), &name("phone"), None).await;
     assert!(matches!(forget, Err(Error::Shredded)));
     fixture.vault.close().await.unwrap();
     std::fs::rename(&aside, &path).unwrap();

@@ -31,7 +31,8 @@ use super::{Inner, Vault};
 use crate::crypto::digest;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
-use crate::ids::{Compartment, FieldName, SubjectUuid};
+use crate::ids::{CallerId, Compartment, FieldName, SubjectUuid};
+use crate::policy::Role;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
 
@@ -47,16 +48,19 @@ const TOKEN_MAX: usize = 128;
 const UNKNOWN: Error = Error::NotFound("value token");
 
 impl Vault {
-    /// Revokes a token: it resolves no more once this returns, and the next root batch forgets it.
+    /// Revokes a token: it resolves no more once this returns, and the next root batch forgets it. One that is bound to a
+    /// caller is revoked by that caller, or by an admin.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it would not resolve anyway.
-    pub async fn revoke_token(&self, token: &str) -> Result<(), Error> {
+    /// [`Error::NotFound`] if it would not resolve for this caller anyway.
+    pub async fn revoke_token(&self, token: &str, role: Role, caller: CallerId) -> Result<(), Error> {
         let session = self.session()?;
         let write = reading!(session, |snapshot| {
             match self.inner.living_token(&snapshot.header, token).await {
-                Ok(Some(found)) => found.spend(&snapshot.header),
-                Ok(None) => Err(UNKNOWN),
+                Ok(Some(found)) if role == Role::Admin || found.record.caller.is_none_or(|bound| bound == caller) => {
+                    found.spend(&snapshot.header)
+                }
+                Ok(_) => Err(UNKNOWN),
                 Err(error) => Err(error),
             }
         })?;

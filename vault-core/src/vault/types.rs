@@ -59,6 +59,8 @@ pub struct PutOptions {
     pub final_: bool,
     /// The version that the one changed field must have; 0 means that it must be absent.
     pub if_match: Option<u32>,
+    /// Only if the time of every value that is touched was over at this time, by the schema in force and the value's metadata.
+    pub expired_at: Option<Timestamp>,
 }
 
 /// Version and time of one stored field.

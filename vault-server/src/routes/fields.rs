@@ -125,7 +125,7 @@ pub(crate) async fn patch(
     let options = PutOptions {
         enrol_again: enrol_again(query.enrol.as_deref())?,
         final_: query.r#final.unwrap_or(false),
-        if_match: None,
+        ..PutOptions::default()
     };
     let outcome = app.vault.put_fields(&id, changes, &options).await?;
     Ok(put_answer(&id, &outcome))
@@ -211,6 +211,7 @@ pub(crate) async fn put_one(
         enrol_again: enrol_again(query.enrol.as_deref())?,
         final_: query.r#final.unwrap_or(false),
         if_match: precondition(&headers)?,
+        ..PutOptions::default()
     };
     let outcome = app.vault.put_fields(&id, vec![(name, change)], &options).await?;
     let version = outcome.fields.first().map_or(0, |stamp| stamp.version);
@@ -220,12 +221,18 @@ pub(crate) async fn put_one(
 /// Forget one field for good.
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
-    params(("id" = String, Path), ("name" = String, Path)),
+    params(("id" = String, Path), ("name" = String, Path),
+        ("If-Match" = Option<String>, Header, description = "The version that is forgotten")),
     responses((status = 204, description = "Final"), (status = 503, description = "A root slot does not answer"))
 )]
-pub(crate) async fn forget_one(State(app): State<App>, OfField(id, name): OfField) -> Result<Response, Problem> {
+pub(crate) async fn forget_one(
+    State(app): State<App>,
+    OfField(id, name): OfField,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let if_match = precondition(&headers)?;
     // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
-    let forgetting = tokio::spawn(async move { app.vault.forget_field(&id, &name).await });
+    let forgetting = tokio::spawn(async move { app.vault.forget_field(&id, &name, if_match).await });
     match tokio::time::timeout(FINAL_WAIT, forgetting).await {
         Ok(Ok(done)) => done.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(Problem::from),
         Ok(Err(_)) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),

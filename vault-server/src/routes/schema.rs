@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vault_core::Error;
-use vault_core::schema::{Document, Schema};
+use vault_core::ids::FieldName;
+use vault_core::schema::{Document, Schema, change};
 
 use super::fields::{tagged, version};
 use crate::app::App;
@@ -36,6 +37,10 @@ pub(crate) struct SchemaAnswer {
     version: u16,
     /// Whether the document became a new version; not if it was in force already, or only checked.
     changed: bool,
+    /// Fields whose values are kept for less long than before: older ones will be forgotten for good.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    forgets: Vec<FieldName>,
 }
 
 /// The schema document, as JSON, or as TOML to who accepts `application/toml`; its `ETag` is its version.
@@ -87,13 +92,17 @@ pub(crate) async fn put(
         DocumentBody::Toml(text) => Document::from_toml(&text),
     };
     let document = document.map_err(Error::from)?;
-    let before = app.vault.schema()?.version;
+    let present = app.vault.schema()?;
+    let (before, forgets) = (present.version, change::forgets(&present, &document).into_iter().cloned().collect());
     if query.check == Some(true) {
         app.vault.check_schema(&document)?;
-        return Ok(tagged(answer(StatusCode::OK, &SchemaAnswer { version: before, changed: false }), before.into()));
+        return Ok(tagged(
+            answer(StatusCode::OK, &SchemaAnswer { version: before, changed: false, forgets }),
+            before.into(),
+        ));
     }
     let version = app.vault.put_schema(document, over).await?.version;
-    Ok(tagged(answer(StatusCode::OK, &SchemaAnswer { version, changed: version != before }), version.into()))
+    Ok(tagged(answer(StatusCode::OK, &SchemaAnswer { version, changed: version != before, forgets }), version.into()))
 }
 
 fn precondition(headers: &HeaderMap) -> Result<Option<u16>, Problem> {

@@ -278,9 +278,15 @@ impl<'a> TokenValueResult<'a> {
     delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path)),
     responses((status = 204, description = "Revoked"), (status = 404, description = "It does not resolve anyway"))
 )]
-pub(crate) async fn revoke(State(app): State<App>, OfToken(token): OfToken) -> Result<Response, Problem> {
-    app.vault.revoke_token(&token).await.map_err(told)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+pub(crate) async fn revoke(State(app): State<App>, who: Who, OfToken(token): OfToken) -> Result<Response, Problem> {
+    // A guess that hits would take away a token: it counts as one that is tried out.
+    let units = u32::from(TokenShape::is_guessable(&token));
+    if units > 0 {
+        app.budget.spend(&who.caller, units)?;
+    }
+    let revoked = app.vault.revoke_token(&token, who.caller.role, who.caller.id).await;
+    app.budget.give_back(&who.caller, units, if revoked.is_ok() { 0 } else { units });
+    revoked.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(told)
 }
 
 /// The token that a path names.

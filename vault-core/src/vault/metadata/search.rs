@@ -260,6 +260,7 @@ impl Inner {
             role: Role::Admin,
             expired: false,
             purpose: Named::Purpose(declared),
+            purpose_required: false,
             subject: record.standing(),
             consent: record.consents.contains(purpose),
             view: View::Full,

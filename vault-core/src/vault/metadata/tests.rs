@@ -226,7 +226,7 @@ async fn nothing_is_left_after_a_shred() {
     let source = MetadataQuery::Source("campaign-7".to_owned());
     assert_eq!(found(&fixture.vault, &source, 10).await, ["b/name"]);
     assert!(matches!(fixture.vault.metadata(&id("a"), &name("email")).await, Err(Error::Shredded)));
-    fixture.vault.forget_field(&id("b"), &name("name")).await.unwrap();
+    fixture.vault.forget_field(&id("b"), &name("name"), None).await.unwrap();
     assert_eq!(entries(&fixture.vault).await.len(), 0, "a forgotten field takes its own along");
     assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
 }

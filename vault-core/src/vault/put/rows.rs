@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
 use crate::trie::{Header, Kind, Op, Payload};
 use crate::vault::metadata::RowMetadata;
+use crate::vault::read::facts;
 use crate::vault::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState, encode};
 use crate::vault::row::{Row, RowPlace, RowWriter};
 use crate::vault::subject::{self, Found};
@@ -38,9 +39,8 @@ impl Inner {
         parsed: &[Parsed<'_>],
     ) -> Result<Prepared, Error> {
         let Some(DirectoryEntry::Subject(mut record)) = found.entry.take() else { return Err(Error::UnknownSubject) };
-        if putting.options.final_
-            && let Some(hold) = record.holds.first()
-        {
+        let removes = putting.options.final_ || parsed.iter().any(|p| p.value.is_none());
+        if let Some(hold) = record.holds.first().filter(|_| removes) {
             return Err(Error::Held { hold: hold.clone() });
         }
         let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
@@ -64,6 +64,8 @@ impl Inner {
                     let keys = record.compartments.last().expect("just added");
                     fields.extend(new_row(putting, record.row_place(keys), &parsed, &mut write)?);
                     keys_changed = true;
+                } else if putting.options.if_match.is_some_and(|version| version > 0) {
+                    return Err(Error::PreconditionFailed);
                 }
                 continue;
             };
@@ -117,6 +119,15 @@ impl Inner {
         write.guards.push(Guard::Row { key: place.key(), version: Some(row.version) });
         let held = versions(&row);
         let mut metadata = RowMetadata::open(&row, &place)?;
+        if let Some(at) = putting.options.expired_at {
+            let expired = |p: &&Parsed<'_>| match row.fields.get(&p.spec.id) {
+                Some(entry) => facts(p.spec, entry.updated_at, metadata.0.get(&p.spec.id), None, at).expired,
+                None => true,
+            };
+            if !parsed.iter().all(expired) {
+                return Err(Error::PreconditionFailed);
+            }
+        }
         let before = metadata.0.len();
         for gone in parsed.iter().filter(|p| p.value.is_none()) {
             metadata.0.remove(&gone.spec.id);

@@ -112,7 +112,8 @@ impl Inner {
         let purpose = reader.named(&snapshot.schema);
         let expired = reader.expires_at.is_some_and(|at| at <= Timestamp::now());
         let (role, view) = (reader.role, item.view);
-        let asked = |subject, consent| Question { role, expired, purpose, subject, consent, view };
+        let purpose_required = snapshot.schema.purpose_required();
+        let asked = |subject, consent| Question { role, expired, purpose, purpose_required, subject, consent, view };
         let token = self.living_token(&snapshot.header, item.token).await?;
         let token = token.filter(|token| token.record.caller.is_none_or(|bound| bound == caller));
         let bound = token.as_ref().and_then(|token| token.record.purpose.as_ref());

@@ -83,12 +83,12 @@ async fn a_token_resolves_to_the_present_value_until_it_is_revoked() {
     fixture.put("a", &[("phone", PHONE)]).await.unwrap();
     assert_eq!(fixture.value(&token).await.unwrap(), PHONE, "a removal that is not final forgets no token");
 
-    fixture.vault.revoke_token(&token).await.unwrap();
+    fixture.vault.revoke_token(&token, Role::Service, ME).await.unwrap();
     assert!(Fixture::unknown(&fixture.value(&token).await));
-    assert!(Fixture::unknown(&fixture.vault.revoke_token(&token).await));
+    assert!(Fixture::unknown(&fixture.vault.revoke_token(&token, Role::Service, ME).await));
     for nothing in ["", "udt_00000000000000000000000000000000", &"x".repeat(5000)] {
         assert!(Fixture::unknown(&fixture.value(nothing).await));
-        assert!(Fixture::unknown(&fixture.vault.revoke_token(nothing).await));
+        assert!(Fixture::unknown(&fixture.vault.revoke_token(nothing, Role::Service, ME).await));
     }
     assert_eq!(fixture.entries().await, (4, 1));
     fixture.rotate(Layer::Root).await;
@@ -221,12 +221,12 @@ async fn a_token_past_its_end_resolves_no_more_and_goes_with_a_root_batch() {
     assert_eq!(fixture.entries().await, (4, 2));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(Fixture::unknown(&fixture.value(&short).await));
-    assert!(Fixture::unknown(&fixture.vault.revoke_token(&short).await));
+    assert!(Fixture::unknown(&fixture.vault.revoke_token(&short, Role::Service, ME).await));
     fixture.rotate(Layer::Root).await;
     assert_eq!(fixture.entries().await, (2, 1));
     assert_eq!(fixture.value(&long).await.unwrap(), PHONE);
     // Revoked with time left: its place in the index by time goes with it.
-    fixture.vault.revoke_token(&long).await.unwrap();
+    fixture.vault.revoke_token(&long, Role::Service, ME).await.unwrap();
     fixture.rotate(Layer::Root).await;
     assert_eq!(fixture.entries().await, (0, 0));
 }
@@ -239,7 +239,7 @@ async fn forgetting_the_field_for_good_or_its_compartment_takes_its_tokens_along
     let of_phone = fixture.token(NewToken { ttl: Some(3600), ..plain("a", "phone") }).await;
     let of_email = fixture.token(plain("a", "email")).await;
     let of_second = fixture.token(NewToken { ttl: Some(3600), single_use: true, ..plain("a", "second_email") }).await;
-    fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
+    fixture.vault.forget_field(&id("a"), &name("phone"), None).await.unwrap();
     assert_eq!(fixture.entries().await, (4, 1));
     fixture.put("a", &[("phone", PHONE)]).await.unwrap();
     assert!(Fixture::unknown(&fixture.value(&of_phone).await), "the new value is none of the old token's business");
@@ -263,7 +263,7 @@ async fn more_tokens_of_a_field_than_one_root_batch_takes_go_with_it() {
         last = fixture.vault.create_tokens(batch).await.pop().map(|created| created.unwrap().token.to_string());
     }
     let epoch = fixture.vault.status().epoch.unwrap();
-    fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
+    fixture.vault.forget_field(&id("a"), &name("phone"), None).await.unwrap();
     assert!(fixture.vault.status().epoch.unwrap() >= epoch + 2, "in several root batches");
     assert_eq!(fixture.entries().await, (2, 0));
     assert!(Fixture::unknown(&fixture.value(&last.unwrap()).await));
@@ -288,7 +288,7 @@ async fn a_token_made_while_its_field_is_forgotten_dies_too() {
             })
         };
         tokio::time::sleep(Duration::from_millis(5)).await;
-        fixture.vault.forget_field(&id("a"), &name("phone")).await.unwrap();
+        fixture.vault.forget_field(&id("a"), &name("phone"), None).await.unwrap();
         let made = making.await.unwrap();
         assert_eq!(fixture.entries().await, (0, 0), "round {round}: of {made} tokens some are left");
     }
