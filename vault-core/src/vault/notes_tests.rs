@@ -157,6 +157,32 @@ async fn a_restriction_stops_all_but_the_exempt_purposes_and_lookups_with_them()
     no_damage(&fixture).await;
 }
 
+#[tokio::test]
+async fn a_lookup_is_for_a_purpose_too() {
+    let fixture = Fixture::shipped().await;
+    let phone = r#""+971501238301""#;
+    fixture.put("a", &[("email", EMAIL.1), ("phone", phone)]).await.unwrap();
+    let look_up = async |field: &str, value: &str, purpose: Option<&str>| {
+        let reader = reading(View::Masked, purpose).reader;
+        let page = fixture.vault.look_up(&reader, &name(field), value, None, None, 100).await;
+        page.map(|page| page.subjects.len())
+    };
+    let refused = |outcome: Result<usize, Error>, expected| match outcome {
+        Err(Error::Refused { rule, .. }) => rule == expected,
+        _ => false,
+    };
+    assert_eq!(look_up("email", EMAIL.1, Some("account")).await.unwrap(), 1, "the control");
+    assert!(refused(look_up("email", EMAIL.1, None).await, Rule::PurposeRequired));
+    assert!(refused(look_up("email", EMAIL.1, Some("delivery")).await, Rule::FieldNotForPurpose));
+    assert_eq!(look_up("phone", phone, Some("delivery")).await.unwrap(), 1);
+    assert_eq!(look_up("email", EMAIL.1, Some("marketing")).await.unwrap(), 0, "who did not consent is not found");
+    fixture.vault.give_consent(&id("a"), &purpose("marketing"), "1", "form").await.unwrap();
+    assert_eq!(look_up("email", EMAIL.1, Some("marketing")).await.unwrap(), 1);
+    // And so is every read.
+    let masked = fixture.vault.read_fields(&id("a"), None, &reading(View::Masked, None)).await;
+    assert!(matches!(masked, Err(Error::Refused { rule: Rule::PurposeRequired, .. })));
+}
+
 async fn listed(fixture: &Fixture) -> Vec<String> {
     let (held, next) = fixture.vault.held(None, 100).await.unwrap();
     assert_eq!(next, None);
@@ -233,6 +259,7 @@ async fn a_hold_keeps_a_subject_whole_until_it_is_released() {
     assert!(held(fixture.vault.put_fields(&id("a"), overwrite, &options).await));
     assert_eq!(fixture.read("a", "email").await.unwrap(), EMAIL.1);
     assert!(fixture.vault.erasures(None, 10).await.unwrap().0.is_empty(), "nothing was begun");
+    assert!(held(fixture.put("a", &[("email", "")]).await), "no removal either, final or not");
     fixture.put("a", &[("nickname", r#""x""#)]).await.unwrap();
 
     fixture.vault.release_hold(&id("a"), &case).await.unwrap();

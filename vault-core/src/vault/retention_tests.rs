@@ -114,3 +114,23 @@ async fn by_itself_and_not_at_rest() {
     vault.close().await.unwrap();
     assert!(matches!(vault.sweep_expired().await, Err(Error::Locked)));
 }
+
+#[tokio::test]
+async fn a_value_that_has_time_by_the_schema_in_force_is_not_forgotten_as_expired() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("location", r#"{"lat": 1, "lon": 2}"#), ("name", r#""x""#)]).await.unwrap();
+    keep(&fixture, "location", "1 seconds").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let now = Some(Timestamp::now());
+    let options = PutOptions { final_: true, if_match: Some(1), expired_at: now, ..PutOptions::default() };
+    let forget =
+        async |field: &str| fixture.vault.put_fields(&id("a"), super::tests::changes(&[(field, "")]), &options).await;
+    // As when the sweep saw another field under this name, or the schema gave more time since.
+    assert!(matches!(forget("name").await, Err(Error::PreconditionFailed)));
+    keep(&fixture, "location", "1 hours").await;
+    assert!(matches!(forget("location").await, Err(Error::PreconditionFailed)));
+    assert!(fixture.read("a", "name").await.is_ok() && fixture.read("a", "location").await.is_ok());
+    keep(&fixture, "location", "1 seconds").await;
+    forget("location").await.unwrap();
+    assert!(matches!(fixture.read("a", "location").await, Err(Error::NoSuchField)), "the control");
+}

@@ -117,3 +117,19 @@ fn a_sensitive_mask_does_not_even_tell_whether_it_is_short() {
         assert_eq!(*masked(&kind, Sensitive, raw), mask);
     }
 }
+
+#[test]
+fn what_is_no_letter_makes_no_word_longer_and_stands_for_none() {
+    use FieldKind::{Ip, Name};
+    for (kind, raw, mask) in [
+        (&Name, "\"Jo\u{308} Li\u{301}\"", "\"••• •••\""),
+        (&Name, "\"\u{202e}evil\"", "\"e•••\""),
+        (&Name, "\"\u{200b}Ann\"", "\"A•••\""),
+        (&Name, "\"--- ...\"", "\"••• •••\""),
+        // The network of 6to4 would be the whole IPv4 address.
+        (&Ip, "\"2002:c0a8:105::1\"", "\"2002::/16\""),
+        (&Ip, "\"2003:c0a8:105::1\"", "\"2003:c0a8:105::/48\""),
+    ] {
+        assert_eq!(*masked(kind, Personal, raw), mask, "{raw}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Changes of a schema over a vault that holds subjects.
 
 use super::*;
-use change::{Refusal, check};
+use change::{Refusal, check, forgets};
 
 const OLD: &str = r#"
 [purposes.support]
@@ -59,6 +59,18 @@ fn what_stays_readable_is_allowed() {
 }
 
 #[test]
+fn a_shorter_time_to_keep_values_is_told() {
+    let kept = |time: &str| changed("[fields.note]\n", &format!("[fields.note]\n{time}"));
+    let old = Schema::compile(kept("retention = \"2 days\"\n"), 1).unwrap();
+    let told = |time: &str| forgets(&old, &kept(time)).len();
+    assert_eq!(told("retention = \"1 days\"\n"), 1);
+    assert_eq!(told("retention = \"48 hours\"\n"), 0);
+    assert_eq!(told(""), 0);
+    let anew = kept("retention = \"99 years\"\n");
+    assert_eq!(forgets(&self::old(), &anew).iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["note"]);
+}
+
+#[test]
 fn what_would_orphan_or_reinterpret_is_refused_with_a_way_out() {
     let field = |name: &str| FieldName::parse(name).unwrap();
     let note = "[fields.note]\ntype = \"text\"\ncompartment = \"extra\"\n";
@@ -78,6 +90,13 @@ fn what_would_orphan_or_reinterpret_is_refused_with_a_way_out() {
             Some(17),
             Refusal::TypeChanged { field: field("remark"), was: Type::Text, becomes: Type::Date },
             "declare a new field",
+        ),
+        (
+            "[fields.note]\ntype = \"text\"",
+            "[fields.note]\nid = \"note2\"\ntype = \"text\"\n[fields.remark]\nid = \"note\"\ntype = \"text\"\ncompartment = \"extra\"\n[fields.third]\ntype = \"text\"",
+            Some(12),
+            Refusal::NameMoved(field("note")),
+            "a name that is not in use",
         ),
         (
             "compartment = \"extra\"",

@@ -222,14 +222,13 @@ pub(super) fn enrol(
     Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false, more: false })
 }
 
-/// The first row of a compartment.
+/// The first row of a compartment. Whoever else begins it changes the subject's record, which is guarded.
 fn new_row(
     putting: &Putting<'_>,
     place: RowPlace<'_>,
     parsed: &[&Parsed<'_>],
     write: &mut Write,
 ) -> Result<Vec<FieldStamp>, Error> {
-    write.guards.push(Guard::Row { key: place.key(), version: None });
     let mut writer = RowWriter::new(Row::empty(), place, putting.schema.version, parsed.len());
     let stamps = set_fields(&mut writer, &BTreeMap::new(), parsed, putting)?;
     let rows = writer.finish()?;

@@ -253,6 +253,20 @@ async fn forgetting_the_field_for_good_or_its_compartment_takes_its_tokens_along
 }
 
 #[tokio::test]
+async fn a_token_that_is_bound_to_a_caller_is_revoked_by_him_or_an_admin() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("phone", PHONE)]).await.unwrap();
+    let other = CallerId([2; 16]);
+    for (role, caller, revoked) in
+        [(Role::Service, other, false), (Role::Service, ME, true), (Role::Admin, other, true)]
+    {
+        let token = fixture.token(NewToken { caller: Some(ME), ..plain("a", "phone") }).await;
+        assert_eq!(fixture.vault.revoke_token(&token, role, caller).await.is_ok(), revoked);
+        assert_eq!(fixture.value(&token).await.is_err(), revoked);
+    }
+}
+
+#[tokio::test]
 async fn more_tokens_of_a_field_than_one_root_batch_takes_go_with_it() {
     let fixture = Fixture::new().await;
     fixture.put("a", &[("phone", PHONE), ("email", r#""a@example.org""#)]).await.unwrap();
