@@ -148,8 +148,8 @@ impl Client {
     }
 
     /// Posts JSON that is already written, so that values keep their spelling.
-    pub(crate) fn post_text(&self, path: &str, json: &str) -> Result<Answer, Failure> {
-        self.request("POST", path, Some(json.as_bytes()), &[])
+    pub(crate) fn post_text(&self, path: &str, json: &str, purpose: Option<&str>) -> Result<Answer, Failure> {
+        self.request("POST", path, Some(json.as_bytes()), &for_purpose(purpose))
     }
 
     /// Patches with JSON that is already written.

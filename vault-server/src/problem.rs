@@ -256,7 +256,9 @@ fn refusal(rule: Rule) -> &'static str {
             "the processing of this subject is restricted: only purposes that the schema exempts go on, \
              until the restriction is lifted"
         }
-        Rule::PurposeRequired => "a full view needs a purpose: name one in Udv-Purpose, or ask for less",
+        Rule::PurposeRequired => {
+            "this needs a purpose: name one in Udv-Purpose (a full view always does, and everything where the schema says so)"
+        }
         Rule::ConsentMissing => {
             "the subject has not consented to this purpose, or has withdrawn: do not use its data for it"
         }

@@ -65,9 +65,12 @@ fn last_four_digits_find_beside_another_value_only() {
     assert_eq!(undeclared["field"], "field", "the built-in schema declares no such lookup");
 
     shipped(&running);
-    assert_eq!(running.admin.find(&digits), ["jane"]);
-    assert_eq!(running.admin.find(&json!({ "field": "phone", "last4": "8302", "and": jane })), ["joe"]);
-    assert!(running.admin.find(&json!({ "field": "phone", "last4": "8303", "and": jane })).is_empty());
+    let anonymous = running.admin.post("/v1/lookups", &digits).problem(403, "forbidden");
+    assert_eq!(anonymous["rule"], "purpose_required", "the shipped schema wants a purpose");
+    let admin = running.admin.for_purpose("account");
+    assert_eq!(admin.find(&digits), ["jane"]);
+    assert_eq!(admin.find(&json!({ "field": "phone", "last4": "8302", "and": jane })), ["joe"]);
+    assert!(admin.find(&json!({ "field": "phone", "last4": "8303", "and": jane })).is_empty());
     for (body, field) in [
         (json!({ "field": "phone", "last4": "8301" }), "and"),
         (json!({ "field": "phone", "last4": "301", "and": jane }), "last4"),
@@ -77,13 +80,23 @@ fn last_four_digits_find_beside_another_value_only() {
         (json!({ "field": "phone", "last4": "8301", "and": { "field": "phone", "value": "+971501238301" } }), "and"),
         (json!({ "field": "phone", "last4": "8301", "and": { "field": "name", "value": "Jane" } }), "name"),
     ] {
-        assert_eq!(running.admin.post("/v1/lookups", &body).problem(422, "invalid_value")["field"], field, "{body}");
+        assert_eq!(admin.post("/v1/lookups", &body).problem(422, "invalid_value")["field"], field, "{body}");
     }
 
-    let found = running.cli(&["subject", "lookup", "phone", "--last4", "8301", "--and", "email=Jane@example.org"]);
+    let found = running.cli(&[
+        "subject",
+        "lookup",
+        "phone",
+        "--last4",
+        "8301",
+        "--and",
+        "email=Jane@example.org",
+        "--purpose",
+        "account",
+    ]);
     assert_eq!(found.expect(0).out.trim(), "jane");
     running.cli(&["subject", "lookup", "phone", "--last4", "8301"]).expect(2);
     running.admin.delete("/v1/subjects/jane").expect(200);
-    assert!(running.admin.find(&digits).is_empty());
+    assert!(admin.find(&digits).is_empty());
     running.stop();
 }

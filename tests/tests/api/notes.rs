@@ -92,7 +92,7 @@ fn a_restriction_stops_all_but_exempt_purposes() {
     assert_eq!((&shown["state"], &shown["restricted"]), (&json!("restricted"), &json!(true)));
     assert_eq!(shown["restriction"]["reason"], "accuracy is disputed");
     let lookup = json!({ "field": "email", "value": "jane@example.org" });
-    assert!(admin.find(&lookup).is_empty());
+    assert!(admin.for_purpose("account").find(&lookup).is_empty());
     assert_eq!(admin.for_purpose("legal_claims").find(&lookup), ["jane"]);
     let batch = json!({ "items": [{ "subject": "jane", "names": ["email"], "view": "full" }] });
     let read = admin.for_purpose("account").post("/v1/batch/read", &batch).expect(200).json();
@@ -105,7 +105,7 @@ fn a_restriction_stops_all_but_exempt_purposes() {
     admin.delete(restriction).expect(204);
     assert_eq!(subject(admin, "jane")["restricted"], false);
     email_for(admin, "account").expect(200);
-    assert_eq!(admin.find(&lookup), ["jane"]);
+    assert_eq!(admin.for_purpose("account").find(&lookup), ["jane"]);
     running.stop();
 }
 

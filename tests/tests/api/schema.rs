@@ -23,10 +23,16 @@ fn the_shipped_schema_comes_into_force_and_stays() {
     admin.set("jane", &json!({ "interests": ["a"] })).problem(422, "undeclared_field");
 
     let checked = admin.send("PUT", "/v1/schema?check=true", &[TOML], Some(SHIPPED)).expect(200).json();
-    assert_eq!(checked, json!({ "version": 1, "changed": false }));
+    let forgets = json!(["device", "ip_address", "location"]);
+    assert_eq!(
+        checked,
+        json!({ "version": 1, "changed": false, "forgets": forgets }),
+        "it says what it is about to forget"
+    );
     put(admin, SHIPPED, &[("if-match", "\"v7\"")]).problem(412, "precondition_failed");
     let taken = put(admin, SHIPPED, &[("if-match", "\"v1\"")]).expect(200);
-    assert_eq!((taken.json(), taken.header("etag")), (json!({ "version": 2, "changed": true }), Some("\"v2\"")));
+    assert_eq!(taken.json(), json!({ "version": 2, "changed": true, "forgets": forgets }));
+    assert_eq!(taken.header("etag"), Some("\"v2\""));
     assert_eq!(put(admin, SHIPPED, &[]).expect(200).json(), json!({ "version": 2, "changed": false }));
     admin.set("jane", &json!({ "interests": ["a"] })).expect(200);
     assert_eq!(admin.field("jane", "phone").expect(200).json()["value"], "+971501238301");
@@ -129,7 +135,7 @@ fn a_compartment_is_shredded_alone_and_finally() {
     let names: Vec<&Value> = held["fields"].as_array().unwrap().iter().map(|field| &field["name"]).collect();
     assert_eq!(names, ["phone"]);
     admin.delete("/v1/subjects/jane?compartment=marketing").problem(404, "not_found");
-    assert_eq!(admin.find(&json!({ "field": "phone", "value": "+971501238301" })), ["jane"]);
+    assert_eq!(admin.for_purpose("account").find(&json!({ "field": "phone", "value": "+971501238301" })), ["jane"]);
 
     admin.set("joe", &json!({ "newsletter_segment": "weekly" })).expect(201);
     let asked = json!({ "subjects": ["joe", "jane"], "reason": "r", "compartment": "marketing" });

@@ -148,6 +148,9 @@ pub(crate) struct LookupArgs {
     /// Another field and its exact value, which is known; FIELD=- reads the value from standard input
     #[arg(long, value_name = "FIELD=VALUE", requires = "last4")]
     pub(crate) and: Option<String>,
+    /// What it is for; needed where the schema says so
+    #[arg(long, value_name = "P")]
+    pub(crate) purpose: Option<String>,
 }
 
 /// Flags of `subject import`.

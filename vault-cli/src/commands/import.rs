@@ -175,7 +175,7 @@ impl Import<'_> {
     /// Sends items as one request; halves them when the server finds fault with the request as a whole,
     /// so that one bad line does not keep its neighbours out.
     fn send(&mut self, items: &[Item]) -> Result<(), Failure> {
-        match self.client.post_text("/v1/batch/write", &body(items)) {
+        match self.client.post_text("/v1/batch/write", &body(items), None) {
             Ok(answer) => self.account(items, &answer),
             Err(failure) if !failure.blames_the_body() => Err(failure),
             Err(failure) => match items {

@@ -23,15 +23,15 @@ struct Found {
 
 /// Runs `subject lookup`.
 pub(crate) fn run(args: &LookupArgs, context: &Context) -> Result<Exit, Failure> {
-    let region = args.region.as_deref();
+    let (region, purpose) = (args.region.as_deref(), args.purpose.as_deref());
     let subjects = match (&args.value, &args.last4, &args.and) {
         (Some(value), ..) => {
             let json = Zeroizing::new(value_json(&args.field, &read(value)?)?);
-            find(&context.client()?, &args.field, &json, region)?
+            find(&context.client()?, &args.field, &json, region, purpose)?
         }
         (None, Some(last4), Some(and)) => {
             let body = by_last4(&args.field, last4, and, region)?;
-            context.client()?.post_text("/v1/lookups", &body)?.json::<Found>()?.subjects
+            context.client()?.post_text("/v1/lookups", &body, purpose)?.json::<Found>()?.subjects
         }
         _ => return Err(Failure::usage("give the value to look for, or --last4 with --and")),
     };
@@ -76,7 +76,13 @@ fn by_last4(field: &str, last4: &str, and: &str, region: Option<&str>) -> Result
 }
 
 /// All subjects with a value, which is given as JSON; follows the pages of a long answer.
-pub(crate) fn find(client: &Client, field: &str, value: &str, region: Option<&str>) -> Result<Vec<String>, Failure> {
+pub(crate) fn find(
+    client: &Client,
+    field: &str,
+    value: &str,
+    region: Option<&str>,
+    purpose: Option<&str>,
+) -> Result<Vec<String>, Failure> {
     let mut subjects = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -87,7 +93,7 @@ pub(crate) fn find(client: &Client, field: &str, value: &str, region: Option<&st
             }
         }
         body.push('}');
-        let found: Found = client.post_text("/v1/lookups", &body)?.json()?;
+        let found: Found = client.post_text("/v1/lookups", &body, purpose)?.json()?;
         subjects.extend(found.subjects);
         match found.next {
             Some(next) => after = Some(next),
@@ -109,7 +115,7 @@ mod tests {
             (200, r#"{"subjects":["b"]}"#.into()),
         ]);
         let client = Client::anonymous(&fake.connection()).unwrap();
-        let found = find(&client, "phone", "\"050 123\"", Some("AE")).unwrap();
+        let found = find(&client, "phone", "\"050 123\"", Some("AE"), None).unwrap();
         assert_eq!(found, ["a", "b"]);
         let asked = fake.requests();
         assert!(asked[0].ends_with(r#"{"field":"phone","value":"050 123","region":"AE"}"#));

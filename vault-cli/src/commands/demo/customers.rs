@@ -158,7 +158,7 @@ impl Customer {
     pub(super) fn lookups(&self, client: &Client) -> Result<Vec<(String, Vec<String>)>, Failure> {
         let mut found = Vec::new();
         if let (Some(national), Some(region)) = (&self.clear.phone_national, &self.clear.region) {
-            let subjects = find(client, "phone", &quoted(national), Some(region))?;
+            let subjects = find(client, "phone", &quoted(national), Some(region), None)?;
             found.push((format!("national phone number in {region}"), subjects));
         }
         for (how, field, value) in [
@@ -166,7 +166,7 @@ impl Customer {
             ("e-mail address", "email", &self.clear.email),
         ] {
             if let Some(value) = value {
-                found.push((how.to_owned(), find(client, field, &quoted(value), None)?));
+                found.push((how.to_owned(), find(client, field, &quoted(value), None, None)?));
             }
         }
         Ok(found)

@@ -18,7 +18,7 @@ impl Site {
     }
 
     async fn look_up(&self, token: &str, body: &str) -> Answer {
-        self.with(token, Method::POST, "/v1/lookups", &[], body).await
+        self.with(token, Method::POST, "/v1/lookups", &[("udv-purpose", "account")], body).await
     }
 
     async fn metric(&self, line: &str) -> bool {
@@ -101,7 +101,7 @@ async fn callers_tell_when_they_were_last_used_and_what_they_may() {
 #[tokio::test]
 async fn lookups_have_a_budget() {
     let site = Site::limited(Limits { lookups_per_minute: 3, ..Limits::default() }).await;
-    let body = r#"{"name": "shop", "role": "service", "lookups_per_minute": 1}"#;
+    let body = r#"{"name": "shop", "role": "service", "purposes": ["account"], "lookups_per_minute": 1}"#;
     let made = site.call(Method::POST, "/v1/callers", body).await.json();
     let shop = made["token"].as_str().unwrap();
     for _ in 0..3 {
@@ -155,7 +155,7 @@ async fn last_four_digits_find_beside_an_exact_value() {
         assert_eq!(site.look_up(&site.token, body).await.problem(), (400, "malformed".to_owned()), "{body}");
     }
 
-    let body = r#"{"name": "shop", "role": "service", "lookups_per_minute": 3}"#;
+    let body = r#"{"name": "shop", "role": "service", "purposes": ["account"], "lookups_per_minute": 3}"#;
     let made = site.call(Method::POST, "/v1/callers", body).await.json();
     let shop = made["token"].as_str().unwrap();
     assert_eq!(site.look_up(shop, &ask("8301", BY_EMAIL, "")).await.status, 200);
