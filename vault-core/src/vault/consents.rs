@@ -9,7 +9,7 @@ use super::session::{Snapshot, reading};
 use super::{Inner, Vault, subject};
 use crate::codec;
 use crate::error::Error;
-use crate::ids::{Purpose, SubjectId};
+use crate::ids::{CallerId, Purpose, SubjectId};
 use crate::time::Timestamp;
 
 /// The longest version or source of a consent, in bytes.
@@ -28,6 +28,8 @@ pub struct Consent {
     pub version: String,
     /// Where or how it was given: a form, a call.
     pub source: String,
+    /// The caller who noted it.
+    pub by: CallerId,
     /// When it was given.
     pub given_at: Timestamp,
     /// When consent to another version of the text took its place.
@@ -75,6 +77,7 @@ impl Vault {
         purpose: &Purpose,
         version: &str,
         source: &str,
+        by: CallerId,
     ) -> Result<Consent, Error> {
         check_line("version", version)?;
         check_line("source", source)?;
@@ -90,6 +93,7 @@ impl Vault {
                 purpose: purpose.clone(),
                 version: version.to_owned(),
                 source: source.to_owned(),
+                by,
                 given_at: noting.now,
                 replaced_at: None,
                 withdrawn_at: None,

@@ -161,7 +161,11 @@ mod tests {
         assert!(born.uses.iter().all(|used| used.purpose.as_str() != "marketing"), "no business of marketing");
 
         let marketing = Purpose::parse("marketing").unwrap();
-        fixture.vault.give_consent(&id("a"), &marketing, "2026-05", "form").await.unwrap();
+        fixture
+            .vault
+            .give_consent(&id("a"), &marketing, "2026-05", "form", crate::ids::CallerId([7; 16]))
+            .await
+            .unwrap();
         fixture.vault.restrict(&id("a"), Some("a dispute")).await.unwrap();
         let export = fixture.vault.export(&id("a")).await.unwrap();
         assert_eq!((export.fields.len(), export.holds.len()), (2, 0), "a restriction does not stop it");

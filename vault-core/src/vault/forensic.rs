@@ -360,7 +360,10 @@ async fn what_was_noted_of_a_shredded_subject_does_not_come_back() {
     let purpose = crate::ids::Purpose::parse("marketing").unwrap();
     for n in [7, 8] {
         let (subject, vault) = (id(&format!("subject-{n}")), &world.fixture.vault);
-        vault.give_consent(&subject, &purpose, "v1", &format!("source {n}")).await.unwrap();
+        vault
+            .give_consent(&subject, &purpose, "v1", &format!("source {n}"), crate::ids::CallerId([7; 16]))
+            .await
+            .unwrap();
         vault.restrict(&subject, Some(&format!("restriction {n}"))).await.unwrap();
         vault.add_hold(&subject, &hold, &format!("hold {n}"), by).await.unwrap();
     }

@@ -48,11 +48,11 @@ async fn consent_is_given_replaced_withdrawn_and_listed() {
     let mut fixture = with_subjects(&["a", "b"]).await;
     let (a, marketing) = (id("a"), purpose("marketing"));
     assert_eq!(fixture.vault.consents(&a).await.unwrap(), []);
-    let first = fixture.vault.give_consent(&a, &marketing, "v1", "web form").await.unwrap();
-    let again = fixture.vault.give_consent(&a, &marketing, "v1", "another form").await.unwrap();
+    let first = fixture.vault.give_consent(&a, &marketing, "v1", "web form", BY).await.unwrap();
+    let again = fixture.vault.give_consent(&a, &marketing, "v1", "another form", BY).await.unwrap();
     assert_eq!(first, again, "the same version changes nothing");
-    let second = fixture.vault.give_consent(&a, &marketing, "v2", "call").await.unwrap();
-    fixture.vault.give_consent(&a, &purpose("support"), "v1", "call").await.unwrap();
+    let second = fixture.vault.give_consent(&a, &marketing, "v2", "call", BY).await.unwrap();
+    fixture.vault.give_consent(&a, &purpose("support"), "v1", "call", BY).await.unwrap();
     fixture.restart().await;
 
     let listed = fixture.vault.consents(&a).await.unwrap();
@@ -69,7 +69,7 @@ async fn consent_is_given_replaced_withdrawn_and_listed() {
     assert_eq!(listed.len(), 3, "withdrawing what is not given leaves no trace");
     assert!(listed[1].withdrawn_at.is_some() && listed[0].withdrawn_at.is_none());
     assert_eq!(listed[1].withdrawn_source.as_deref(), Some("letter"));
-    fixture.vault.give_consent(&a, &marketing, "v2", "call").await.unwrap();
+    fixture.vault.give_consent(&a, &marketing, "v2", "call", BY).await.unwrap();
     assert_eq!(fixture.vault.consents(&a).await.unwrap().len(), 4, "given anew after a withdrawal");
     assert_eq!(fixture.vault.consents(&id("b")).await.unwrap(), [], "the other subject's are its own");
     no_damage(&fixture).await;
@@ -85,10 +85,10 @@ async fn consent_refuses_what_does_not_fit() {
         ("marketing", "a\nb", "form", "version"),
         ("marketing", "v1", long.as_str(), "source"),
     ] {
-        let refused = fixture.vault.give_consent(&id("a"), &purpose(named), version, source).await;
+        let refused = fixture.vault.give_consent(&id("a"), &purpose(named), version, source, BY).await;
         assert!(matches!(refused, Err(Error::Invalid { field: told, .. }) if told == field), "{field}");
     }
-    let unknown = fixture.vault.give_consent(&id("nobody"), &purpose("marketing"), "v1", "form").await;
+    let unknown = fixture.vault.give_consent(&id("nobody"), &purpose("marketing"), "v1", "form", BY).await;
     assert!(matches!(unknown, Err(Error::UnknownSubject)));
     assert!(matches!(fixture.vault.consents(&id("nobody")).await, Err(Error::UnknownSubject)));
     assert_eq!(fixture.vault.consents(&id("a")).await.unwrap(), []);
@@ -99,9 +99,9 @@ async fn the_history_is_bounded_and_keeps_what_is_in_force() {
     let fixture = with_subjects(&["a"]).await;
     let (a, marketing) = (id("a"), purpose("marketing"));
     let long = "s".repeat(CONSENT_TEXT_MAX);
-    fixture.vault.give_consent(&a, &purpose("support"), "kept", &long).await.unwrap();
+    fixture.vault.give_consent(&a, &purpose("support"), "kept", &long, BY).await.unwrap();
     for n in 0..70 {
-        fixture.vault.give_consent(&a, &marketing, &format!("{n:0>256}"), &long).await.unwrap();
+        fixture.vault.give_consent(&a, &marketing, &format!("{n:0>256}"), &long, BY).await.unwrap();
         fixture.vault.withdraw_consent(&a, &marketing, Some(&long)).await.unwrap();
     }
     let listed = fixture.vault.consents(&a).await.unwrap();
@@ -120,7 +120,7 @@ async fn consent_decides_the_next_read() {
     use_strict_schema(&fixture).await;
     let missing = |outcome| matches!(outcome, Err(Error::Refused { rule: Rule::ConsentMissing, .. }));
     assert!(missing(read_for(&fixture, "marketing").await));
-    fixture.vault.give_consent(&id("a"), &marketing, "v1", "form").await.unwrap();
+    fixture.vault.give_consent(&id("a"), &marketing, "v1", "form", BY).await.unwrap();
     assert!(read_for(&fixture, "marketing").await.is_ok());
     fixture.vault.withdraw_consent(&id("a"), &marketing, None).await.unwrap();
     assert!(missing(read_for(&fixture, "marketing").await));
@@ -176,7 +176,7 @@ async fn a_lookup_is_for_a_purpose_too() {
     assert!(refused(look_up("email", EMAIL.1, Some("delivery")).await, Rule::FieldNotForPurpose));
     assert_eq!(look_up("phone", phone, Some("delivery")).await.unwrap(), 1);
     assert_eq!(look_up("email", EMAIL.1, Some("marketing")).await.unwrap(), 0, "who did not consent is not found");
-    fixture.vault.give_consent(&id("a"), &purpose("marketing"), "1", "form").await.unwrap();
+    fixture.vault.give_consent(&id("a"), &purpose("marketing"), "1", "form", BY).await.unwrap();
     assert_eq!(look_up("email", EMAIL.1, Some("marketing")).await.unwrap(), 1);
     // And so is every read.
     let masked = fixture.vault.read_fields(&id("a"), None, &reading(View::Masked, None)).await;
@@ -343,7 +343,9 @@ async fn notes_and_values_that_change_at_once_all_get_through() {
         tasks.spawn(async move {
             match n % 3 {
                 0 => vault.add_hold(&id("a"), &hold(&format!("case_{n}")), "r", BY).await.map(|_| ()),
-                1 => vault.give_consent(&id("a"), &purpose("marketing"), &format!("v{n}"), "form").await.map(|_| ()),
+                1 => {
+                    vault.give_consent(&id("a"), &purpose("marketing"), &format!("v{n}"), "form", BY).await.map(|_| ())
+                }
                 _ => {
                     let email = format!("\"a{n}@example.org\"");
                     let changes = changes(&[("email", &email)]);

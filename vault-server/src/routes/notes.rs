@@ -80,6 +80,9 @@ pub(crate) struct ConsentAnswer<'a> {
     purpose: &'a str,
     version: &'a str,
     source: &'a str,
+    /// The caller who noted it.
+    #[schema(value_type = String)]
+    by: Shown<CallerId>,
     #[schema(value_type = String)]
     given_at: Shown<Timestamp>,
     /// When consent to another version took its place.
@@ -99,6 +102,7 @@ impl<'a> ConsentAnswer<'a> {
             purpose: consent.purpose.as_str(),
             version: &consent.version,
             source: &consent.source,
+            by: Shown(consent.by),
             given_at: Shown(consent.given_at),
             replaced_at: consent.replaced_at.map(Shown),
             withdrawn_at: consent.withdrawn_at.map(Shown),
@@ -184,11 +188,12 @@ pub(crate) async fn consents(State(app): State<App>, OfSubject(id): OfSubject) -
 )]
 pub(crate) async fn give_consent(
     State(app): State<App>,
+    who: Who,
     OfPurpose(id, purpose): OfPurpose,
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let GiveConsent { version, source } = body.read()?;
-    let consent = app.vault.give_consent(&id, &purpose, &version, &source).await?;
+    let consent = app.vault.give_consent(&id, &purpose, &version, &source, who.caller.id).await?;
     Ok(answer(StatusCode::OK, &ConsentAnswer::of(&consent)))
 }
 
