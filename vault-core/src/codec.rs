@@ -55,6 +55,15 @@ pub fn decode_record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     decode_within(RECORD_MAX, bytes)
 }
 
+/// How many bytes the payload of an entry would have, however many that are.
+///
+/// # Errors
+/// [`CodecError`] if it can not be encoded at all.
+pub fn size<T: Serialize>(value: &T) -> Result<usize, CodecError> {
+    let size = options(u64::MAX).serialized_size(value).map_err(|_| CodecError)?;
+    usize::try_from(size + 1).map_err(|_| CodecError)
+}
+
 fn encode_within<T: Serialize>(limit: u64, value: &T) -> Result<Zeroizing<Vec<u8>>, CodecError> {
     let size = options(limit).serialized_size(value).map_err(|_| CodecError)?;
     // Reserved in full, for a buffer that grows leaves copies of secrets behind.

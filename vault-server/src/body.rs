@@ -40,6 +40,10 @@ pub(crate) trait Shape<'a>: Deserialize<'a> {
 impl JsonBody {
     /// Reads the body as what the request takes.
     pub(crate) fn read<'a, T: Shape<'a>>(&'a self) -> Result<T, Problem> {
+        // A list would be taken for an object, its items by their places.
+        if self.0.trim_ascii_start().starts_with(b"[") {
+            return Err(Problem::malformed(format!("the body is a list, and not of the shape {}", T::SHAPE)));
+        }
         serde_json::from_slice(&self.0).map_err(|error| malformed(&error, T::SHAPE))
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notes::{Note, Noted, Noting, is_line};
 use super::session::{Snapshot, reading};
+use super::subject::Room;
 use super::{Inner, Vault, subject};
 use crate::codec;
 use crate::error::Error;
@@ -53,6 +54,7 @@ pub(super) struct Consents(pub(super) Vec<Consent>);
 
 impl Note for Consents {
     const FIELD: &'static str = "consents";
+    const ROOM: Room = Room::Consents;
 }
 
 impl Vault {

@@ -29,6 +29,8 @@ use crate::trie::{EntryKey, Kind, Op};
 const SHRED_MAX: usize = 500;
 /// First and longest wait before a failed round is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// Before a part of the shreds that met a change is tried again, in smaller parts.
+const MISSED: Duration = Duration::from_millis(10);
 /// How often entries that ordinary writes left behind are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// The same while one batch does not take them all.
@@ -75,6 +77,8 @@ pub(crate) struct Finalizer {
 struct Committed {
     done: RootDone,
     shredded: Option<ShredPart>,
+    /// Whether a part of the shreds was prepared from a state that has changed.
+    missed: bool,
     replies: Vec<Reply>,
 }
 
@@ -222,8 +226,9 @@ impl Finalizer {
             Ok(mut done) => {
                 let held: Vec<bool> = done.committed.drain(..own).collect();
                 // A part that did not hold stays queued, and is prepared again.
+                let missed = shredded.is_some() && !held[0];
                 let shredded = shredded.filter(|_| held[0]);
-                Ok(Committed { done, shredded, replies })
+                Ok(Committed { done, shredded, missed, replies })
             }
             Err(error) => {
                 for reply in replies {
@@ -289,11 +294,16 @@ impl Finalizer {
         self.retry_after = RETRY.0;
         self.session.set_waiting(Vec::new());
         self.worn.clear();
+        if committed.missed {
+            self.part_missed();
+        }
         if let Some(part) = committed.shredded {
             self.shreds.drain(..part.taken);
             part.left.iter().rev().for_each(|&item| self.shreds.push_front(item));
             if self.shreds.is_empty() {
                 self.together = SHRED_MAX;
+            } else if self.untidy_until.is_none_or(|until| until <= Instant::now()) {
+                self.together = (self.together * 2).min(SHRED_MAX);
             }
             if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {
                 tracing::warn!(%error, "the time of a final erasure is noted at the next start");
@@ -306,6 +316,15 @@ impl Finalizer {
             let _ = reply.send(Ok(held));
         }
         self.session.progress.send_modify(|count| *count += 1);
+    }
+
+    /// A subject of which only a compartment is shredded lives, and may be busy: it must not hold up the others.
+    fn part_missed(&mut self) {
+        if self.together == 1 {
+            self.shreds.rotate_left(usize::from(!self.shreds.is_empty()));
+        }
+        self.together = (self.together / 2).max(1);
+        self.retry_at = Some(Instant::now() + MISSED);
     }
 
     fn slot_failed(&mut self, error: &SlotError) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::notes::{Note, Noted, Noting, is_line};
 use super::records::{DirectoryEntry, SubjectState};
 use super::session::{Snapshot, reading};
+use super::subject::Room;
 use super::{Inner, REASON_MAX, Vault, stale, subject};
 use crate::error::Error;
 use crate::ids::{CallerId, HoldName, SubjectId};
@@ -45,6 +46,7 @@ pub(super) struct Holds(pub(super) Vec<Hold>);
 
 impl Note for Holds {
     const FIELD: &'static str = "holds";
+    const ROOM: Room = Room::Holds;
 }
 
 impl Vault {

@@ -8,6 +8,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Inner;
 use super::consents::Consents;
 use super::holds::Holds;
 use super::put::first_keys;
@@ -15,24 +16,23 @@ use super::records::{DirectoryEntry, SubjectRecord, encode};
 use super::restriction::Restrictions;
 use super::row::{Row, RowWriter};
 use super::session::{Session, Snapshot, reading};
+use super::subject::{self, Room};
 use super::writer::{Guard, Write};
-use super::{Inner, subject};
 use crate::codec;
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::Schema;
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Header, Kind, Op, Payload};
+use crate::trie::{EntryKey, Header, Kind, Op};
 
 /// How often a change is prepared again because the subject changed meanwhile.
 const ATTEMPTS: usize = 64;
-/// The largest record that a note may make, in bytes: what is above is left for the shred and for tidying.
-const RECORD_ROOM: u64 = codec::PAYLOAD_MAX - 1024;
-
 /// A topic of notes.
 pub(super) trait Note: Default + Send + Serialize + DeserializeOwned {
     /// The reserved id of the field that it lies in.
     const FIELD: &'static str;
+    /// How far it may make the subject's record grow.
+    const ROOM: Room;
 }
 
 fn field_of<N: Note>() -> FieldName {
@@ -45,6 +45,8 @@ pub(super) struct Noting<'a, N> {
     pub(super) schema: &'a Schema,
     /// Of the subject's directory entry.
     pub(super) key: EntryKey,
+    /// The bytes that it took.
+    before: usize,
     pub(super) now: Timestamp,
     pub(super) record: SubjectRecord,
     pub(super) note: N,
@@ -111,7 +113,7 @@ impl Inner {
         change: &Change<'_, N, T>,
     ) -> Result<(Option<Write>, T), Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
-        let (guard, key, now) = (found.guard(), found.key, Timestamp::now());
+        let (guard, key, before, now) = (found.guard(), found.key, found.size(), Timestamp::now());
         let record = found.living(now, self.options.tombstone_seconds)?;
         let row = match record.keys(&Compartment::system()) {
             Some(keys) => Some(subject::open_row(self, &record.row_place(keys)).await?),
@@ -119,7 +121,7 @@ impl Inner {
         };
         let note = self.note_in(&record, row.as_ref()).await?;
         let (header, schema) = (&*snapshot.header, &*snapshot.schema);
-        let mut noting = Noting { header, schema, key, now, record, note, edits: Vec::new() };
+        let mut noting = Noting { header, schema, key, before, now, record, note, edits: Vec::new() };
         match change(&mut noting)? {
             Noted::Before(outcome) => Ok((None, outcome)),
             Noted::Now(outcome) => {
@@ -155,18 +157,14 @@ impl<N: Note> Noting<'_, N> {
         write.delta.rows += few(rows.put.len()) - 1 - few(rows.delete.len());
         write.put = rows.put;
         write.delete = rows.delete;
-        write.edits.push((Kind::Directory, self.key, Op::Insert(payload(self.record)?)));
+        let payload = subject::fit(encode(&DirectoryEntry::Subject(self.record))?, N::ROOM, self.before)?;
+        write.edits.push((Kind::Directory, self.key, Op::Insert(payload)));
         Ok(write)
     }
 }
 
 fn few(rows: usize) -> i64 {
     i64::try_from(rows).expect("a note lies in two rows at most")
-}
-
-fn payload(record: SubjectRecord) -> Result<Payload, Error> {
-    let payload = encode(&DirectoryEntry::Subject(record))?;
-    if payload.len() as u64 > RECORD_ROOM { Err(Error::TooLarge) } else { Ok(payload) }
 }
 
 /// Whether a field of the row `system` is a note as it should be.
@@ -182,5 +180,5 @@ pub(super) fn check(field: &FieldName, bytes: &[u8]) -> Result<(), Error> {
 
 /// Whether a text is 1 to `max` bytes on one line.
 pub(super) fn is_line(text: &str, max: usize) -> bool {
-    (1..=max).contains(&text.len()) && !text.chars().any(char::is_control)
+    (1..=max).contains(&text.len()) && !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
 }

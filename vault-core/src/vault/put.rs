@@ -23,6 +23,8 @@ use crate::trie::{self, Header};
 
 /// How often a write is prepared again because the subject changed meanwhile.
 pub(super) const ATTEMPTS: usize = 64;
+/// How long a turn is kept for a root batch.
+const TURN_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
 pub(super) const STALE_MAX: usize = 32;
@@ -130,6 +132,23 @@ impl Vault {
     }
 }
 
+/// Commits in a root batch. A turn is kept meanwhile, so that nobody changes the subject before it, but not for as long as a
+/// slot that does not answer may take.
+pub(super) async fn finalize_in_turn(
+    session: &Session,
+    write: Write,
+    turn: &mut Option<tokio::sync::MutexGuard<'_, ()>>,
+) -> Result<bool, Error> {
+    let mut finalizing = std::pin::pin!(session.finalize(write));
+    match tokio::time::timeout(TURN_KEPT, &mut finalizing).await {
+        Ok(done) => done,
+        Err(_) => {
+            *turn = None;
+            finalizing.await
+        }
+    }
+}
+
 fn parse<'a>(schema: &'a Schema, changes: &Changes) -> Result<Vec<Parsed<'a>>, Error> {
     let mut seen = BTreeSet::new();
     let mut parsed = Vec::with_capacity(changes.len());
@@ -164,9 +183,7 @@ impl Inner {
         while attempts < ATTEMPTS {
             let Prepared { write, outcome, replaces, more } = self.prepare(session, id, changes, options).await?;
             let held = if replaces {
-                // Nobody else waits for a root slot.
-                turn = None;
-                session.finalize(write).await?
+                finalize_in_turn(session, write, &mut turn).await?
             } else {
                 session.commit(vec![write]).await? == [true]
             };

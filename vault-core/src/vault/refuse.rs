@@ -1,5 +1,7 @@
 //! F0, the first half of a shred: refuses subjects durably, so that reading them answers "shredded" from here on.
 
+use std::collections::VecDeque;
+
 use super::Inner;
 use super::erase::{item_key, note};
 use super::idempotency::Claim;
@@ -16,6 +18,8 @@ use crate::trie::{EntryKey, Kind, Op, Payload};
 const REFUSE_TOGETHER: usize = 500;
 /// How often a refusal is prepared again because a subject changed meanwhile.
 const ATTEMPTS: usize = 64;
+/// How often that is done with several before they are parted.
+const TOGETHER_ATTEMPTS: usize = 8;
 /// Held subjects that are named beside an erasure.
 const HELD_NAMED: usize = 1000;
 
@@ -80,10 +84,19 @@ impl Inner {
         claim: Option<&Claim<'_>>,
         refused: &mut Refused,
     ) -> Result<(), Error> {
-        let mut parts = subjects.chunks(REFUSE_TOGETHER).peekable();
-        while let Some(part) = parts.next() {
-            let claim = claim.filter(|_| parts.peek().is_none());
-            let some = self.refuse_part(session, part, record, claim).await?;
+        let mut parts: VecDeque<_> = subjects.chunks(REFUSE_TOGETHER).collect();
+        while let Some(part) = parts.pop_front() {
+            let claim = claim.filter(|_| parts.is_empty());
+            let some = match self.refuse_part(session, part, record, claim).await {
+                // A busy subject among them: it must not hold up the others.
+                Err(Error::Conflict(_)) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.push_front(second);
+                    parts.push_front(first);
+                    continue;
+                }
+                some => some?,
+            };
             refused.keys.extend(some.keys);
             refused.held.extend(some.held);
             refused.held.truncate(HELD_NAMED);
@@ -102,7 +115,9 @@ impl Inner {
         record: &mut ErasureRecord,
         claim: Option<&Claim<'_>>,
     ) -> Result<Refused, Error> {
-        for _ in 0..ATTEMPTS {
+        let attempts = if part.len() > 1 { TOGETHER_ATTEMPTS } else { ATTEMPTS };
+        let mut turn = None;
+        for _ in 0..attempts {
             let mut next = record.clone();
             next.f0_at = Timestamp::now();
             let (write, refused) =
@@ -111,6 +126,9 @@ impl Inner {
             if next.counts.is_all_held() || session.commit(vec![write]).await? == [true] {
                 *record = next;
                 return Ok(refused);
+            }
+            if let ([only], None) = (part, &turn) {
+                turn = Some(self.turns.of(only).await);
             }
         }
         Err(Error::Conflict("the subjects are changed by too many requests at once: retry"))

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::notes::{Note, Noted, Noting, is_line};
+use super::subject::Room;
 use super::{REASON_MAX, Vault};
 use crate::error::Error;
 use crate::ids::SubjectId;
@@ -23,6 +24,7 @@ pub(super) struct Restrictions(pub(super) Option<Restriction>);
 
 impl Note for Restrictions {
     const FIELD: &'static str = "restriction";
+    const ROOM: Room = Room::Holds;
 }
 
 impl Vault {

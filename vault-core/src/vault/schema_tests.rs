@@ -214,3 +214,78 @@ async fn a_final_change_gives_a_new_key_to_its_own_compartments_only() {
     assert_eq!(fixture.read("a", "interests").await.unwrap(), r#"["chess"]"#);
     assert_eq!(fixture.read("a", "email").await.unwrap(), r#""ada@example.org""#);
 }
+
+#[tokio::test]
+async fn a_subject_never_grows_beyond_what_can_be_noted_and_shredded() {
+    let fixture = Fixture::new().await;
+    let long = |n: usize| format!("f{n:0>63}");
+    let declared = |n| format!("[fields.{}]\ntype = \"name\"\nlookup = [\"exact\"]\n", long(n));
+    let fields: String = (0..120).map(declared).collect();
+    let toml = format!("{APART}{fields}[purposes.p]\nbasis = \"consent\"\n");
+    fixture.vault.put_schema(document(&toml), None).await.unwrap();
+    let mut held = 0;
+    let full = loop {
+        match fixture.put("a", &[(&long(held), r#""x y""#)]).await {
+            Ok(_) => held += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::TooLarge), "{full}");
+    assert!(held > 40, "{held}");
+    // What a subject is owed fits all the same, at its largest.
+    let by = crate::ids::CallerId([1; 16]);
+    fixture.vault.restrict(&id("a"), Some("disputed")).await.unwrap();
+    fixture.vault.give_consent(&id("a"), &crate::ids::Purpose::parse("p").unwrap(), "1", "form", by).await.unwrap();
+    let holds: Vec<_> =
+        (0..super::HOLDS_MAX).map(|n| crate::ids::HoldName::parse(&format!("h{n:0>63}")).unwrap()).collect();
+    for hold in &holds {
+        fixture.vault.add_hold(&id("a"), hold, "a lawsuit", by).await.unwrap();
+    }
+    for hold in &holds {
+        fixture.vault.release_hold(&id("a"), hold).await.unwrap();
+    }
+    // Room is made by what goes, and a removal goes through on a full record.
+    fixture.put("a", &[(&long(0), "")]).await.unwrap();
+    assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
+    fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();
+    assert_eq!(fixture.shred(&["a", "b"]).await.counts.r#final, 2);
+    assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_subject_holds_up_no_shred_and_no_final_change() {
+    let fixture = Arc::new(Fixture::apart().await);
+    let fields = [("email", r#""ada@example.org""#), ("phone", r#""+971501238301""#), ("interests", "[]")];
+    for subject in ["busy", "a", "b", "c"] {
+        fixture.put(subject, &fields).await.unwrap();
+    }
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let create = |fixture: Arc<Fixture>, stop: Arc<std::sync::atomic::AtomicBool>| async move {
+        let mut made = 0;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let new = super::NewToken {
+                subject: id("busy"),
+                field: name("phone"),
+                ttl: None,
+                single_use: false,
+                shape: super::TokenShape::Random,
+                purpose: None,
+                caller: None,
+            };
+            made += u32::from(fixture.vault.create_token(new).await.is_ok());
+        }
+        made
+    };
+    let busy: Vec<_> = (0..4).map(|_| tokio::spawn(create(fixture.clone(), stop.clone()))).collect();
+    for round in 0..5 {
+        let (email, interests) = (format!(r#""ada{round}@example.org""#), format!("[{round}]"));
+        fixture.put("busy", &[("email", &email), ("interests", &interests)]).await.unwrap();
+        fixture.vault.forget_field(&id("busy"), &name("email"), None).await.unwrap();
+        fixture.shred_compartment("busy", "marketing").await;
+    }
+    assert_eq!(fixture.shred(&["a", "b", "c"]).await.counts.r#final, 3);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for busy in busy {
+        assert!(busy.await.unwrap() > 0, "the control: it was busy");
+    }
+}

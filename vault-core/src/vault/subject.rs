@@ -1,7 +1,7 @@
 //! Finding a subject: from the caller's id to its directory entry, its keys and its rows.
 
 use super::Inner;
-use super::records::{CompartmentKeys, DirectoryEntry, SubjectRecord, SubjectState, decode};
+use super::records::{CompartmentKeys, DirectoryEntry, SubjectRecord, SubjectState, decode, encode};
 use super::row::{Row, RowPlace};
 use super::writer::Guard;
 use crate::crypto::digest;
@@ -10,19 +10,43 @@ use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::policy::SubjectStanding;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Header, Kind};
+use crate::trie::{self, EntryKey, Header, Kind, Payload};
 
 /// A directory entry as it was found.
 pub(crate) struct Found {
     pub(crate) key: EntryKey,
     pub(crate) entry: Option<DirectoryEntry>,
     seen: Option<[u8; 32]>,
+    /// The bytes that its payload took.
+    size: usize,
+}
+
+/// How much of a payload a subject's record may take, in bytes, by what makes it grow: data leaves room for consents, those
+/// for holds, and all of them for the marks of a shred.
+#[derive(Clone, Copy)]
+pub(crate) enum Room {
+    Data = 5632,
+    Consents = 6784,
+    Holds = 7616,
 }
 
 impl Found {
     /// What a write that was prepared from this must find unchanged.
     pub(crate) fn guard(&self) -> Guard {
         Guard::Entry { kind: Kind::Directory, key: self.key, seen: self.seen }
+    }
+
+    /// The bytes that the record takes.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The subject's record as it shall be. One that is too large already may stay so, for removals must go through.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if it grows beyond its room.
+    pub(crate) fn encode(&self, record: SubjectRecord, room: Room) -> Result<Payload, Error> {
+        fit(encode(&DirectoryEntry::Subject(record))?, room, self.size)
     }
 
     /// The living subject, or why there is none.
@@ -70,8 +94,14 @@ pub(crate) async fn find(inner: &Inner, header: &Header, id: &SubjectId) -> Resu
 pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -> Result<Found, Error> {
     let payload = trie::find(&inner.pages, header, Kind::Directory, &key).await?;
     let seen = payload.as_deref().map(|p| digest(p));
+    let size = payload.as_ref().map_or(0, |p| p.len());
     let entry = payload.map(|p| decode(&p)).transpose()?;
-    Ok(Found { key, entry, seen })
+    Ok(Found { key, entry, seen, size })
+}
+
+/// Whether a record's payload fits, or is at least no larger than it was.
+pub(crate) fn fit(payload: Payload, room: Room, before: usize) -> Result<Payload, Error> {
+    if payload.len() > (room as usize).max(before) { Err(Error::TooLarge) } else { Ok(payload) }
 }
 
 /// A page of the directory: living subjects and tombstones in the order of their tags, behind `after`.

@@ -557,3 +557,30 @@ async fn damage_in_what_is_tidied_away_holds_up_no_shred() {
     fixture.vault.inner.pages.clear();
     assert_eq!(fixture.shred(&["b"]).await.counts.r#final, 1);
 }
+
+#[tokio::test]
+async fn a_scrub_finds_damaged_metadata_and_a_lookup_entry_of_nobody() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[EMAIL]).await.unwrap();
+    let patch = MetadataPatch { source: Some(Some("a form".into())), ..MetadataPatch::default() };
+    fixture.vault.change_metadata(&id("a"), &name("email"), patch).await.unwrap();
+    let problems = async || fixture.vault.verify(&|_, _| ()).await.unwrap().problems;
+    assert_eq!(problems().await, [""; 0], "the control");
+
+    let session = fixture.vault.session().unwrap();
+    let entry = subject::lookup_entry([7; 16], &subject::directory_key(&session.snapshot().header, &id("nobody")));
+    let stray = (crate::trie::Kind::Lookups, entry, crate::trie::Op::Insert(crate::trie::Payload::default()));
+    session.commit(vec![writer::Write { edits: vec![stray], ..writer::Write::default() }]).await.unwrap();
+    assert!(problems().await.iter().any(|told| told.contains("of no subject")), "{:?}", problems().await);
+
+    let rows = fixture.store.scan(&[row::PREFIX], None, 10).await.unwrap();
+    let (key, mut value) = rows.into_iter().next().unwrap();
+    // The second item is the metadata: behind the row's head, the manifest and two lengths; its last byte is of its tag.
+    let manifest = u32::from_be_bytes(value[11..15].try_into().unwrap()) as usize;
+    let at = 15 + manifest;
+    let metadata = u32::from_be_bytes(value[at..at + 4].try_into().unwrap()) as usize;
+    value[at + 4 + metadata - 1] ^= 1;
+    let batch = crate::store::Batch { put: vec![(key, value)], ..crate::store::Batch::default() };
+    fixture.store.commit(batch).await.unwrap();
+    assert!(problems().await.iter().any(|told| told.contains("metadata")), "{:?}", problems().await);
+}

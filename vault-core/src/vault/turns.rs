@@ -1,5 +1,6 @@
 //! Turns: writes that lost a race for their subject try again one after the other, so that each gets through.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -22,7 +23,22 @@ impl Turns {
 
     /// Waits for the turn of a subject.
     pub(crate) async fn of(&self, subject: &SubjectId) -> MutexGuard<'_, ()> {
+        self.turns[self.at(subject)].lock().await
+    }
+
+    /// Waits for the turns of several subjects.
+    pub(crate) async fn of_all(&self, subjects: impl Iterator<Item = &SubjectId>) -> Vec<MutexGuard<'_, ()>> {
+        // In one order for everybody, each once, so that nobody waits for himself or in a circle.
+        let places: BTreeSet<usize> = subjects.map(|subject| self.at(subject)).collect();
+        let mut held = Vec::with_capacity(places.len());
+        for at in places {
+            held.push(self.turns[at].lock().await);
+        }
+        held
+    }
+
+    fn at(&self, subject: &SubjectId) -> usize {
         let at = self.hasher.hash_one(subject) % self.turns.len() as u64;
-        self.turns[usize::try_from(at).expect("there are few turns")].lock().await
+        usize::try_from(at).expect("there are few turns")
     }
 }

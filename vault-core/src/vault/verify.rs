@@ -3,13 +3,14 @@
 
 use std::collections::HashSet;
 
+use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
 use super::types::VerifyReport;
 use super::{Inner, Vault, notes, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
-use crate::trie::{Header, Kind, Visit, walk};
+use crate::trie::{EntryKey, Header, Kind, Visit, walk};
 
 /// Problems that are listed; more are only counted.
 const LISTED: usize = 1000;
@@ -35,7 +36,8 @@ impl Vault {
         })
         .await?;
         scrub.tokens();
-        for record in std::mem::take(&mut scrub.subjects) {
+        scrub.lookups();
+        for (_, record) in std::mem::take(&mut scrub.subjects) {
             scrub.subject(&self.inner, &record).await?;
             progress(scrub.report.pages + scrub.report.subjects, total);
         }
@@ -55,7 +57,9 @@ impl Vault {
 struct Scrub {
     report: VerifyReport,
     pages: HashSet<Vec<u8>>,
-    subjects: Vec<SubjectRecord>,
+    subjects: Vec<(EntryKey, SubjectRecord)>,
+    /// Lookup entries that no subject has claimed yet.
+    lookups: HashSet<EntryKey>,
     /// Whose each value token is.
     tokens: Vec<SubjectUuid>,
     /// How many the subjects' lists have.
@@ -84,8 +88,11 @@ impl Scrub {
                 self.report.pages += 1;
                 self.pages.insert(row.to_vec());
             }
-            Visit::Entry { kind: Kind::Directory, payload, .. } => match decode(payload) {
-                Ok(DirectoryEntry::Subject(record)) => self.subjects.push(record),
+            Visit::Entry { kind: Kind::Lookups, key, .. } => {
+                self.lookups.insert(**key);
+            }
+            Visit::Entry { kind: Kind::Directory, key, payload } => match decode(payload) {
+                Ok(DirectoryEntry::Subject(record)) => self.subjects.push((**key, record)),
                 Ok(DirectoryEntry::Tombstone(_)) => {}
                 Err(_) => self.problem("a directory entry does not decode".to_owned()),
             },
@@ -114,7 +121,7 @@ impl Scrub {
 
     /// Every value token is in the list of a subject that is there: a shred left none behind.
     fn tokens(&mut self) {
-        let subjects: HashSet<SubjectUuid> = self.subjects.iter().map(|record| record.uuid).collect();
+        let subjects: HashSet<SubjectUuid> = self.subjects.iter().map(|(_, record)| record.uuid).collect();
         let orphans = self.tokens.iter().filter(|uuid| !subjects.contains(uuid)).count();
         if orphans > 0 {
             self.problem(format!("{orphans} value tokens are of subjects that are not there"));
@@ -122,6 +129,21 @@ impl Scrub {
         let (found, listed) = (self.tokens.len(), self.listed);
         if found != listed {
             self.problem(format!("value tokens: {found} found, {listed} in the lists of their subjects"));
+        }
+    }
+
+    /// A subject's lookup entries are there, and there are no others.
+    fn lookups(&mut self) {
+        let listed = self.subjects.iter().flat_map(|(directory, record)| {
+            record.lookups.iter().map(move |listed| subject::lookup_entry(listed.tag, directory))
+        });
+        let missing = listed.filter(|entry| !self.lookups.remove(entry)).count();
+        if missing > 0 {
+            self.problem(format!("{missing} lookup entries are missing, of those that subjects list"));
+        }
+        if !self.lookups.is_empty() {
+            let left = self.lookups.len();
+            self.problem(format!("{left} lookup entries are of no subject that lists them"));
         }
     }
 
@@ -139,6 +161,9 @@ impl Scrub {
                 }
                 Err(other) => return Err(other),
             };
+            if RowMetadata::open(&opened, &place_of_row).is_err() {
+                self.problem(format!("data row {at}: the metadata of its fields does not open"));
+            }
             for name in opened.fields.keys() {
                 let field = subject::open_field(inner, &opened, name, &place_of_row).await;
                 let decoded = field.and_then(|bytes| match keys.name == Compartment::system() {

@@ -8,11 +8,11 @@ use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
-use crate::vault::put::{ATTEMPTS, STALE_MAX};
-use crate::vault::records::{DirectoryEntry, SubjectRecord, encode};
+use crate::vault::put::{ATTEMPTS, STALE_MAX, finalize_in_turn};
+use crate::vault::records::{DirectoryEntry, SubjectRecord};
 use crate::vault::row::RowWriter;
 use crate::vault::session::{Session, Snapshot, reading};
-use crate::vault::subject::{self, Found};
+use crate::vault::subject::{self, Found, Room};
 use crate::vault::writer::{Guard, Write};
 use crate::vault::{Inner, Vault, stale};
 
@@ -94,11 +94,7 @@ impl Inner {
             let prepared = self.prepare_edit(session, key, fields, edit).await?;
             let committed = match prepared.write {
                 None => true,
-                Some(write) if prepared.replaces => {
-                    // Nobody else waits for a root slot.
-                    turn = None;
-                    session.finalize(write).await?
-                }
+                Some(write) if prepared.replaces => finalize_in_turn(session, write, &mut turn).await?,
                 Some(write) => session.commit(vec![write]).await? == [true],
             };
             if committed {
@@ -227,7 +223,7 @@ impl Editing<'_> {
         } else if stale > 0 {
             self.write.edits.push(stale::mark(header, &found.key));
         }
-        let entry = encode(&DirectoryEntry::Subject(self.record))?;
+        let entry = found.encode(self.record, Room::Data)?;
         let op = if replaces { Op::Replace(entry) } else { Op::Insert(entry) };
         self.write.edits.push((Kind::Directory, found.key, op));
         Ok(Prepared { write: Some(self.write), replaces, edited: self.edited })

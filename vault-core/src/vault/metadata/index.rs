@@ -13,7 +13,7 @@ use crate::vault::subject;
 /// The most that a subject may be found by, values and metadata together.
 const REFS_MAX: usize = 128;
 /// The most bytes that this may take in the subject's record, so that a shred's mark always fits beside it.
-const REFS_BYTES_MAX: usize = 5 * 1024;
+const REFS_BYTES_MAX: usize = 4608;
 const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
 /// The day that a time is in, counted from 1970.

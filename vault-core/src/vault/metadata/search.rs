@@ -112,6 +112,10 @@ impl MetadataQuery {
             Self::UsableFor(purpose) if schema.purpose(purpose.as_str()).is_none() => {
                 Err(Error::Invalid { field: "usable_for", expected: "a purpose that the schema declares" })
             }
+            Self::Purpose(purpose) | Self::Objection(purpose) if schema.purpose(purpose.as_str()).is_none() => {
+                let field = if matches!(self, Self::Purpose(_)) { "purpose" } else { "objection" };
+                Err(Error::Invalid { field, expected: "a purpose that the schema declares" })
+            }
             Self::ExpiresBefore(at) if *at > latest => {
                 Err(Error::Invalid { field: "expires_before", expected: "a time at most ten years ahead" })
             }

@@ -5,21 +5,25 @@ use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 use super::{Parsed, ParsedValue, Prepared, Putting, STALE_MAX};
+use crate::codec;
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
 use crate::trie::{Header, Kind, Op, Payload};
 use crate::vault::metadata::RowMetadata;
 use crate::vault::read::facts;
-use crate::vault::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState, encode};
+use crate::vault::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState};
 use crate::vault::row::{Row, RowPlace, RowWriter};
-use crate::vault::subject::{self, Found};
+use crate::vault::subject::{self, Found, Room};
 use crate::vault::types::{FieldStamp, PutOutcome};
 use crate::vault::writer::{Guard, Write};
 use crate::vault::{Inner, holds, stale, tokens};
 
 /// The row of the compartment `system`; the others count from 1.
 const SYSTEM_ORDINAL: u16 = 0;
+
+/// What the number of the variant adds to a directory entry, in bytes.
+const VARIANT: usize = 4;
 
 /// What became of a compartment's row.
 struct ChangedRow {
@@ -84,7 +88,9 @@ impl Inner {
         }
 
         let stale = record.lookups.iter().filter(|l| !l.live).count();
-        let replaces = putting.options.final_ || stale > STALE_MAX;
+        // What is left behind takes room that something else may need.
+        let crowded = stale > 0 && codec::size(&record)? + VARIANT > Room::Data as usize;
+        let replaces = putting.options.final_ || stale > STALE_MAX || crowded;
         if replaces {
             for dead in record.lookups.iter().filter(|l| !l.live) {
                 write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
@@ -94,12 +100,12 @@ impl Inner {
             if record.holds.is_empty() {
                 write.edits.push(holds::unindex(putting.header, &found.key));
             }
-            write.edits.push((Kind::Directory, found.key, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));
+            write.edits.push((Kind::Directory, found.key, Op::Replace(found.encode(record, Room::Data)?)));
         } else if lookups_changed || keys_changed || lapses {
             if stale > 0 {
                 write.edits.push(stale::mark(putting.header, &found.key));
             }
-            write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+            write.edits.push((Kind::Directory, found.key, Op::Insert(found.encode(record, Room::Data)?)));
         }
         Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces, more: false })
     }
@@ -218,7 +224,7 @@ pub(super) fn enrol(
     if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
         write.delta.tombstones = -1;
     }
-    write.edits.push((Kind::Directory, found.key, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+    write.edits.push((Kind::Directory, found.key, Op::Insert(found.encode(record, Room::Data)?)));
     Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false, more: false })
 }
 

@@ -98,6 +98,8 @@ impl Inner {
         by_subject: &BTreeMap<&'i SubjectId, Vec<usize>>,
         outcomes: &mut [Option<Outcome>],
     ) -> Vec<&'i SubjectId> {
+        // Whoever waits for his turn, to make something final perhaps, is let through.
+        let _turns = self.turns.of_all(by_subject.keys().copied()).await;
         let mut writes = Vec::with_capacity(by_subject.len());
         let mut waiting = Vec::with_capacity(by_subject.len());
         for (&id, positions) in by_subject {
@@ -183,6 +185,12 @@ impl Inner {
         let found = subject::find(self, header, id).await?;
         let (guard, directory) = (found.guard(), found.key);
         let mut record = found.living(now, self.options.tombstone_seconds)?;
+        if record.compartments.iter().any(|keys| keys.refused.is_some()) {
+            // It needs the record to stand still, and creations would go on for ever.
+            return Err(Error::Conflict(
+                "the shred of one of the subject's compartments is not final yet: retry once it is",
+            ));
+        }
         let mut prepared = Prepared {
             write: Write { guards: vec![guard], ..Write::default() },
             made: Vec::new(),
