@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use vault_bench::cpu::CpuTime;
+use vault_bench::wide::{FIELDS, SCHEMA};
 use vault_core::crypto::passphrase::new_key_file;
 use vault_core::ids::{FieldName, SubjectId};
 use vault_core::policy::{self, Named, Question, Role, SubjectStanding, ValueFacts};
@@ -14,21 +15,7 @@ use vault_core::schema::{Document, Form, Schema, View};
 use vault_core::store::MemoryStore;
 use vault_core::vault::{Change, PutOptions, ReadRequest, Reader, Vault, VaultOptions};
 
-const SCHEMA: &str = include_str!("../../docs/schema/privacy-policy.toml");
 const PURPOSE: &str = "delivery";
-/// All in one compartment, as a registration is.
-const VALUES: [(&str, &str); 10] = [
-    ("nickname", r#""browny""#),
-    ("name", r#""Joshua Brown""#),
-    ("phone", r#""+971501236091""#),
-    ("email", r#""dwaters2@mclean.com""#),
-    ("home_address", r#""28th Street\nAbu Dhabi""#),
-    ("birth_date", r#""1990-02-28""#),
-    ("ip_address", r#""214.3.10.24""#),
-    ("device", r#"{"model":"Pixel 9"}"#),
-    ("location", r#"{"lat":24.45,"lon":54.38}"#),
-    ("avatar", r#""https://img.example/7.png""#),
-];
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -80,7 +67,7 @@ fn read(criterion: &mut Criterion<CpuTime>) {
         let store = Arc::new(MemoryStore::new());
         let vault = Vault::create(store, &[slot], vec![unlock], VaultOptions::default()).await.expect("it is created");
         vault.put_schema(document(), None).await.expect("it comes into force");
-        let changes = VALUES.iter().map(|(name, value)| {
+        let changes = FIELDS.iter().map(|(name, value)| {
             (FieldName::parse(name).expect("it is a name"), Change::Set((*value).to_owned().into()))
         });
         vault.put_fields(&id, changes.collect(), &PutOptions::default()).await.expect("it is put");
@@ -88,7 +75,7 @@ fn read(criterion: &mut Criterion<CpuTime>) {
     });
     let reader = Reader { role: Role::Admin, purposes: [].into(), expires_at: None, purpose: Some("account".into()) };
     let request = ReadRequest { reader, view: View::Full, form: Form::Given };
-    let names: Vec<_> = VALUES.iter().map(|(name, _)| FieldName::parse(name).expect("it is a name")).collect();
+    let names: Vec<_> = FIELDS.iter().map(|(name, _)| FieldName::parse(name).expect("it is a name")).collect();
     for (label, names) in [("read/1 field", &names[2..3]), ("read/10 fields", &names[..])] {
         criterion.bench_function(label, |bencher| {
             bencher.iter(|| runtime.block_on(vault.read_fields(&id, Some(names), &request)).expect("it is read"));

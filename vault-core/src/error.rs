@@ -170,6 +170,7 @@ impl Error {
             Self::Damaged(what) => Self::Damaged(what),
             Self::UnknownSubject => Self::UnknownSubject,
             Self::Shredded => Self::Shredded,
+            Self::Conflict(what) => Self::Conflict(what),
             _ => Self::Failed,
         }
     }

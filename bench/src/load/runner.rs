@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 use vault_bench::seeded::Seeded;
+use vault_bench::wide;
 use vault_core::schema::Document;
 
 use super::client::{Connection, Request};
@@ -15,8 +16,6 @@ use super::{BATCH, Failure};
 
 /// How long to wait before asking again whether an erasure is final.
 const POLL: Duration = Duration::from_millis(2);
-
-const SCHEMA: &str = include_str!("../../../docs/schema/privacy-policy.toml");
 
 /// Drives a server, and remembers which subjects it has.
 pub(super) struct Runner {
@@ -120,7 +119,7 @@ impl Runner {
     /// Puts the schema of docs/schema into force, which has more fields, and enrols subjects with ten of them.
     pub(super) async fn widen(&self) -> Result<(), Failure> {
         let mut connection = Connection::open(self.address, &self.token).await?;
-        let body = Document::from_toml(SCHEMA)?.to_json();
+        let body = Document::from_toml(wide::SCHEMA)?.to_json();
         let schema = Request { method: "PUT", path: "/v1/schema".to_owned(), body };
         for request in std::iter::once(schema).chain((0..WIDE_SUBJECTS).map(widen)) {
             let (status, body) = connection.ask(&request).await?;

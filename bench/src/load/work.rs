@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use vault_bench::seeded::Seeded;
+use vault_bench::wide;
 
 use super::client::Request;
 
@@ -85,7 +86,7 @@ impl Work {
                 ("POST", "/v1/batch/read".to_owned(), format!(r#"{{"items":[{items}]}}"#), 200)
             }
             Work::ReadWide { fields } => {
-                let names: Vec<_> = WIDE.iter().take(fields).map(|(name, _)| *name).collect();
+                let names: Vec<_> = wide::FIELDS.iter().take(fields).map(|(name, _)| *name).collect();
                 let path = format!("/v1/subjects/{}/fields?view=full&names={}", wide_id(first), names.join(","));
                 ("GET", path, String::new(), 200)
             }
@@ -116,27 +117,13 @@ impl Work {
 /// Subjects with ten fields.
 pub(super) const WIDE_SUBJECTS: u64 = 100;
 
-/// The ten fields, all in one compartment of the schema that docs/schema has.
-const WIDE: [(&str, &str); 10] = [
-    ("nickname", r#""browny""#),
-    ("name", r#""Joshua Brown""#),
-    ("phone", r#""+971501236091""#),
-    ("email", r#""dwaters2@mclean.com""#),
-    ("home_address", r#""28th Street\nAbu Dhabi""#),
-    ("birth_date", r#""1990-02-28""#),
-    ("ip_address", r#""214.3.10.24""#),
-    ("device", r#"{"model":"Pixel 9"}"#),
-    ("location", r#"{"lat":24.45,"lon":54.38}"#),
-    ("avatar", r#""https://img.example/7.png""#),
-];
-
 fn wide_id(number: u64) -> String {
     format!("wide-{}", number % WIDE_SUBJECTS)
 }
 
 /// Enrols a subject with ten fields.
 pub(super) fn widen(number: u64) -> Request {
-    let fields: Vec<_> = WIDE.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+    let fields: Vec<_> = wide::FIELDS.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
     let body = format!(r#"{{"fields":{{{}}}}}"#, fields.join(","));
     Request { method: "PATCH", path: format!("/v1/subjects/{}/fields", wide_id(number)), body }
 }

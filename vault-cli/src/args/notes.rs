@@ -74,7 +74,7 @@ pub(crate) struct RestrictArgs {
 /// `vault-cli hold …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum HoldCommand {
-    /// Put a subject under a legal hold: nothing of it is shredded or forgotten for good until it is released
+    /// Put a subject under a legal hold: nothing of it is shredded or removed until it is released
     #[command(after_help = "\
 A name is of a-z, 0-9 and _. Adding a hold again takes the new reason and keeps its time.
 

@@ -133,6 +133,23 @@ pub struct Question<'a> {
     pub view: View,
 }
 
+impl<'a> Question<'a> {
+    /// The same question about a certain subject, which consents to these purposes.
+    #[must_use]
+    pub fn about(self, subject: SubjectStanding, consents: &[Purpose]) -> Self {
+        let consent = self.purpose_name().is_some_and(|purpose| consents.contains(purpose));
+        Self { subject, consent, ..self }
+    }
+
+    /// The purpose that is named, if it may be.
+    pub fn purpose_name(&self) -> Option<&'a Purpose> {
+        match self.purpose {
+            Named::Purpose(purpose) => Some(&purpose.name),
+            _ => None,
+        }
+    }
+}
+
 /// What is known of one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ValueFacts {

@@ -43,6 +43,9 @@ fn facts() -> impl Iterator<Item = ValueFacts> {
     })
 }
 
+/// Roles, expired or not, purposes, standings, consent or not, views, purpose required or not, fields, facts of a value.
+const COMBINATIONS: u32 = 5 * 2 * 35 * 6 * 2 * 4 * 2 * 2 * 16;
+
 /// When each rule applies, each on its own.
 fn applies(rule: Rule, asked: &Question<'_>, ceiling: View, value: ValueFacts) -> bool {
     let purpose = match asked.purpose {
@@ -103,7 +106,7 @@ fn every_combination_is_decided_by_the_first_rule_that_applies() {
             }
         }
     }
-    assert_eq!(combinations, 5 * 2 * 35 * 6 * 2 * 4 * 2 * 2 * 16);
+    assert_eq!(combinations, COMBINATIONS);
     assert_eq!(refused.len(), Rule::ALL.len() - 1, "every other rule was the first to apply somewhere: {refused:?}");
 }
 
@@ -306,6 +309,9 @@ mod told {
     fn the_document_tells_what_the_code_decides() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy.md");
         let Ok(text) = std::fs::read_to_string(path) else { panic!("docs/policy.md is missing") };
+        let (thousands, rest) = (COMBINATIONS / 1000, COMBINATIONS % 1000);
+        let told = format!("all {},{:03},{rest:03} combinations", thousands / 1000, thousands % 1000);
+        assert!(text.contains(&told), "docs/policy.md needs: {told}");
         for table in [standings(), views()] {
             assert!(text.contains(&table), "docs/policy.md needs this table:\n{table}");
         }

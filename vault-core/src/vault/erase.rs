@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, SubjectId};
 use crate::schema::Schema;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
+use crate::trie::{self, EntryKey, Header, Kind, Op};
 
 /// The most subjects in one request.
 pub const SUBJECTS_MAX: usize = 100_000;
@@ -261,12 +261,7 @@ async fn items_of(
     let prefix = &item_key(header, id, [0; 16])[..16];
     let after = after.map(|subject| item_key(header, id, subject));
     let items = trie::scan(&inner.pages, header, Kind::Erasures, prefix, after.as_ref(), limit).await?;
-    let directory = |(item, _): (EntryKey, Payload)| {
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(&item[16..]);
-        key
-    };
-    Ok(items.into_iter().map(directory).collect())
+    Ok(items.iter().map(|(item, _)| subject::directory_behind(item)).collect())
 }
 
 /// Erasures lie together and in the order of their time, which their ids begin with.

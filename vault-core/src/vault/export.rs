@@ -12,7 +12,7 @@ use super::{Inner, Vault, subject};
 use crate::error::Error;
 use crate::ids::{Compartment, Purpose, SubjectId};
 use crate::policy::SubjectStanding;
-use crate::schema::{Basis, FieldSpec, FieldValue, Schema, Type, View};
+use crate::schema::{Basis, FieldSpec, FieldValue, Schema, View};
 use crate::time::Timestamp;
 
 /// What is held of a subject, in one consistent state.
@@ -39,8 +39,6 @@ pub struct ExportedField {
     pub stamp: FieldStamp,
     /// How it is declared.
     pub spec: FieldSpec,
-    /// The type it was declared with.
-    pub kind: Type,
     /// The value; none if its time is over and it waits to be forgotten.
     pub value: Option<FieldValue>,
     /// What is known of it besides.
@@ -108,7 +106,6 @@ impl Inner {
                 };
                 fields.push(ExportedField {
                     stamp: FieldStamp { name: spec.name.clone(), version: entry.version, updated_at: entry.updated_at },
-                    kind: type_of(schema, spec)?,
                     uses: uses(schema, spec),
                     spec: spec.clone(),
                     value,
@@ -118,11 +115,6 @@ impl Inner {
         }
         Ok(fields)
     }
-}
-
-fn type_of(schema: &Schema, spec: &FieldSpec) -> Result<Type, Error> {
-    let declared = schema.document().fields.find(&spec.name);
-    declared.map(|field| field.kind).ok_or(Error::Damaged("a field that the schema's document does not declare"))
 }
 
 fn uses(schema: &Schema, spec: &FieldSpec) -> Vec<Use> {
@@ -154,7 +146,10 @@ mod tests {
         let field = export.fields.iter().find(|field| field.stamp.name == name("phone")).unwrap();
         let value = field.value.as_ref().unwrap();
         assert_eq!((value.given(), value.normal()), (phone, r#""+971501238301""#));
-        assert_eq!((field.kind, field.metadata.source.as_deref()), (Type::Phone, Some("campaign-7")));
+        assert_eq!(
+            (field.spec.kind.name(), field.metadata.source.as_deref()),
+            (crate::schema::Type::Phone, Some("campaign-7"))
+        );
         let views: Vec<_> = field.uses.iter().map(|used| (used.purpose.as_str(), used.view)).collect();
         assert!(views.contains(&("delivery", View::Full)) && views.contains(&("support", View::Last4)), "{views:?}");
         let born = export.fields.iter().find(|field| field.stamp.name == name("birth_date")).unwrap();

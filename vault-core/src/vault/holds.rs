@@ -132,9 +132,7 @@ impl Inner {
         let next = (entries.len() == limit).then(|| entries.last().map(|(key, _)| hex::encode(&key[16..]))).flatten();
         let mut held = Vec::with_capacity(entries.len());
         for (entry, _) in entries {
-            let mut directory = [0; 32];
-            directory[..16].copy_from_slice(&entry[16..]);
-            let found = subject::find_by_key(self, header, directory).await?;
+            let found = subject::find_by_key(self, header, subject::directory_behind(&entry)).await?;
             if let Some(DirectoryEntry::Subject(record)) = found.entry
                 && record.state == SubjectState::Active
                 && !record.holds.is_empty()

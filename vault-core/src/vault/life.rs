@@ -174,7 +174,7 @@ impl Vault {
         };
         inner.load_callers(&session).await?;
         let writer = tokio::spawn(writer.run(queue));
-        let notes = finalizer.as_ref().map(|_| {
+        let last_used = finalizer.as_ref().map(|_| {
             // At rest nothing is written by itself.
             tokio::spawn(callers::note_now_and_then(inner.clone(), session.clone()))
         });
@@ -188,7 +188,7 @@ impl Vault {
             Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
             Finalizing::AtRest => None,
         };
-        *life = Some(Tasks { writer, finalizer, notes, retention });
+        *life = Some(Tasks { writer, finalizer, last_used, retention });
         inner.session.store(Some(session));
         Ok(())
     }
@@ -201,8 +201,8 @@ impl Vault {
         let mut life = self.inner.life.lock().await;
         let session = self.inner.session.swap(None);
         if let (Some(session), Some(tasks)) = (session, life.take()) {
-            if let Some(notes) = tasks.notes {
-                notes.abort();
+            if let Some(last_used) = tasks.last_used {
+                last_used.abort();
                 callers::note_all(&self.inner, &session).await;
             }
             session.stop();

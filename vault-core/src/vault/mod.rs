@@ -23,6 +23,8 @@
 
 mod callers;
 mod consents;
+#[cfg(test)]
+mod damage_tests;
 mod erase;
 #[cfg(test)]
 mod erase_tests;
@@ -128,7 +130,7 @@ struct Tasks {
     writer: JoinHandle<()>,
     finalizer: JoinHandle<()>,
     /// Writes down now and then when callers were last seen.
-    notes: Option<JoinHandle<()>>,
+    last_used: Option<JoinHandle<()>>,
     /// Forgets what has expired; none at rest.
     retention: Option<JoinHandle<()>>,
 }

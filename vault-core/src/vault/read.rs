@@ -17,7 +17,7 @@ use crate::ids::{Compartment, FieldName, Purpose, SubjectId};
 use crate::policy::{self, Decision, Named, Question, Rule, SubjectStanding, ValueFacts};
 use crate::schema::{FieldSpec, FieldValue, Schema, View};
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Kind};
+use crate::trie::{self, Kind};
 
 /// The most subjects that one page of a lookup answers.
 pub const LOOKUP_MAX: usize = 1000;
@@ -112,11 +112,8 @@ impl Finding<'_> {
 
 /// A reading as it is asked for: what the caller may name, and which fields.
 struct Asked<'a> {
-    request: &'a ReadRequest,
-    /// Whether the reader's API token has expired.
-    expired: bool,
-    purpose: Named<'a>,
-    purpose_required: bool,
+    /// The question about any subject.
+    any: Question<'a>,
     /// Sorted by name, each once.
     specs: Vec<&'a FieldSpec>,
     /// Whether they were named, so that a refusal of one refuses the request.
@@ -131,42 +128,19 @@ impl<'a> Asked<'a> {
         };
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs.dedup_by(|a, b| a.name == b.name);
-        let expired = request.reader.expires_at.is_some_and(|at| at <= Timestamp::now());
-        let asked = Self {
-            request,
-            expired,
-            purpose: request.reader.named(schema),
-            purpose_required: schema.purpose_required(),
-            specs,
-            named: names.is_some(),
-        };
+        let any = request.reader.question(schema, request.view);
+        let asked = Self { any, specs, named: names.is_some() };
         asked.forestall()?;
         Ok(asked)
     }
 
     /// Refuses what would be refused of any subject, so that the answer tells nothing of this one.
     fn forestall(&self) -> Result<(), Error> {
-        let any = self.question(SubjectStanding::Active, true);
-        policy::admit(&any).map_err(|rule| refused(rule, None))?;
+        policy::admit(&self.any).map_err(|rule| refused(rule, None))?;
         self.specs
             .iter()
             .filter(|_| self.named)
-            .try_for_each(|spec| self.view_of(&any, spec, ValueFacts::default()).map(|_| ()))
-    }
-
-    fn question(&self, subject: SubjectStanding, consent: bool) -> Question<'a> {
-        let (role, expired) = (self.request.reader.role, self.expired);
-        let (purpose_required, view) = (self.purpose_required, self.request.view);
-        Question { role, expired, purpose: self.purpose, purpose_required, subject, consent, view }
-    }
-
-    /// The question about a subject.
-    fn question_about(&self, record: &SubjectRecord) -> Question<'a> {
-        let consent = match self.purpose {
-            Named::Purpose(purpose) => record.consents.contains(&purpose.name),
-            _ => false,
-        };
-        self.question(record.standing(), consent)
+            .try_for_each(|spec| self.view_of(&self.any, spec, ValueFacts::default()).map(|_| ()))
     }
 
     /// The decision on a field; an error only if the field was named and is refused.
@@ -174,13 +148,6 @@ impl<'a> Asked<'a> {
         match policy::decide_field(question, spec, facts) {
             Decision::Refuse(rule) if self.named => Err(refused(rule, Some(spec))),
             decision => Ok(decision),
-        }
-    }
-
-    fn purpose_name(&self) -> Option<&Purpose> {
-        match self.purpose {
-            Named::Purpose(purpose) => Some(&purpose.name),
-            _ => None,
         }
     }
 }
@@ -195,29 +162,33 @@ fn refused(rule: Rule, field: Option<&FieldSpec>) -> Error {
 
 impl Reader {
     /// The purpose that the reader names, as it stands towards the schema.
-    pub(super) fn named<'s>(&self, schema: &'s Schema) -> Named<'s> {
+    fn named<'s>(&self, schema: &'s Schema) -> Named<'s> {
         Named::of(schema, self.role, &self.purposes, self.purpose.as_deref())
+    }
+
+    /// What it asks about any subject: one that is in use, and consents.
+    pub(super) fn question<'s>(&self, schema: &'s Schema, view: View) -> Question<'s> {
+        Question {
+            role: self.role,
+            expired: self.expires_at.is_some_and(|at| at <= Timestamp::now()),
+            purpose: self.named(schema),
+            purpose_required: schema.purpose_required(),
+            subject: SubjectStanding::Active,
+            consent: true,
+            view,
+        }
     }
 
     /// Whom a lookup by these fields finds for the purpose; refused, if it shows nothing of one of them.
     pub(super) fn finding<'s>(&self, schema: &'s Schema, fields: &[&FieldSpec]) -> Result<Finding<'s>, Error> {
-        let purpose = self.named(schema);
-        let asked = Question {
-            role: self.role,
-            expired: self.expires_at.is_some_and(|at| at <= Timestamp::now()),
-            purpose,
-            purpose_required: schema.purpose_required(),
-            subject: SubjectStanding::Active,
-            consent: true,
-            view: View::Masked,
-        };
+        let asked = self.question(schema, View::Masked);
         policy::admit(&asked).map_err(|rule| refused(rule, None))?;
         for spec in fields {
             if let Decision::Refuse(rule) = policy::decide_field(&asked, spec, ValueFacts::default()) {
                 return Err(refused(rule, Some(spec)));
             }
         }
-        let purpose = purpose.check().map_err(|rule| refused(rule, None))?;
+        let purpose = asked.purpose.check().map_err(|rule| refused(rule, None))?;
         Ok(Finding {
             restricted: purpose.is_some_and(|purpose| purpose.under_restriction),
             consent: purpose.filter(|purpose| purpose.needs_consent()).map(|purpose| &purpose.name),
@@ -243,7 +214,7 @@ impl Inner {
         let asked = Asked::of(&snapshot.schema, names, request)?;
         let now = Timestamp::now();
         let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
-        let question = asked.question_about(&record);
+        let question = asked.any.about(record.standing(), &record.consents);
         policy::admit(&question).map_err(|rule| refused(rule, None))?;
 
         let mut rows: BTreeMap<&Compartment, OpenedRow<'_>> = BTreeMap::new();
@@ -260,7 +231,7 @@ impl Inner {
             let held = opened.and_then(|opened| Some((opened, opened.row.fields.get(&spec.id)?)));
             let facts = held.map_or(ValueFacts::default(), |(opened, entry)| {
                 let metadata = opened.metadata.0.get(&spec.id);
-                facts(spec, entry.updated_at, metadata, asked.purpose_name(), now)
+                facts(spec, entry.updated_at, metadata, question.purpose_name(), now)
             });
             let decision = asked.view_of(&question, spec, facts)?;
             outcome.decisions.push((spec.name.clone(), decision));
@@ -326,18 +297,12 @@ impl Inner {
         let header = &*snapshot.header;
         let tag = subject::lookup_tag(header, &wanted.spec.id, wanted.form);
         let now = Timestamp::now();
-        let after: Option<EntryKey> = after.map(|subject| {
-            let mut key = [0; 32];
-            key[..16].copy_from_slice(&tag);
-            key[16..].copy_from_slice(&subject);
-            key
-        });
+        let after = after.map(|subject| subject::lookup_entry(tag, &subject::directory_of(subject)));
         let entries = trie::scan(&self.pages, header, Kind::Lookups, &tag, after.as_ref(), limit).await?;
         let next = (entries.len() == limit).then(|| entries.last().map(|(key, _)| hex::encode(&key[16..]))).flatten();
         let mut subjects = Vec::with_capacity(entries.len());
         for (entry, _) in entries {
-            let mut directory = [0; 32];
-            directory[..16].copy_from_slice(&entry[16..]);
+            let directory = subject::directory_behind(&entry);
             if let Some(payload) = trie::find(&self.pages, header, Kind::Directory, &directory).await?
                 && let DirectoryEntry::Subject(record) = decode(&payload)?
                 && record.state == SubjectState::Active

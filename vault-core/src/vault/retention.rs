@@ -1,9 +1,9 @@
 //! Retention: values whose time is over are forgotten for good, in the background.
 //!
 //! They are unreadable from the moment their time is over, for every read looks at the clock; the sweep makes it final. It
-//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass looks at the clock once and
-//! forgets a value only in the version that it saw, so a clock that jumps back makes a pass find less, and a value that was
-//! written meanwhile stays.
+//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass looks at the clock once, and
+//! the change that forgets asks again whether a value's time was over then: a clock that jumps back makes a pass find less,
+//! and a value that was written meanwhile stays.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,13 +41,13 @@ pub(super) struct Sweeps {
     passing: tokio::sync::Mutex<()>,
 }
 
-/// Values of one subject that have expired: their fields, and the versions that were seen.
+/// Values of one subject that have expired.
 struct Expired {
     subject: SubjectId,
     held: bool,
     /// When it was looked at.
     at: Timestamp,
-    values: Vec<(FieldName, u32)>,
+    fields: Vec<FieldName>,
 }
 
 /// The fields of a subject that a pass looks at.
@@ -183,7 +183,7 @@ impl Inner {
                 }
             };
             if expired.held {
-                self.sweeps.note(|status| status.held += expired.values.len() as u64);
+                self.sweeps.note(|status| status.held += expired.fields.len() as u64);
                 continue;
             }
             if forgetting.len() == TOGETHER {
@@ -219,31 +219,26 @@ impl Inner {
         }
     }
 
-    /// One after the other: each is final when it is counted.
+    /// All of a subject's in one final change. By then a name may be another field's, or a value may have got more time: it
+    /// is asked again, and what does not hold waits for the next pass.
     async fn forget_expired(&self, session: &Session, expired: &Expired) -> Result<(), Error> {
-        for (field, version) in &expired.values {
-            // By then the name may be another field's, or the value may have got more time: it is asked again.
-            let options = PutOptions {
-                final_: true,
-                if_match: Some(*version),
-                expired_at: Some(expired.at),
-                ..PutOptions::default()
-            };
-            match self.put(session, &expired.subject, &vec![(field.clone(), Change::Remove)], &options).await {
-                Ok(_) => self.sweeps.note(|status| {
-                    status.forgotten += 1;
-                    status.forgotten_in_all += 1;
-                }),
-                Err(Error::Held { .. }) => self.sweeps.note(|status| status.held += 1),
-                // It was written anew, forgotten or shredded meanwhile.
-                Err(
-                    Error::PreconditionFailed
-                    | Error::Shredded
-                    | Error::UnknownSubject
-                    | Error::Schema(SchemaError::UnknownField(_)),
-                ) => {}
-                Err(error) => return Err(error),
-            }
+        let count = expired.fields.len() as u64;
+        let changes = expired.fields.iter().map(|field| (field.clone(), Change::Remove)).collect();
+        let options = PutOptions { final_: true, expired_at: Some(expired.at), ..PutOptions::default() };
+        match self.put(session, &expired.subject, &changes, &options).await {
+            Ok(_) => self.sweeps.note(|status| {
+                status.forgotten += count;
+                status.forgotten_in_all += count;
+            }),
+            Err(Error::Held { .. }) => self.sweeps.note(|status| status.held += count),
+            // One was written anew, forgotten, renamed or shredded meanwhile.
+            Err(
+                Error::PreconditionFailed
+                | Error::Shredded
+                | Error::UnknownSubject
+                | Error::Schema(SchemaError::UnknownField(_)),
+            ) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -276,7 +271,7 @@ impl Inner {
         if record.state != SubjectState::Active {
             return Ok(None);
         }
-        let mut values = Vec::new();
+        let mut fields = Vec::new();
         for (compartment, specs) in may_expire(&snapshot.schema, &record) {
             let Some(keys) = record.keys(compartment) else { continue };
             let place = record.row_place(keys);
@@ -285,18 +280,18 @@ impl Inner {
             for spec in specs.into_iter().filter(|spec| which.has(&spec.id)) {
                 let Some(entry) = row.fields.get(&spec.id) else { continue };
                 if facts(spec, entry.updated_at, metadata.0.get(&spec.id), None, now).expired {
-                    values.push((spec.name.clone(), entry.version));
+                    fields.push(spec.name.clone());
                 }
             }
         }
-        if values.is_empty() {
+        if fields.is_empty() {
             return Ok(None);
         }
         Ok(Some(Expired {
             subject: SubjectId::parse(&record.subject)?,
             held: !record.holds.is_empty(),
             at: now,
-            values,
+            fields,
         }))
     }
 }

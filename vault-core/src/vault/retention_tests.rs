@@ -134,3 +134,17 @@ async fn a_value_that_has_time_by_the_schema_in_force_is_not_forgotten_as_expire
     forget("location").await.unwrap();
     assert!(matches!(fixture.read("a", "location").await, Err(Error::NoSuchField)), "the control");
 }
+
+#[tokio::test]
+async fn all_that_expired_of_a_subject_goes_in_one_root_batch() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("name", r#""x""#), ("nickname", r#""x""#), ("email", r#""a@example.org""#)]).await.unwrap();
+    for field in ["name", "nickname", "email"] {
+        expire_soon(&fixture, "a", field).await;
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let epoch = fixture.vault.status().epoch.unwrap();
+    assert_eq!(fixture.vault.sweep_expired().await.unwrap().forgotten, 3);
+    assert_eq!(fixture.vault.status().epoch.unwrap(), epoch + 1);
+    assert!(fixture.vault.describe(&id("a")).await.unwrap().fields.is_empty());
+}

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use super::tests::{Fixture, changes, full, id, name, reading};
+use super::tests::{Fixture, changes, erasure_of, full, id, name, reading, slot};
 use super::{NewErasure, PutOptions};
 use crate::error::Error;
 use crate::ids::Compartment;
-use crate::policy::Rule;
+use crate::policy::{Decision, Rule};
 use crate::schema::{Document, SchemaError, View};
 use crate::store::{Fault, MemoryStore};
 
@@ -154,6 +154,12 @@ async fn the_shipped_schema_says_who_sees_what() {
     let refused = read("birth_date", View::Masked, "delivery").await;
     let Err(Error::Refused { rule, field }) = refused else { panic!("it is refused") };
     assert_eq!((rule, field), (Rule::FieldNotForPurpose, Some(name("birth_date"))));
+    // What is decided goes out with the answer, for the audit: of fields that are not held, or not shown, too.
+    let outcome = fixture.vault.read_fields(&id("a"), None, &reading(View::Full, Some("delivery"))).await.unwrap();
+    let decided = |field: &str| outcome.decisions.iter().find(|(name, _)| name.as_str() == field).unwrap().1;
+    assert_eq!(decided("phone"), Decision::Allow(View::Full));
+    assert_eq!(decided("birth_date"), Decision::Refuse(Rule::FieldNotForPurpose));
+    assert_eq!(outcome.decisions.len(), fixture.vault.schema().unwrap().fields().count());
     let refused = read("phone", View::Full, "marketing").await;
     assert!(matches!(refused, Err(Error::Refused { rule: Rule::ConsentMissing, .. })));
 }
@@ -186,6 +192,38 @@ async fn a_compartment_is_shredded_alone() {
     fixture.shred(&["a"]).await;
     assert!(matches!(fixture.read("a", "email").await, Err(Error::Shredded)));
     assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn while_a_compartments_shred_waits_it_holds_nothing_and_takes_nothing() {
+    let mut fixture = Fixture::apart().await;
+    fixture.put("a", &[("email", r#""ada@example.org""#), ("interests", r#"["sailing"]"#)]).await.unwrap();
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let compartment = Some(Compartment::parse("marketing").unwrap());
+    let asked = NewErasure { compartment, ..erasure_of(vec![id("a")]) };
+    let erasure = fixture.vault.shred(asked, None).await.unwrap().made;
+    assert_eq!((erasure.counts.refused, erasure.f1_at), (1, None));
+    assert!(matches!(fixture.read("a", "interests").await, Err(Error::NoSuchField)));
+    assert!(matches!(fixture.put("a", &[("interests", "[]")]).await, Err(Error::Conflict(_))));
+    let new = super::NewToken {
+        subject: id("a"),
+        field: name("email"),
+        ttl: None,
+        single_use: false,
+        shape: super::TokenShape::Random,
+        purpose: None,
+        caller: None,
+    };
+    let told = fixture.vault.create_token(new).await.err().unwrap();
+    assert!(matches!(told, Error::Conflict(_)), "said as it is, and not as a failure of the engine: {told}");
+    assert!(fixture.read("a", "email").await.is_ok(), "the rest goes on");
+
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+    fixture.restart().await;
+    let done = fixture.vault.wait_final(erasure.id, std::time::Duration::from_secs(20)).await.unwrap();
+    assert_eq!((done.counts.r#final, done.f1_at.is_some()), (1, true));
+    fixture.put("a", &[("interests", "[]")]).await.unwrap();
 }
 
 #[tokio::test]

@@ -40,9 +40,7 @@ async fn sweep_from(inner: &Inner, header: &Header) -> Result<Vec<Write>, Error>
     let marks = trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await?;
     let mut writes = Vec::with_capacity(marks.len());
     for (mark, _) in marks {
-        let mut directory = [0; 32];
-        directory[..16].copy_from_slice(&mark[16..]);
-        writes.extend(clear(inner, header, mark, directory).await?);
+        writes.extend(clear(inner, header, mark, subject::directory_behind(&mark)).await?);
     }
     Ok(writes)
 }

@@ -67,6 +67,18 @@ pub(crate) fn directory_key(header: &Header, id: &SubjectId) -> EntryKey {
     header.entry_key(Kind::Directory, "subject", "", id.as_str().as_bytes(), [0; 16])
 }
 
+/// The directory key of the subject that has this tag.
+pub(crate) fn directory_of(subject: Tag) -> EntryKey {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&subject);
+    key
+}
+
+/// The directory key of the subject whose tag is the discriminator of another entry.
+pub(crate) fn directory_behind(entry: &EntryKey) -> EntryKey {
+    directory_of(entry[16..].try_into().expect("an entry key has 32 bytes"))
+}
+
 /// The subject's tag: first half of its directory key, second half of its lookup entries' keys.
 pub(crate) fn tag_of(directory: &EntryKey) -> Tag {
     directory[..16].try_into().expect("an entry key has 32 bytes")

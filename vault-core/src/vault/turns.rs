@@ -26,15 +26,12 @@ impl Turns {
         self.turns[self.at(subject)].lock().await
     }
 
-    /// Waits for the turns of several subjects.
-    pub(crate) async fn of_all(&self, subjects: impl Iterator<Item = &SubjectId>) -> Vec<MutexGuard<'_, ()>> {
-        // In one order for everybody, each once, so that nobody waits for himself or in a circle.
+    /// Lets those through who have or wait for the turn of one of these subjects, and takes none.
+    pub(crate) async fn give_way(&self, subjects: impl Iterator<Item = &SubjectId>) {
         let places: BTreeSet<usize> = subjects.map(|subject| self.at(subject)).collect();
-        let mut held = Vec::with_capacity(places.len());
         for at in places {
-            held.push(self.turns[at].lock().await);
+            drop(self.turns[at].lock().await);
         }
-        held
     }
 
     fn at(&self, subject: &SubjectId) -> usize {

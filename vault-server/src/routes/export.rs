@@ -123,7 +123,7 @@ impl<'a> FieldAnswer<'a> {
         };
         Self {
             name: field.stamp.name.as_str(),
-            r#type: field.kind.as_str(),
+            r#type: field.spec.kind.name().as_str(),
             compartment: field.spec.compartment.as_str(),
             value: field.value.as_ref().map(|value| Value(value.given())),
             normal: field.value.as_ref().map(|value| Value(value.normal())),

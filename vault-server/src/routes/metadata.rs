@@ -189,7 +189,7 @@ impl<'a> Found<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = MetadataApplied)]
 pub(crate) struct AppliedAnswer {
-    /// Values that were found.
+    /// Values that were found; one that the change moves ahead of the search counts each time that it is.
     matched: u64,
     /// Values whose metadata is another now.
     changed: u64,

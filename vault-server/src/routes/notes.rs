@@ -238,7 +238,7 @@ pub(crate) async fn unrestrict(State(app): State<App>, OfSubject(id): OfSubject)
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Put a subject under a legal hold: until it is released, a shred of it answers 409.
+/// Put a subject under a legal hold: until it is released, a shred of it, and a removal of one of its fields, answers 409.
 #[utoipa::path(
     put, path = "/v1/subjects/{id}/holds/{name}", tag = "holds",
     params(("id" = String, Path), ("name" = String, Path)), request_body = AddHold,

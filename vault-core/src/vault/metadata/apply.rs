@@ -21,7 +21,7 @@ const TOGETHER: usize = 256;
 /// What a change for many did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Values that were found.
+    /// Values that were found, one that the change moves ahead of the search each time that it is.
     pub matched: u64,
     /// Values whose metadata is another now.
     pub changed: u64,

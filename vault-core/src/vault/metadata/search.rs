@@ -5,7 +5,7 @@ use super::{RowMetadata, edit, index};
 use crate::crypto::tag::Tag;
 use crate::error::Error;
 use crate::ids::{FieldName, Purpose, SubjectId};
-use crate::policy::{self, Decision, Named, Question};
+use crate::policy::{self, Decision, Named, Question, SubjectStanding};
 use crate::schema::{FieldSpec, Schema, View};
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind};
@@ -172,7 +172,7 @@ impl Inner {
                 let tag = index::tag(header, of, &spec.id, &sought.value(at.day));
                 loop {
                     let room = limit - matches.len();
-                    let after = subject::lookup_entry(tag, &directory_of(at.subject));
+                    let after = subject::lookup_entry(tag, &subject::directory_of(at.subject));
                     let entries = trie::scan(&self.pages, header, Kind::Lookups, &tag, Some(&after), room).await?;
                     looked += 1 + entries.len();
                     for (entry, _) in &entries {
@@ -202,7 +202,7 @@ impl Inner {
         subject: Tag,
         sought: &Sought<'_>,
     ) -> Result<Option<Match>, Error> {
-        let directory = directory_of(subject);
+        let directory = subject::directory_of(subject);
         let found = subject::find_by_key(self, header, directory).await?;
         let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(None) };
         let holds = record.state == SubjectState::Active
@@ -232,7 +232,7 @@ impl Inner {
         let mut matches = Vec::new();
         let mut walked = 0;
         loop {
-            let subjects = subject::page(self, &snapshot.header, Some(directory_of(at.subject)), 256).await?;
+            let subjects = subject::page(self, &snapshot.header, Some(subject::directory_of(at.subject)), 256).await?;
             let full = subjects.len() == 256;
             for (directory, entry) in subjects {
                 at.subject = subject::tag_of(&directory);
@@ -260,15 +260,16 @@ impl Inner {
         purpose: &Purpose,
     ) -> Result<Vec<&'s FieldSpec>, Error> {
         let Some(declared) = snapshot.schema.purpose(purpose.as_str()) else { return Ok(Vec::new()) };
-        let question = Question {
+        let any = Question {
             role: Role::Admin,
             expired: false,
             purpose: Named::Purpose(declared),
             purpose_required: false,
-            subject: record.standing(),
-            consent: record.consents.contains(purpose),
+            subject: SubjectStanding::Active,
+            consent: true,
             view: View::Full,
         };
+        let question = any.about(record.standing(), &record.consents);
         if policy::admit(&question).is_err() {
             return Ok(Vec::new());
         }
@@ -321,13 +322,6 @@ impl Sought<'_> {
 fn matched(directory: EntryKey, record: &SubjectRecord, spec: &FieldSpec) -> Result<Match, Error> {
     let subject = SubjectId::parse(&record.subject)?;
     Ok(Match { directory, subject, field: spec.id.clone(), name: spec.name.clone() })
-}
-
-/// The directory key of the subject that has this tag.
-fn directory_of(subject: Tag) -> EntryKey {
-    let mut key = [0; 32];
-    key[..16].copy_from_slice(&subject);
-    key
 }
 
 impl Cursor {

@@ -98,8 +98,8 @@ impl Inner {
         by_subject: &BTreeMap<&'i SubjectId, Vec<usize>>,
         outcomes: &mut [Option<Outcome>],
     ) -> Vec<&'i SubjectId> {
-        // Whoever waits for his turn, to make something final perhaps, is let through.
-        let _turns = self.turns.of_all(by_subject.keys().copied()).await;
+        // A token changes its subject's record: whoever lost a race for that, to make something final perhaps, goes first.
+        self.turns.give_way(by_subject.keys().copied()).await;
         let mut writes = Vec::with_capacity(by_subject.len());
         let mut waiting = Vec::with_capacity(by_subject.len());
         for (&id, positions) in by_subject {

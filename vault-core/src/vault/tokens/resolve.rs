@@ -10,10 +10,10 @@ use super::super::subject;
 use super::super::types::Reader;
 use super::super::writer::Write;
 use super::super::{Inner, Vault};
-use super::{UNKNOWN, entry_key};
+use super::UNKNOWN;
 use crate::error::Error;
-use crate::ids::{CallerId, Purpose};
-use crate::policy::{self, Decision, Named, Question, Rule, SubjectStanding, ValueFacts};
+use crate::ids::CallerId;
+use crate::policy::{self, Decision, Question, Rule, ValueFacts};
 use crate::schema::{FieldSpec, FieldValue, Form, View};
 use crate::time::Timestamp;
 use crate::trie::Header;
@@ -109,20 +109,15 @@ impl Inner {
         if item.view == View::None {
             return Err(Error::Invalid { field: "view", expected: "one of masked, full, last4" });
         }
-        let purpose = reader.named(&snapshot.schema);
-        let expired = reader.expires_at.is_some_and(|at| at <= Timestamp::now());
-        let (role, view) = (reader.role, item.view);
-        let purpose_required = snapshot.schema.purpose_required();
-        let asked = |subject, consent| Question { role, expired, purpose, purpose_required, subject, consent, view };
+        let any = reader.question(&snapshot.schema, item.view);
         let token = self.living_token(&snapshot.header, item.token).await?;
         let token = token.filter(|token| token.record.caller.is_none_or(|bound| bound == caller));
         let bound = token.as_ref().and_then(|token| token.record.purpose.as_ref());
         // Refused before it is told that there is no such token, so that who may not read can not try out tokens.
-        policy::admit_token(&asked(SubjectStanding::Active, true), bound).map_err(refused)?;
+        policy::admit_token(&any, bound).map_err(refused)?;
         let token = token.ok_or(UNKNOWN)?;
         let record = self.subject_of(&snapshot.header, &token.record).await?.ok_or(UNKNOWN)?;
-        let consent = matches!(purpose, Named::Purpose(purpose) if record.consents.contains(&purpose.name));
-        let asked = asked(record.standing(), consent);
+        let asked = any.about(record.standing(), &record.consents);
         policy::admit_token(&asked, token.record.purpose.as_ref()).map_err(refused)?;
         let spec = snapshot.schema.field_by_id(&token.record.field).ok_or(UNKNOWN)?;
         let resolved = self.show(&record, spec, &asked).await?;
@@ -132,7 +127,7 @@ impl Inner {
 
     /// The living subject that a token is of; the same one, and not enrolled again since.
     async fn subject_of(&self, header: &Header, token: &TokenRecord) -> Result<Option<SubjectRecord>, Error> {
-        let found = subject::find_by_key(self, header, entry_key(token.directory)).await?;
+        let found = subject::find_by_key(self, header, subject::directory_of(token.directory)).await?;
         Ok(match found.entry {
             Some(DirectoryEntry::Subject(record))
                 if record.uuid == token.uuid && record.state == SubjectState::Active =>
@@ -151,18 +146,11 @@ impl Inner {
         let row = subject::open_row(self, &place).await?;
         let entry = row.fields.get(&spec.id).ok_or(UNKNOWN)?;
         let metadata = RowMetadata::open(&row, &place)?;
-        let known = facts(spec, entry.updated_at, metadata.0.get(&spec.id), named(asked), Timestamp::now());
+        let known = facts(spec, entry.updated_at, metadata.0.get(&spec.id), asked.purpose_name(), Timestamp::now());
         let view = decided(asked, spec, known)?;
         let plaintext = subject::open_field(self, &row, &spec.id, &place).await?;
         let value = spec.show(&FieldValue::decode(&plaintext)?, view, Form::Given).ok_or(UNKNOWN)?;
         Ok(Resolved { value, lowered: (view != asked.view).then_some(view) })
-    }
-}
-
-fn named<'a>(asked: &Question<'a>) -> Option<&'a Purpose> {
-    match asked.purpose {
-        Named::Purpose(purpose) => Some(&purpose.name),
-        _ => None,
     }
 }
 
