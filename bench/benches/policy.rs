@@ -65,7 +65,8 @@ fn read(criterion: &mut Criterion<CpuTime>) {
         let slot = dir.path().join("root.slot");
         let unlock = NewUnlock::KeyFile(new_key_file().0);
         let store = Arc::new(MemoryStore::new());
-        let vault = Vault::create(store, &[slot], vec![unlock], VaultOptions::default()).await.expect("it is created");
+        let vault =
+            Vault::create(store, &[slot.into()], vec![unlock], VaultOptions::default()).await.expect("it is created");
         vault.put_schema(document(), None).await.expect("it comes into force");
         let changes = FIELDS.iter().map(|(name, value)| {
             (FieldName::parse(name).expect("it is a name"), Change::Set((*value).to_owned().into()))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vault_core::root::Unlock;
+use vault_core::root::{SlotPlace, Unlock};
 use vault_core::store::{SledOptions, SledStore, Store, StoreError};
 use vault_core::vault::{Vault, VaultOptions};
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use crate::files;
 use crate::unlock::Source;
 
 /// The places of one vault.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) store: PathBuf,
     pub(crate) slots: Vec<PathBuf>,
@@ -70,7 +70,7 @@ impl Site {
     /// If there is one already, or its places cannot be written.
     pub(crate) async fn create(&self, unlocks: Vec<vault_core::root::NewUnlock>) -> Result<Vault, Failure> {
         let store = self.open_store()?;
-        Ok(Vault::create(store, &self.slots, unlocks, self.options).await?)
+        Ok(Vault::create(store, &self.places(), unlocks, self.options.clone()).await?)
     }
 
     /// Opens the vault, locked.
@@ -83,7 +83,11 @@ impl Site {
             return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));
         }
         let store = self.open_store()?;
-        Ok(Vault::open(store, &self.slots, self.options).await?)
+        Ok(Vault::open(store, &self.places(), self.options.clone()).await?)
+    }
+
+    fn places(&self) -> Vec<SlotPlace> {
+        self.slots.iter().cloned().map(SlotPlace::File).collect()
     }
 
     fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {

@@ -6,7 +6,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{CallerKey, TagKey, put_lp};
+use super::{AuditKey, CallerKey, TagKey, put_lp};
 use crate::ids::TENANT;
 
 /// First half of an entry's key.
@@ -37,6 +37,17 @@ impl CallerKey {
     }
 }
 
+impl AuditKey {
+    /// The subject's pseudonym in the audit log on a day (days since 1970-01-01, UTC):
+    /// `HMAC-SHA256(audit key, "uv1/pseudonym" ‖ u32 day)`, cut to 16 bytes.
+    ///
+    /// Another one every day, so that without the key no two days of a subject can be told to be of one subject.
+    pub fn pseudonym(&self, day: u32) -> [u8; 16] {
+        let full = hmac(self.expose(), &[&b"uv1/pseudonym"[..], &day.to_be_bytes()].concat());
+        full[..16].try_into().expect("32 bytes hold 16")
+    }
+}
+
 pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(message);
@@ -47,6 +58,15 @@ pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::crypto::Random;
+
+    #[test]
+    fn pseudonyms_change_with_the_day_and_the_subject() {
+        let mut random = Random::for_keys(2);
+        let (one, other) = (AuditKey::draw(&mut random), AuditKey::draw(&mut random));
+        assert_eq!(one.pseudonym(1), one.pseudonym(1));
+        assert_ne!(one.pseudonym(1), one.pseudonym(2));
+        assert_ne!(one.pseudonym(1), other.pseudonym(1));
+    }
 
     #[test]
     fn tags_tell_their_parts_apart() {

@@ -13,6 +13,7 @@ mod copies;
 mod error;
 mod file;
 mod layout;
+mod place;
 mod protocol;
 mod stanza;
 
@@ -25,6 +26,7 @@ mod protocol_tests;
 
 pub use error::{RootError, SlotError};
 pub use file::FileSlot;
+pub use place::SlotPlace;
 pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};
 pub use stanza::{Method, NewUnlock, Unlock};
 

@@ -1,6 +1,5 @@
 //! The vault's life: created, opened locked, unlocked, locked again, closed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +15,7 @@ use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
-use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, Unlock};
+use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, SlotPlace, Unlock};
 use crate::store::{Batch, Expect, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{Header, Pages};
@@ -37,7 +36,7 @@ impl Vault {
     /// [`Error::Exists`] if the store is not empty; [`Error::Slot`] if a slot's file exists or can not be written.
     pub async fn create(
         store: Arc<dyn Store>,
-        slot_paths: &[PathBuf],
+        places: &[SlotPlace],
         unlocks: Vec<NewUnlock>,
         options: VaultOptions,
     ) -> Result<Self, Error> {
@@ -47,7 +46,7 @@ impl Vault {
         let mut random = Random::new(1024);
         let vault = VaultId(random.array());
         let root = RootEntry::draw(1, &mut random);
-        let slots = create_slots(slot_paths, vault, unlocks, &root).await?;
+        let slots = create_slots(places, vault, unlocks, &root).await?;
 
         let mut header = Header::new(vault, Timestamp::now(), &mut random);
         let head = MetaHead { vault, epoch: header.epoch() };
@@ -68,10 +67,11 @@ impl Vault {
     /// # Errors
     /// [`Error::Damaged`] if the store has no valid META record; [`Error::Slot`] names a slot that is missing, damaged
     /// or another vault's.
-    pub async fn open(store: Arc<dyn Store>, slot_paths: &[PathBuf], options: VaultOptions) -> Result<Self, Error> {
+    pub async fn open(store: Arc<dyn Store>, places: &[SlotPlace], options: VaultOptions) -> Result<Self, Error> {
         let head = MetaHead::decode(&meta_row(&*store).await?)?;
-        let mut slots = Vec::with_capacity(slot_paths.len());
-        for path in slot_paths {
+        let mut slots = Vec::with_capacity(places.len());
+        for place in places {
+            let SlotPlace::File(path) = place;
             let slot = FileSlot::open(path)?;
             slot.belongs_to(head.vault)?;
             slots.push(slot);
@@ -289,17 +289,18 @@ impl Inner {
 }
 
 async fn create_slots(
-    paths: &[PathBuf],
+    places: &[SlotPlace],
     vault: VaultId,
     unlocks: Vec<NewUnlock>,
     root: &RootEntry,
 ) -> Result<Vec<FileSlot>, Error> {
-    if paths.is_empty() {
+    if places.is_empty() {
         return Err(Error::Invalid { field: "slots", expected: "at least one root slot" });
     }
-    let (paths, root) = (paths.to_vec(), root.duplicate());
+    let (places, root) = (places.to_vec(), root.duplicate());
     let created = tokio::task::spawn_blocking(move || {
-        paths.iter().map(|path| FileSlot::create(path, vault, &unlocks, &root)).collect::<Result<Vec<_>, SlotError>>()
+        let made = places.iter().map(|SlotPlace::File(path)| FileSlot::create(path, vault, &unlocks, &root));
+        made.collect::<Result<Vec<_>, SlotError>>()
     });
     Ok(created.await.map_err(|_| Error::Failed)??)
 }

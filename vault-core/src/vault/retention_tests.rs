@@ -95,7 +95,7 @@ async fn by_itself_and_not_at_rest() {
     fixture.put("a", &[("name", r#""x""#)]).await.unwrap();
     expire_soon(&fixture, "a", "name").await;
     fixture.vault.close().await.unwrap();
-    let slots = [super::tests::slot(&fixture.dir)];
+    let slots = [super::tests::slot(&fixture.dir).into()];
     let options = VaultOptions { sweep_seconds: 1, ..VaultOptions::default() };
     let vault = Vault::open(fixture.store.clone(), &slots, options).await.unwrap();
     let unlock = || crate::root::Unlock::KeyFile(fixture.key.duplicate());

@@ -34,7 +34,8 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (key, _) = new_key_file();
         let unlock = NewUnlock::KeyFile(key.duplicate());
-        let vault = Vault::create(store.clone(), &[slot(&dir)], vec![unlock], VaultOptions::default()).await.unwrap();
+        let vault =
+            Vault::create(store.clone(), &[slot(&dir).into()], vec![unlock], VaultOptions::default()).await.unwrap();
         Self { vault, store, key, dir }
     }
 
@@ -46,7 +47,7 @@ impl Fixture {
     }
 
     pub(super) async fn open(&self, store: Arc<MemoryStore>) -> Result<Vault, Error> {
-        Vault::open(store, &[slot(&self.dir)], VaultOptions::default()).await
+        Vault::open(store, &[slot(&self.dir).into()], VaultOptions::default()).await
     }
 
     pub(super) async fn put(&self, subject: &str, fields: &[(&str, &str)]) -> Result<PutOutcome, Error> {
@@ -242,7 +243,7 @@ async fn a_tombstone_expires_and_is_taken_out() {
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::Shredded)));
     fixture.vault.close().await.unwrap();
     let options = VaultOptions { tombstone_seconds: 0, ..VaultOptions::default() };
-    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir)], options).await.unwrap();
+    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
     fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
     assert!(matches!(fixture.read("a", "phone").await, Err(Error::UnknownSubject)), "as soon as it is read");
     fixture.rotate(Layer::Root).await;
@@ -471,7 +472,7 @@ async fn a_store_without_its_meta_or_with_another_vaults_does_not_start() {
     assert!(matches!(emptied, Err(Error::Damaged(_))));
     let other = Fixture::new().await;
     assert!(matches!(fixture.open(other.store.clone()).await, Err(Error::Slot(_))));
-    let paths = [fixture.dir.path().join("new.slot")];
+    let paths = [fixture.dir.path().join("new.slot").into()];
     let again = Vault::create(
         fixture.store.clone(),
         &paths,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::restriction::Restriction;
+use crate::audit::Log;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectId, VaultId};
 pub use crate::policy::Role;
 use crate::policy::{Decision, SubjectStanding};
@@ -16,7 +17,7 @@ use crate::trie::CacheStats;
 use crate::words::word_enum;
 
 /// How a vault is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct VaultOptions {
     /// Bound on the cache of opened trie pages, in bytes.
     pub cache_bytes: usize,
@@ -26,6 +27,8 @@ pub struct VaultOptions {
     pub idempotency_seconds: u64,
     /// How often values whose time is over are looked for and finally forgotten, in seconds; at least 1.
     pub sweep_seconds: u64,
+    /// Where it is logged what is done; none only where nobody else has access.
+    pub log: Option<Log>,
 }
 
 impl Default for VaultOptions {
@@ -35,6 +38,7 @@ impl Default for VaultOptions {
             tombstone_seconds: 365 * 24 * 3600,
             idempotency_seconds: 24 * 3600,
             sweep_seconds: 3600,
+            log: None,
         }
     }
 }

@@ -63,7 +63,7 @@ impl Site {
         let unlocks =
             vec![NewUnlock::KeyFile(key), NewUnlock::Passphrase("correct horse".to_owned().into(), Cost::FLOOR)];
         let store = Arc::new(MemoryStore::new());
-        let slots = [dir.path().join("root.slot")];
+        let slots = [dir.path().join("root.slot").into()];
         let vault = Vault::create(store.clone(), &slots, unlocks, VaultOptions::default()).await.unwrap();
         let admin = NewCaller {
             name: "admin".to_owned(),
@@ -80,7 +80,7 @@ impl Site {
     /// Closes the vault and serves it anew, as a restart does.
     async fn restart(&mut self) {
         self.vault.close().await.unwrap();
-        let (slots, key_path) = ([self.dir.path().join("root.slot")], self.dir.path().join("unlock.key"));
+        let (slots, key_path) = ([self.dir.path().join("root.slot").into()], self.dir.path().join("unlock.key"));
         self.vault = Vault::open(self.store.clone(), &slots, VaultOptions::default()).await.unwrap();
         let source = Source::KeyFile(key_path);
         self.vault.unlock(source.read().unwrap()).await.unwrap();

@@ -143,7 +143,7 @@ async fn a_shred_that_failed_half_way_goes_on_when_it_is_sent_again() {
     }
     fixture.vault.close().await.unwrap();
     let store = FullOnce { store: fixture.store.clone(), before: AtomicUsize::new(1) };
-    fixture.vault = Vault::open(Arc::new(store), &[slot(&fixture.dir)], VaultOptions::default()).await.unwrap();
+    fixture.vault = Vault::open(Arc::new(store), &[slot(&fixture.dir).into()], VaultOptions::default()).await.unwrap();
     fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
 
     let request = once("k", b"all");
@@ -197,7 +197,7 @@ async fn a_record_expires_and_is_taken_out() {
     assert_eq!(entries(&fixture.vault, &request).await, (1, 1), "it has time yet");
     fixture.vault.close().await.unwrap();
     let options = VaultOptions { idempotency_seconds: 0, ..VaultOptions::default() };
-    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir)], options).await.unwrap();
+    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
     fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
 
     let other = shred(&fixture.vault, &[id("b")], &once("k", b"b")).await.unwrap();

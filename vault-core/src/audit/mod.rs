@@ -1,0 +1,11 @@
+//! The audit log: who did what to whom, when and for which purpose, in a Merkle log that others can check.
+//!
+//! An entry is a line of JSON ([`Entry`]); it never holds a value, and names a subject by a pseudonym under that subject's
+//! own audit key, so that a shred makes its entries nobody's. [`Log`] keeps the entries, hashes them as RFC 6962 says, and
+//! lays them out as C2SP `tlog-tiles`; its head is a C2SP signed note.
+
+mod entry;
+mod log;
+
+pub use entry::{Action, Entry, Outcome, Pseudonym};
+pub use log::{Log, LogError};
