@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CallerId, ErasureId, FieldName, Purpose};
+use crate::ids::{CallerId, Compartment, ErasureId, FieldName, Purpose};
 use crate::policy::Rule;
 use crate::time::Timestamp;
 use crate::words::word_enum;
@@ -93,6 +93,7 @@ pub struct Pseudonym(pub [u8; 16]);
 
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// When.
     #[serde(with = "text")]
@@ -125,6 +126,114 @@ pub struct Entry {
     /// The commit of the store that it became true with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<u64>,
+    /// What an [`Action::Shredded`] entry proves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shred: Option<Shred>,
+    /// The level that an erasure as a whole reached, for [`Action::ErasureLevel`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// The request as it ended, for an [`Action::ErasureLevel`] of F1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Concluded>,
+}
+
+word_enum! {
+    /// How final a shred is.
+    Level {
+        /// The old root is gone from every slot: no image of the store helps.
+        F1 = "F1",
+        /// The hardware keys of the slots are others since: no image of the slots' disks helps.
+        F2 = "F2",
+        /// No root is retained for a backup: no backup helps.
+        F3 = "F3",
+    }
+}
+
+/// 32 bytes, written as hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+/// One subject, or a compartment of it, shredded for good. It names the subject by a salted commitment: who was told id and
+/// salt can show that this is about him, and nobody else learns anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shred {
+    /// See [`crate::certificate::subject_commitment`].
+    #[serde(with = "text")]
+    pub commitment: Digest,
+    /// Only this compartment; none for the whole subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compartment: Option<Compartment>,
+    /// When its refusal was durable (F0).
+    #[serde(with = "text")]
+    pub f0_at: Timestamp,
+    /// When the old root was gone from every slot (F1).
+    #[serde(with = "text")]
+    pub f1_at: Timestamp,
+    /// Epoch of the root before, and of the root that replaced it.
+    pub epochs: [u64; 2],
+    /// SHA-256 of the sealed vault header before, and of the one that replaced it.
+    pub headers: [Digest; 2],
+    /// The generation of lookups that the subject was findable in.
+    pub lookups: u32,
+    /// The root slots that the old root was overwritten in.
+    pub slots: Vec<String>,
+}
+
+/// An erasure request as it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concluded {
+    /// To reason and reference, see [`crate::certificate::request_commitment`].
+    #[serde(with = "text")]
+    pub commitment: Digest,
+    /// When it was asked for.
+    #[serde(with = "text")]
+    pub asked_at: Timestamp,
+    /// By whom.
+    #[serde(default, with = "maybe_text", skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<CallerId>,
+    /// Who approved it, where a second person had to.
+    #[serde(default, with = "maybe_text", skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<CallerId>,
+    /// Distinct subjects that were asked for.
+    pub total: u64,
+    /// Of these: shredded by it.
+    pub r#final: u64,
+    /// Shredded before.
+    pub shredded: u64,
+    /// Never enrolled, or holding nothing in the compartment.
+    pub unknown: u64,
+    /// Taken back before they were due.
+    pub cancelled: u64,
+    /// Left alone under a legal hold.
+    pub held: u64,
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text::deserialize(deserializer)
+    }
+}
+
+impl Text for Digest {
+    fn read(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
 }
 
 impl Entry {
@@ -142,6 +251,9 @@ impl Entry {
             fields: Vec::new(),
             erasure: None,
             commit: None,
+            shred: None,
+            level: None,
+            request: None,
         }
     }
 

@@ -7,5 +7,5 @@
 mod entry;
 mod log;
 
-pub use entry::{Action, Entry, Outcome, Pseudonym};
+pub use entry::{Action, Concluded, Digest, Entry, Level, Outcome, Pseudonym, Shred};
 pub use log::{Log, LogError};

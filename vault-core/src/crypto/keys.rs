@@ -87,6 +87,10 @@ key_type! {
     AuditKey
 }
 key_type! {
+    /// Salts the commitments of one erasure's certificates.
+    ErasureKey
+}
+key_type! {
     /// Seals the entries of a root slot; wrapped by every unlock key.
     SlotKey
 }

@@ -22,7 +22,7 @@ pub mod tag;
 #[cfg(test)]
 mod vectors;
 
-pub use keys::{AuditKey, CallerKey, Dek, MetaKey, PageKey, RootKey, SlotKey, TagKey, UnlockKey};
+pub use keys::{AuditKey, CallerKey, Dek, ErasureKey, MetaKey, PageKey, RootKey, SlotKey, TagKey, UnlockKey};
 pub use random::Random;
 
 /// A wrong key, a changed byte, or a ciphertext from another place: not told apart, on purpose.

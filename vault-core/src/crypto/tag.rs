@@ -6,7 +6,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{AuditKey, CallerKey, TagKey, put_lp};
+use super::{AuditKey, CallerKey, ErasureKey, TagKey, put_lp};
 use crate::ids::TENANT;
 
 /// First half of an entry's key.
@@ -44,6 +44,18 @@ impl AuditKey {
     /// Another one every day, so that without the key no two days of a subject can be told to be of one subject.
     pub fn pseudonym(&self, day: u32) -> [u8; 16] {
         let full = hmac(self.expose(), &[&b"uv1/pseudonym"[..], &day.to_be_bytes()].concat());
+        full[..16].try_into().expect("32 bytes hold 16")
+    }
+}
+
+impl ErasureKey {
+    /// The salt of a commitment: `HMAC-SHA256(key, LP(about) ‖ LP(of))`, cut to 16 bytes. Who holds the key can compute it
+    /// again; who is told one salt learns nothing of another.
+    pub fn salt(&self, about: &str, of: &[u8]) -> [u8; 16] {
+        let mut message = zeroize::Zeroizing::new(Vec::with_capacity(8 + about.len() + of.len()));
+        put_lp(&mut message, about.as_bytes());
+        put_lp(&mut message, of);
+        let full = hmac(self.expose(), &message);
         full[..16].try_into().expect("32 bytes hold 16")
     }
 }
