@@ -46,6 +46,10 @@ impl Key {
     }
 }
 
+fn entry(what: Action) -> Entry {
+    Entry { at: Timestamp(1_764_028_800_250), ..Entry::new(what, Outcome::Done) }
+}
+
 fn shredded(id: &str) -> Entry {
     let shred = Shred {
         commitment: subject_commitment(&SALT, &ERASURE, id),
@@ -57,8 +61,7 @@ fn shredded(id: &str) -> Entry {
         lookups: 1,
         slots: vec!["/media/usb/root.slot".into()],
     };
-    let entry = Entry::new(Action::Shredded, Outcome::Done);
-    Entry { erasure: Some(ErasureId(ERASURE)), shred: Some(shred), ..entry }
+    Entry { erasure: Some(ErasureId(ERASURE)), shred: Some(shred), ..entry(Action::Shredded) }
 }
 
 fn concluded() -> Entry {
@@ -74,13 +77,11 @@ fn concluded() -> Entry {
         cancelled: 0,
         held: 0,
     };
-    let entry = Entry::new(Action::ErasureLevel, Outcome::Done);
-    Entry { erasure: Some(ErasureId(ERASURE)), level: Some(Level::F1), request: Some(request), ..entry }
+    Entry { erasure: Some(ErasureId(ERASURE)), level: Some(Level::F1), request: Some(request), ..entry(Action::ErasureLevel) }
 }
 
 fn level(level: Level) -> Entry {
-    let entry = Entry::new(Action::ErasureLevel, Outcome::Done);
-    Entry { erasure: Some(ErasureId(ERASURE)), level: Some(level), ..entry }
+    Entry { erasure: Some(ErasureId(ERASURE)), level: Some(level), ..entry(Action::ErasureLevel) }
 }
 
 /// A log with these entries among others, and evidence of each.
@@ -89,7 +90,7 @@ fn log_of(entries: &[Entry], key: &Key) -> (Vec<Evidence>, String) {
     let mut logged = Vec::new();
     for index in 0..21_u64 {
         let own = entries.get(usize::try_from(index.wrapping_sub(8)).unwrap());
-        logged.push(own.cloned().unwrap_or_else(|| Entry::new(Action::Read, Outcome::Done)).encode());
+        logged.push(own.cloned().unwrap_or_else(|| entry(Action::Read)).encode());
         let more = stored_hashes(index, logged.last().unwrap(), &hashes).unwrap();
         hashes.0.extend(more);
     }
@@ -141,6 +142,14 @@ fn a_certificate_holds_and_tells() {
     assert_eq!(checked.request.unwrap().r#final, 1);
     let levels: Vec<Level> = checked.levels.iter().map(|(level, _)| *level).collect();
     assert_eq!(levels, [Level::F1, Level::F2, Level::F3]);
+}
+
+#[test]
+fn the_example_of_the_docs_is_one() {
+    let (certificate, key) = full();
+    let example = include_str!("../../../docs/certificate.example.json");
+    assert_eq!(String::from_utf8(certificate.encode()).unwrap(), example);
+    assert!(check(example.as_bytes(), Some(&key)).is_ok());
 }
 
 #[test]
