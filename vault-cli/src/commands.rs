@@ -1,6 +1,7 @@
 //! The commands, one room each.
 
 mod caller;
+mod certificate;
 mod completions;
 mod consent;
 mod demo;

@@ -225,9 +225,12 @@ pub(crate) struct EraseArgs {
     /// Return once reads are refused, without waiting for final
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) no_wait: bool,
+    /// Once final, write the certificates of the request and of each subject into DIR, which then holds nothing else
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dry_run", "no_wait"])]
+    pub(crate) certificates: Option<PathBuf>,
 }
 
-/// `vault-cli erase list|show`
+/// `vault-cli erase list|show|certificate|check`
 #[derive(Debug, Subcommand)]
 pub(crate) enum EraseCommand {
     /// List erasure requests, newest first
@@ -238,5 +241,38 @@ pub(crate) enum EraseCommand {
     Show {
         /// Id of the erasure request
         erasure: String,
+    },
+    /// Print the certificate of an erasure, or of subjects in it
+    #[command(after_help = "\
+Examples:
+  vault-cli erase certificate 0197a1de7c1f700080003c54f1f3b1aa > erasure.json
+  vault-cli erase certificate 0197a1de7c1f700080003c54f1f3b1aa --subject cust-1 > cust-1.json
+  vault-cli erase certificate 0197a1de7c1f700080003c54f1f3b1aa --file ids.txt --out certificates/")]
+    Certificate {
+        /// Id of the erasure request
+        erasure: String,
+        /// The certificate of this subject; may be repeated
+        #[arg(long, value_name = "ID")]
+        subject: Vec<String>,
+        /// File with one id a line (- is standard input): the certificates of these subjects
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Write them, and that of the whole request, into this directory, a file each
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Check certificates offline; exits 8 if one does not hold
+    #[command(after_help = "\
+Works without a server. Without --log-key a certificate only shows that one key signed all of it.
+
+Example:
+  vault-cli erase check certificates/*.json --log-key 'udv/0123456789abcdef0123456789abcdef+2fa81e66+AUx...'")]
+    Check {
+        /// Certificates (- is standard input)
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The log's key, from a place that you trust (`vault-cli audit verify` prints it)
+        #[arg(long, value_name = "KEY")]
+        log_key: Option<String>,
     },
 }

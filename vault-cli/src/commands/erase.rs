@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, certificate};
 use crate::address::segment;
 use crate::args::{EraseArgs, EraseCommand};
 use crate::client::Client;
@@ -124,6 +124,14 @@ pub(crate) fn run(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> 
     match &args.command {
         Some(EraseCommand::List) => list(context),
         Some(EraseCommand::Show { erasure }) => show(erasure, context),
+        Some(EraseCommand::Certificate { erasure, subject, file, out }) => {
+            let subjects = match (subject.is_empty(), file) {
+                (true, None) => Vec::new(),
+                _ => ids::collect(subject, file.as_deref(), true)?,
+            };
+            certificate::print(erasure, &subjects, out.as_deref(), context)
+        }
+        Some(EraseCommand::Check { files, log_key }) => certificate::check(files, log_key.as_deref(), &context.ui),
         None => erase(args, context),
     }
 }
@@ -138,6 +146,13 @@ fn erase(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
     context.ui.confirm(&question(&subjects, args.compartment.as_deref()))?;
     let begun = begin(args, &subjects, &client)?;
     let erasures = if args.no_wait { begun } else { wait(begun, &client, &context.ui)? };
+    if let Some(dir) = &args.certificates {
+        let mut written = 0;
+        for erasure in erasures.iter().filter(|erasure| erasure.id != "-") {
+            written += certificate::save(dir, &erasure.id, &subjects, &client, &context.ui)?;
+        }
+        context.ui.note(&format!("{written} certificates are in {}", dir.display()));
+    }
     conclude(erasures, context)
 }
 

@@ -22,6 +22,7 @@ pub const OVERHEAD: usize = 1 + SALT_LEN + aead::TAG_LEN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Label {
     Meta,
+    Evidence,
     SlotEntries,
     SlotKeyWrap,
 }
@@ -30,6 +31,7 @@ impl Label {
     fn bytes(self) -> &'static [u8] {
         match self {
             Self::Meta => b"uv1/meta",
+            Self::Evidence => b"uv1/evidence",
             Self::SlotEntries => b"uv1/slot/entries",
             Self::SlotKeyWrap => b"uv1/slot/wrap",
         }
@@ -48,6 +50,19 @@ impl MetaKey {
     /// [`Unauthentic`]: a wrong key or a changed byte.
     pub fn open_meta(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
         open(self.expose(), Label::Meta, aad, sealed)
+    }
+
+    /// Seals the evidence of shreds.
+    pub fn seal_evidence(&self, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        seal(self.expose(), Label::Evidence, aad, plaintext)
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Unauthentic`]: a wrong key or a changed byte.
+    pub fn open_evidence(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
+        open(self.expose(), Label::Evidence, aad, sealed)
     }
 }
 

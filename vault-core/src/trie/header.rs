@@ -135,6 +135,11 @@ impl Header {
         &self.caller_key
     }
 
+    /// The generation of the newest subtree of `kind`.
+    pub fn generation(&self, kind: Kind) -> u32 {
+        self.newest(kind).branch.generation
+    }
+
     /// The key of an entry in the newest subtree of `kind`: the tag of (`tag_kind`, `name`, `value`), then the
     /// discriminator.
     pub fn entry_key(&self, kind: Kind, tag_kind: &str, name: &str, value: &[u8], discriminator: [u8; 16]) -> EntryKey {

@@ -164,6 +164,7 @@ impl Vault {
             store: inner.store.clone(),
             pages: inner.pages.clone(),
             vault: inner.vault,
+            slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
             session: session.clone(),
             meta_row: row,
             failed: inner.failed.clone(),

@@ -26,6 +26,7 @@ mod consents;
 #[cfg(test)]
 mod damage_tests;
 mod erase;
+mod evidence;
 #[cfg(test)]
 mod erase_tests;
 mod expire;

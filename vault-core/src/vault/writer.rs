@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
 use super::row;
@@ -22,7 +23,7 @@ use crate::root::RootEntry;
 use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, Store, StoreError};
 use crate::time::Timestamp;
-use crate::trie::{self, Applied, Edits, EntryKey, Kind, Mode, Op, Pages, RekeyCursor, RekeyStep, TrieError};
+use crate::trie::{self, Applied, Edits, EntryKey, Header, Kind, Mode, Op, Pages, RekeyCursor, RekeyStep, TrieError};
 
 /// The most writes that share one commit.
 const GROUP_MAX: usize = 512;
@@ -45,6 +46,8 @@ pub(crate) struct Write {
     pub(crate) put: Vec<Row>,
     pub(crate) delete: Vec<Vec<u8>>,
     pub(crate) delta: Delta,
+    /// What it shreds: the root batch keeps evidence of it.
+    pub(crate) shreds: Vec<Shredding>,
     /// The version of the schema it was prepared under, if it depends on that.
     pub(crate) under: Option<u16>,
     /// Holds only while the vault has no subject.
@@ -114,6 +117,8 @@ pub(crate) struct Writer {
     pub(super) store: Arc<dyn Store>,
     pub(super) pages: Pages,
     pub(super) vault: VaultId,
+    /// What the root slots are called.
+    pub(super) slots: Vec<String>,
     pub(super) session: Arc<Session>,
     /// META as it lies in the store: expected by every commit.
     pub(super) meta_row: Vec<u8>,
@@ -188,10 +193,28 @@ impl Writer {
         let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
         let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
-        self.commit(&snapshot, applied, Rest { reclaim: true, ..merged.rest }).await?;
+        let mut rest = Rest { reclaim: true, ..merged.rest };
+        let evidence = self.evidence(&snapshot.header, &applied, &rest.shreds).await?;
+        rest.put.extend(evidence);
+        self.commit(&snapshot, applied, rest).await?;
         // Before anybody commits under the old one again.
         self.session.root.store(next.clone());
         Ok(RootDone { committed: merged.committed, rekeyed, next_cursor })
+    }
+
+    /// What is kept of the shreds of a root batch until they are final.
+    async fn evidence(
+        &self,
+        before: &Header,
+        applied: &Applied,
+        shreds: &[Shredding],
+    ) -> Result<Vec<Row>, GroupError> {
+        if shreds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let row = before.current_row().unwrap_or_default();
+        let sealed = self.store.get(row).await.map_err(|e| group_error(TrieError::Store(e)))?.unwrap_or_default();
+        Destroyed::rows((before, &sealed), applied, &self.slots, shreds).map_err(|_| GroupError::TooLarge)
     }
 
     /// Holds every write's guards against the present state and puts the good ones together.
@@ -209,6 +232,7 @@ impl Writer {
                 merged.rest.put.extend(write.put);
                 merged.rest.delete.extend(write.delete);
                 merged.rest.delta.add(write.delta);
+                merged.rest.shreds.extend(write.shreds);
                 merged.rest.reclaim &= write.reclaim;
                 merged.rest.schema = write.schema.or(merged.rest.schema.take());
             }
@@ -333,13 +357,15 @@ struct Rest {
     put: Vec<Row>,
     delete: Vec<Vec<u8>>,
     delta: Delta,
+    shreds: Vec<Shredding>,
     reclaim: bool,
     schema: Option<Arc<Schema>>,
 }
 
 impl Default for Merged {
     fn default() -> Self {
-        let rest = Rest { put: Vec::new(), delete: Vec::new(), delta: Delta::default(), reclaim: true, schema: None };
+        let (put, delete, shreds) = (Vec::new(), Vec::new(), Vec::new());
+        let rest = Rest { put, delete, delta: Delta::default(), shreds, reclaim: true, schema: None };
         Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }

@@ -61,6 +61,7 @@ fn a_request_of_nothing_but_held_ones_among_several_does_not_stop_the_rest() {
         reference: None,
         dry_run: false,
         no_wait: true,
+        certificates: None,
     };
     let subjects: Vec<_> = (0..10_002).map(|n| n.to_string()).collect();
     let begun = begin(&args, &subjects, &client).unwrap();
@@ -94,6 +95,7 @@ fn an_erasure_is_waited_for_until_nothing_is_merely_refused() {
         compartment: None,
         dry_run: false,
         no_wait: false,
+        certificates: None,
     };
     let subjects = ["a".to_owned(), "b".to_owned()];
     let begun = begin(&args, &subjects, &client).unwrap();
@@ -121,6 +123,7 @@ fn many_ids_are_split_into_requests_of_ten_thousand() {
         reference: None,
         dry_run: false,
         no_wait: true,
+        certificates: None,
     };
     let subjects: Vec<_> = (0..10_001).map(|n| n.to_string()).collect();
     let failure = begin(&args, &subjects, &client).unwrap_err();
