@@ -36,7 +36,12 @@ struct OfSubject {
 }
 
 /// Prints the certificate of a request, or of some of its subjects.
-pub(crate) fn print(erasure: &str, subjects: &[String], out: Option<&Path>, context: &Context) -> Result<Exit, Failure> {
+pub(crate) fn print(
+    erasure: &str,
+    subjects: &[String],
+    out: Option<&Path>,
+    context: &Context,
+) -> Result<Exit, Failure> {
     let client = context.client()?;
     if let Some(dir) = out {
         let count = save(dir, erasure, subjects, &client, &context.ui)?;
@@ -66,13 +71,7 @@ fn missing(wanted: usize, found: usize) -> Exit {
 }
 
 /// Writes the certificate of a request and those of its subjects into a directory, a file each; tells how many.
-pub(crate) fn save(
-    dir: &Path,
-    erasure: &str,
-    subjects: &[String],
-    client: &Client,
-    ui: &Ui,
-) -> Result<usize, Failure> {
+pub(crate) fn save(dir: &Path, erasure: &str, subjects: &[String], client: &Client, ui: &Ui) -> Result<usize, Failure> {
     fs::create_dir_all(dir).map_err(|why| unwritable(dir, &why))?;
     let whole = client.get(&place(erasure))?;
     write_file(&dir.join(format!("{}.json", printable(erasure))), whole.text()?)?;

@@ -3,7 +3,9 @@
 use signed_note::{Note, StandardVerifier, VerifierList};
 use tlog_tiles::{Checkpoint, check_record, record_hash, tlog::Hash};
 
-use super::{Certificate, Evidence, FORMAT, LEN_MAX, Request, STATEMENT, Subject, request_commitment, subject_commitment};
+use super::{
+    Certificate, Evidence, FORMAT, LEN_MAX, Request, STATEMENT, Subject, request_commitment, subject_commitment,
+};
 use crate::audit::{Action, Concluded, Entry, Level, Outcome, Shred};
 use crate::ids::ErasureId;
 use crate::time::Timestamp;
@@ -15,7 +17,9 @@ pub enum CheckError {
     #[error("this is not an erasure certificate, or its bytes were changed ({0}): ask for it again")]
     Form(&'static str),
     /// It is signed by another key than the one it was held against.
-    #[error("the certificate is signed by another key than the given one: get the log's key from a place that you trust")]
+    #[error(
+        "the certificate is signed by another key than the given one: get the log's key from a place that you trust"
+    )]
     OtherKey,
     /// A signature or a proof does not hold.
     #[error("the certificate does not hold: {0}")]
@@ -145,11 +149,7 @@ fn check_subject(log: &SignedLog, erasure: ErasureId, subject: &Subject) -> Resu
     Ok(shred)
 }
 
-fn check_request(
-    log: &SignedLog,
-    erasure: ErasureId,
-    request: &Request,
-) -> Result<(Timestamp, Concluded), CheckError> {
+fn check_request(log: &SignedLog, erasure: ErasureId, request: &Request) -> Result<(Timestamp, Concluded), CheckError> {
     let entry = log.entry(erasure, &request.evidence, Action::ErasureLevel)?;
     let concluded = entry.request.ok_or(CheckError::Form("an entry tells of no request"))?;
     let reference = request.reference.as_deref();

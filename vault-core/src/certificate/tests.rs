@@ -4,8 +4,8 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use signed_note::{Note, new_ed25519_verifier_key};
-use tlog_tiles::tlog::{Error, Hash, HashReader, prove_record, stored_hashes, tree_hash};
 use tlog_tiles::Checkpoint;
+use tlog_tiles::tlog::{Error, Hash, HashReader, prove_record, stored_hashes, tree_hash};
 
 use super::*;
 use crate::audit::{Action, Concluded, Entry, Level, Outcome, Shred};
@@ -77,7 +77,12 @@ fn concluded() -> Entry {
         cancelled: 0,
         held: 0,
     };
-    Entry { erasure: Some(ErasureId(ERASURE)), level: Some(Level::F1), request: Some(request), ..entry(Action::ErasureLevel) }
+    Entry {
+        erasure: Some(ErasureId(ERASURE)),
+        level: Some(Level::F1),
+        request: Some(request),
+        ..entry(Action::ErasureLevel)
+    }
 }
 
 fn level(level: Level) -> Entry {

@@ -4,6 +4,7 @@
 //! names the request and counts; it names no subject.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::finalizer::Job;
@@ -11,12 +12,11 @@ use super::idempotency::{Begun, Idempotency, Made};
 use super::records::{DirectoryEntry, ErasureRecord, SubjectState, decode, encode};
 use super::refuse::{Refused, Standing, standing};
 use super::session::{Session, Snapshot, reading};
-use super::shred::ShredPart;
 use super::subject;
 use super::types::{Erasure, ErasureCounts, NewErasure};
-use super::writer::Write;
-use super::{Inner, Vault};
-use crate::crypto::Random;
+use super::writer::{Guard, Write};
+use super::{Inner, Vault, evidence};
+use crate::crypto::{ErasureKey, Random, digest};
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, SubjectId};
 use crate::schema::Schema;
@@ -61,10 +61,11 @@ impl Vault {
         let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused.keys });
         outcome?;
         sent.map_err(|_| Error::Locked)?;
-        if record.counts.refused == 0 {
-            record.f1_at = Some(Timestamp::now());
+        if record.is_done() {
+            let entries = evidence::conclude(&mut record, Timestamp::now());
             let header = session.snapshot().header.clone();
-            session.commit(vec![noting(&header, &record)?]).await?;
+            let edits = vec![note(&header, &record)?];
+            session.commit(vec![Write { edits, entries, reclaim: true, ..Write::default() }]).await?;
         }
         let made = self.erasure(record.id).await?;
         Ok(Made::now(Erasure { held: refused.held, ..made }))
@@ -189,41 +190,21 @@ pub(crate) async fn unfinished(inner: &Inner, session: &Session) -> Result<Vec<(
     Ok(pending)
 }
 
-/// Notes the time for erasures whose root batch was committed just before a crash; the slots are settled by now.
-pub(crate) async fn settle(inner: &Inner, session: &Session) -> Result<(), Error> {
-    let records = all(inner, session).await?;
-    let finished: Vec<_> = records.into_iter().filter(|r| r.f1_at.is_none() && r.counts.refused == 0).collect();
-    note_times(session, finished).await
-}
-
-/// After the old root is gone from every slot: notes when, for the erasures that are complete.
-pub(crate) async fn note_final(inner: &Inner, session: &Session, part: &ShredPart) -> Result<(), Error> {
-    let mut finished = Vec::new();
-    for &id in &part.erasures {
-        let record = reading!(session, |snapshot| find(inner, &snapshot.header, id).await)?;
-        if record.counts.refused == 0 && record.f1_at.is_none() {
-            finished.push(record);
-        }
-    }
-    note_times(session, finished).await
-}
-
-async fn note_times(session: &Session, finished: Vec<ErasureRecord>) -> Result<(), Error> {
-    if finished.is_empty() {
-        return Ok(());
-    }
-    let header = session.snapshot().header.clone();
-    let mut writes = Vec::with_capacity(finished.len());
-    for mut record in finished {
-        record.f1_at = Some(Timestamp::now());
-        writes.push(noting(&header, &record)?);
-    }
-    session.commit(writes).await.map(|_| ())
-}
-
 pub(super) async fn find(inner: &Inner, header: &Header, id: ErasureId) -> Result<ErasureRecord, Error> {
-    let payload = trie::find(&inner.pages, header, Kind::Erasures, &record_key(header, id)).await?;
-    decode(&payload.ok_or(Error::NotFound("erasure"))?)
+    find_guarded(inner, header, id).await.map(|(record, _)| record)
+}
+
+/// An erasure, and what a write that changes it must find unchanged.
+pub(super) async fn find_guarded(
+    inner: &Inner,
+    header: &Header,
+    id: ErasureId,
+) -> Result<(ErasureRecord, Guard), Error> {
+    let key = record_key(header, id);
+    let payload = trie::find(&inner.pages, header, Kind::Erasures, &key).await?;
+    let payload = payload.ok_or(Error::NotFound("erasure"))?;
+    let guard = Guard::Entry { kind: Kind::Erasures, key, seen: Some(digest(&payload)) };
+    Ok((decode(&payload)?, guard))
 }
 
 async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
@@ -277,24 +258,14 @@ pub(super) fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, Ent
     Ok((Kind::Erasures, record_key(header, record.id), Op::Insert(encode(record)?)))
 }
 
-fn noting(header: &Header, record: &ErasureRecord) -> Result<Write, Error> {
-    Ok(Write { edits: vec![note(header, record)?], reclaim: true, ..Write::default() })
-}
-
 fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Session) -> Erasure {
-    let mut counts = record.counts;
-    if record.f1_at.is_none() && counts.refused == 0 {
-        // Committed, but the old root is still in some slot: that is not final.
-        counts.refused = counts.r#final;
-        counts.r#final = 0;
-    }
     Erasure {
         id: record.id,
         reason: record.reason,
         reference: record.reference,
         compartment: record.compartment,
         created_at: record.created_at,
-        counts,
+        counts: record.counts,
         total: record.total,
         f0_at: record.f0_at,
         f1_at: record.f1_at,
@@ -317,6 +288,11 @@ fn new_record(asked: &NewErasure, subjects: usize) -> ErasureRecord {
         total: subjects as u64,
         f0_at: now,
         f1_at: None,
+        f2_at: None,
+        f3_at: None,
+        requested_by: asked.by,
+        key: Arc::new(ErasureKey::draw(&mut Random::for_keys(1))),
+        told_from: None,
     }
 }
 

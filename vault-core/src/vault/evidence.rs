@@ -7,14 +7,20 @@
 //! ```
 //! The row rides in the root batch, so no crash can part the shred from its evidence. It names no subject: commitments only.
 
+use std::collections::{BTreeMap, btree_map};
+
 use serde::{Deserialize, Serialize};
 
-use super::Inner;
-use crate::audit::Digest;
+use super::records::ErasureRecord;
+use super::session::{Session, Snapshot, reading};
+use super::writer::Write;
+use super::{Inner, erase};
+use crate::audit::{Action, Concluded, Digest, Entry, Level, Log, Outcome, Shred};
+use crate::certificate::{request_commitment, subject_commitment};
 use crate::codec::{self, CodecError};
-use crate::crypto::digest;
+use crate::crypto::{ErasureKey, digest};
 use crate::error::Error;
-use crate::ids::ErasureId;
+use crate::ids::{ErasureId, SubjectId};
 use crate::store::Row;
 use crate::time::Timestamp;
 use crate::trie::{Applied, Header, Kind};
@@ -47,11 +53,6 @@ pub(crate) struct Destroyed {
 }
 
 impl Destroyed {
-    /// Hashes of the sealed headers, as the log writes them.
-    pub(crate) fn digests(&self) -> [Digest; 2] {
-        self.headers.map(Digest)
-    }
-
     /// The rows that keep what a root batch destroys which leads from header `before`, sealed as `sealed`, to the one of
     /// `applied`.
     pub(super) fn rows(
@@ -78,6 +79,115 @@ impl Destroyed {
         }
         Ok(rows)
     }
+}
+
+/// What the evidence of a subject's shred names it by.
+pub(super) fn commitment(key: &ErasureKey, erasure: ErasureId, id: &SubjectId) -> [u8; 32] {
+    subject_commitment(&subject_salt(key, id), &erasure.0, id.as_str()).0
+}
+
+/// The salt of that.
+pub(super) fn subject_salt(key: &ErasureKey, id: &SubjectId) -> [u8; 16] {
+    key.salt("subject", id.as_str().as_bytes())
+}
+
+/// The salt of a request's reason and reference.
+pub(super) fn request_salt(key: &ErasureKey) -> [u8; 16] {
+    key.salt("request", b"")
+}
+
+/// Once the old roots are gone from every slot: notes when, and tells the log. A crash before has it told at the next start.
+pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> {
+    for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header).await)? {
+        loop {
+            let write = reading!(session, |snapshot| telling(inner, &snapshot, &row, &destroyed).await)?;
+            // An erasure may have been changed meanwhile: then it is prepared again.
+            if session.commit(vec![write]).await? == [true] {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The write that turns a row of evidence into entries of the log and times of its erasures.
+async fn telling(inner: &Inner, snapshot: &Snapshot, row: &[u8], destroyed: &Destroyed) -> Result<Write, Error> {
+    let header = &*snapshot.header;
+    let now = Timestamp::now();
+    let mut write = Write { delete: vec![row.to_vec()], reclaim: true, ..Write::default() };
+    let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
+    for shredding in &destroyed.shreds {
+        let record = match records.entry(shredding.erasure) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(vacant) => {
+                let (record, guard) = erase::find_guarded(inner, header, shredding.erasure).await?;
+                write.guards.push(guard);
+                vacant.insert(record)
+            }
+        };
+        record.counts.refused = record.counts.refused.saturating_sub(1);
+        record.counts.r#final += 1;
+        write.entries.push(shredded(record, destroyed, shredding, now));
+    }
+    for record in records.values_mut() {
+        record.told_from = record.told_from.or_else(|| inner.options.log.as_ref().map(Log::size));
+        if record.is_done() {
+            write.entries.extend(conclude(record, now));
+        }
+        write.edits.push(erase::note(header, record)?);
+    }
+    Ok(write)
+}
+
+fn shredded(record: &ErasureRecord, destroyed: &Destroyed, shredding: &Shredding, now: Timestamp) -> Entry {
+    let shred = Shred {
+        commitment: Digest(shredding.commitment),
+        compartment: record.compartment.clone(),
+        f0_at: shredding.f0_at,
+        f1_at: now,
+        epochs: destroyed.epochs,
+        headers: destroyed.headers.map(Digest),
+        lookups: destroyed.lookups,
+        slots: destroyed.slots.clone(),
+    };
+    let entry = Entry::new(Action::Shredded, Outcome::Done);
+    Entry { at: now, erasure: Some(record.id), shred: Some(shred), ..entry }
+}
+
+impl ErasureRecord {
+    /// Whether nothing of it is still to be done.
+    pub(super) fn is_done(&self) -> bool {
+        self.counts.refused + self.counts.pending == 0
+    }
+}
+
+/// Notes that nothing of an erasure is open any more; answers what the log is told.
+///
+/// Its shreds waited for roots that were retained for a backup, so with F1 it has F3 as well.
+pub(super) fn conclude(record: &mut ErasureRecord, now: Timestamp) -> Vec<Entry> {
+    record.f1_at = Some(now);
+    record.f3_at = Some(now);
+    let salt = request_salt(&record.key);
+    let counts = record.counts;
+    let request = Concluded {
+        commitment: request_commitment(&salt, &record.id.0, &record.reason, record.reference.as_deref()),
+        asked_at: record.created_at,
+        asked_by: record.requested_by,
+        approved_by: None,
+        total: record.total,
+        r#final: counts.r#final,
+        shredded: counts.shredded,
+        unknown: counts.unknown,
+        cancelled: 0,
+        held: counts.held,
+    };
+    vec![Entry { request: Some(request), ..reached(record.id, Level::F1, now) }, reached(record.id, Level::F3, now)]
+}
+
+/// The entry that tells that an erasure as a whole reached a level.
+pub(super) fn reached(erasure: ErasureId, level: Level, now: Timestamp) -> Entry {
+    let entry = Entry::new(Action::ErasureLevel, Outcome::Done);
+    Entry { at: now, erasure: Some(erasure), level: Some(level), ..entry }
 }
 
 /// Evidence that is not told yet, oldest first, with the keys of its rows.

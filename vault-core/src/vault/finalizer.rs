@@ -18,7 +18,7 @@ use super::rotate::{Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
 use super::writer::{Command, GroupError, RootDone, Write};
-use super::{erase, expire, stale, tokens};
+use super::{erase, evidence, expire, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
@@ -130,9 +130,9 @@ impl Finalizer {
     async fn settle_earlier(&mut self) {
         let root = self.session.root.load_full();
         if self.finish(&root).await
-            && let Err(error) = erase::settle(&self.inner, &self.session).await
+            && let Err(error) = evidence::tell(&self.inner, &self.session).await
         {
-            tracing::warn!(%error, "the times of final erasures could not be noted; they are at the next start");
+            tracing::warn!(%error, "the times of final erasures could not be noted; they are with the next one");
         }
         self.session.set_waiting(Vec::new());
     }
@@ -305,8 +305,8 @@ impl Finalizer {
             } else if self.untidy_until.is_none_or(|until| until <= Instant::now()) {
                 self.together = (self.together * 2).min(SHRED_MAX);
             }
-            if let Err(error) = erase::note_final(&self.inner, &self.session, &part).await {
-                tracing::warn!(%error, "the time of a final erasure is noted at the next start");
+            if let Err(error) = evidence::tell(&self.inner, &self.session).await {
+                tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
             }
         }
         if let Err(error) = self.rotations.advance(&self.session, &committed.done).await {

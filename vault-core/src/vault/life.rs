@@ -165,6 +165,7 @@ impl Vault {
             pages: inner.pages.clone(),
             vault: inner.vault,
             slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
+            log: inner.options.log.clone(),
             session: session.clone(),
             meta_row: row,
             failed: inner.failed.clone(),

@@ -26,9 +26,9 @@ mod consents;
 #[cfg(test)]
 mod damage_tests;
 mod erase;
-mod evidence;
 #[cfg(test)]
 mod erase_tests;
+mod evidence;
 mod expire;
 mod export;
 mod finalizer;

@@ -1,11 +1,13 @@
 //! Payloads of trie entries: what the vault writes under each key, and nothing about how.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::types::{ErasureCounts, Layer, Role, RotationState};
 use crate::codec;
 use crate::crypto::tag::Tag;
-use crate::crypto::{AuditKey, Dek};
+use crate::crypto::{AuditKey, Dek, ErasureKey};
 use crate::error::Error;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectUuid};
 use crate::time::Timestamp;
@@ -170,6 +172,26 @@ pub(crate) struct ErasureRecord {
     pub(crate) f0_at: Timestamp,
     /// Written once the old root is gone from every slot.
     pub(crate) f1_at: Option<Timestamp>,
+    /// Written once the hardware keys of all slots are others, if all of them have some.
+    pub(crate) f2_at: Option<Timestamp>,
+    /// Written once no root is retained for a backup.
+    pub(crate) f3_at: Option<Timestamp>,
+    /// Who asked.
+    pub(crate) requested_by: Option<CallerId>,
+    /// Salts the commitments of its certificates.
+    #[serde(with = "wrapped_erasure")]
+    pub(crate) key: Arc<ErasureKey>,
+    /// The log's size before the first of its shreds was told: they are behind.
+    pub(crate) told_from: Option<u64>,
+}
+
+/// A subject of an erasure that is not shredded yet; the entry's key leads to it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ErasureItem {
+    /// When its refusal was durable.
+    pub(crate) f0_at: Timestamp,
+    /// What the evidence of its shred names it by.
+    pub(crate) commitment: [u8; 32],
 }
 
 /// A rotation and where it goes on after a restart.
@@ -208,6 +230,23 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Payload, Error> {
 /// Decodes a payload.
 pub(crate) fn decode<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
     Ok(codec::decode(payload)?)
+}
+
+mod wrapped_erasure {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::crypto::ErasureKey;
+
+    pub(super) fn serialize<S: Serializer>(key: &ErasureKey, serializer: S) -> Result<S::Ok, S::Error> {
+        key.expose().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<ErasureKey>, D::Error> {
+        let bytes = zeroize::Zeroizing::new(<[u8; 32]>::deserialize(deserializer)?);
+        ErasureKey::from_slice(&*bytes).map(Arc::new).ok_or_else(|| serde::de::Error::custom("a key has 32 bytes"))
+    }
 }
 
 macro_rules! wrapped {

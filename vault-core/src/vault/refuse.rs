@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 
-use super::Inner;
 use super::erase::{item_key, note};
 use super::idempotency::Claim;
-use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, encode};
+use super::records::{DirectoryEntry, ErasureItem, ErasureRecord, SubjectRecord, SubjectState, encode};
 use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::writer::Write;
+use super::{Inner, evidence};
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Kind, Op, Payload};
+use crate::trie::{EntryKey, Kind, Op};
 
 /// Subjects whose refusal shares one commit.
 const REFUSE_TOGETHER: usize = 500;
@@ -160,7 +160,9 @@ impl Inner {
                     let key = found.key;
                     refused.keys.push(key);
                     let item = item_key(header, record.id, subject::tag_of(&key));
-                    write.edits.push((Kind::Erasures, item, Op::Insert(Payload::default())));
+                    let commitment = evidence::commitment(&record.key, record.id, id);
+                    let kept = ErasureItem { f0_at: record.f0_at, commitment };
+                    write.edits.push((Kind::Erasures, item, Op::Insert(encode(&kept)?)));
                     let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {
                         continue;
                     };

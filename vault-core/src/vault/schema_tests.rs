@@ -56,6 +56,7 @@ impl Fixture {
             compartment: Some(Compartment::parse(compartment).unwrap()),
             reason: "test".into(),
             reference: None,
+            by: None,
         };
         let erasure = self.vault.shred(asked, None).await.unwrap().made;
         let erasure = self.vault.wait_final(erasure.id, std::time::Duration::from_secs(20)).await.unwrap();

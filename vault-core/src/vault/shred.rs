@@ -1,23 +1,23 @@
 //! F1, the second half of a shred: the edits of a root batch that destroy the keys of what was refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::erase::{find, item_key, note};
-use super::records::{DirectoryEntry, ErasureRecord, SubjectRecord, SubjectState, Tombstone, encode};
+use super::erase::item_key;
+use super::evidence::Shredding;
+use super::records::{DirectoryEntry, ErasureItem, SubjectRecord, SubjectState, Tombstone, decode, encode};
 use super::session::{Session, Snapshot, reading};
 use super::writer::Write;
 use super::{Inner, expire::Expiring, holds, row, stale, subject, tokens};
 use crate::error::Error;
 use crate::ids::{ErasureId, FieldName};
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Kind, Op};
+use crate::trie::{self, EntryKey, Kind, Op};
 
 /// The part of the queued shreds that one root batch takes.
 pub(crate) struct ShredPart {
     pub(crate) taken: usize,
     /// Those of them that keep their place in the queue, for not all of their value tokens went.
     pub(crate) left: Vec<(ErasureId, EntryKey)>,
-    pub(super) erasures: BTreeSet<ErasureId>,
 }
 
 /// The edits that make a part of the queue final: keys, lookups, tombstones, rows.
@@ -36,7 +36,6 @@ async fn prepare_final_from(
 ) -> Result<(ShredPart, Write), Error> {
     let header = &*snapshot.header;
     let mut write = Write { reclaim: true, ..Write::default() };
-    let mut records: BTreeMap<ErasureId, ErasureRecord> = BTreeMap::new();
     // Several erasures may ask for the same subject: its record is edited once.
     let mut subjects: BTreeMap<EntryKey, bool> = BTreeMap::new();
     let (mut left, mut room) = (Vec::new(), tokens::FORGET_MAX);
@@ -50,18 +49,15 @@ async fn prepare_final_from(
             left.push((erasure, directory));
             continue;
         }
-        if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(erasure) {
-            vacant.insert(find(inner, header, erasure).await?);
+        // Its erasure counts it once the old root is gone: see `evidence`.
+        let item = item_key(header, erasure, subject::tag_of(&directory));
+        if let Some(payload) = trie::find(&inner.pages, header, Kind::Erasures, &item).await? {
+            let ErasureItem { f0_at, commitment } = decode(&payload)?;
+            write.shreds.push(Shredding { erasure, commitment, f0_at });
+            write.edits.push((Kind::Erasures, item, Op::Remove));
         }
-        let record = records.get_mut(&erasure).expect("inserted above");
-        record.counts.refused = record.counts.refused.saturating_sub(1);
-        record.counts.r#final += 1;
-        write.edits.push((Kind::Erasures, item_key(header, erasure, subject::tag_of(&directory)), Op::Remove));
     }
-    for record in records.values() {
-        write.edits.push(note(header, record)?);
-    }
-    Ok((ShredPart { taken: part.len(), left, erasures: records.into_keys().collect() }, write))
+    Ok((ShredPart { taken: part.len(), left }, write))
 }
 
 /// Shreds what is refused of a subject: all of it, or some of its compartments. Answers `false` if there is no room for all

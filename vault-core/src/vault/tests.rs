@@ -88,7 +88,7 @@ impl Fixture {
 }
 
 pub(super) fn erasure_of(subjects: Vec<SubjectId>) -> NewErasure {
-    NewErasure { subjects, compartment: None, reason: "test".into(), reference: None }
+    NewErasure { subjects, compartment: None, reason: "test".into(), reference: None, by: None }
 }
 
 pub(super) fn slot(dir: &TempDir) -> PathBuf {

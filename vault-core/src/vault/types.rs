@@ -167,6 +167,8 @@ pub struct NewErasure {
     pub reason: String,
     /// The asker's own reference.
     pub reference: Option<String>,
+    /// Who asks.
+    pub by: Option<CallerId>,
 }
 
 /// How the subjects of an erasure stand.

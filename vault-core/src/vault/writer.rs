@@ -16,6 +16,7 @@ use super::meta::{self, Meta, MetaHead};
 use super::row;
 use super::session::{Session, Snapshot};
 use super::types::Counts;
+use crate::audit::{Entry, Log};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -46,6 +47,8 @@ pub(crate) struct Write {
     pub(crate) put: Vec<Row>,
     pub(crate) delete: Vec<Vec<u8>>,
     pub(crate) delta: Delta,
+    /// What the log is told of it, once it is committed.
+    pub(crate) entries: Vec<Entry>,
     /// What it shreds: the root batch keeps evidence of it.
     pub(crate) shreds: Vec<Shredding>,
     /// The version of the schema it was prepared under, if it depends on that.
@@ -119,6 +122,7 @@ pub(crate) struct Writer {
     pub(super) vault: VaultId,
     /// What the root slots are called.
     pub(super) slots: Vec<String>,
+    pub(super) log: Option<Log>,
     pub(super) session: Arc<Session>,
     /// META as it lies in the store: expected by every commit.
     pub(super) meta_row: Vec<u8>,
@@ -203,12 +207,7 @@ impl Writer {
     }
 
     /// What is kept of the shreds of a root batch until they are final.
-    async fn evidence(
-        &self,
-        before: &Header,
-        applied: &Applied,
-        shreds: &[Shredding],
-    ) -> Result<Vec<Row>, GroupError> {
+    async fn evidence(&self, before: &Header, applied: &Applied, shreds: &[Shredding]) -> Result<Vec<Row>, GroupError> {
         if shreds.is_empty() {
             return Ok(Vec::new());
         }
@@ -233,6 +232,7 @@ impl Writer {
                 merged.rest.delete.extend(write.delete);
                 merged.rest.delta.add(write.delta);
                 merged.rest.shreds.extend(write.shreds);
+                merged.rest.entries.extend(write.entries);
                 merged.rest.reclaim &= write.reclaim;
                 merged.rest.schema = write.schema.or(merged.rest.schema.take());
             }
@@ -301,6 +301,12 @@ impl Writer {
             let _ = self.session.finalizer.send(Job::Worn(std::mem::take(&mut applied.worn)));
         }
         self.meta_row = meta_row;
+        if let Some(log) = &self.log {
+            let entries: Vec<Entry> =
+                rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry }).collect();
+            // Interim: the outbox makes this safe.
+            let _ = log.append(&entries);
+        }
         let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
         self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
         Ok(())
@@ -358,14 +364,15 @@ struct Rest {
     delete: Vec<Vec<u8>>,
     delta: Delta,
     shreds: Vec<Shredding>,
+    entries: Vec<Entry>,
     reclaim: bool,
     schema: Option<Arc<Schema>>,
 }
 
 impl Default for Merged {
     fn default() -> Self {
-        let (put, delete, shreds) = (Vec::new(), Vec::new(), Vec::new());
-        let rest = Rest { put, delete, delta: Delta::default(), shreds, reclaim: true, schema: None };
+        let (put, delete, shreds, entries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let rest = Rest { put, delete, delta: Delta::default(), shreds, entries, reclaim: true, schema: None };
         Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }

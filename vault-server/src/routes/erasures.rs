@@ -219,6 +219,7 @@ pub(crate) async fn create(State(app): State<App>, who: Who, once: Once, body: J
         compartment,
         reason: asked.reason.into_owned(),
         reference: asked.reference.map(Cow::into_owned),
+        by: Some(who.caller.id),
     };
     let asked = app.vault.shred(new, once.as_ref()).await?;
     let erasure = &asked.made;

@@ -16,6 +16,7 @@ use super::fields::FINAL_WAIT;
 use super::notes::RestrictionAnswer;
 use super::shapes::Shown;
 use crate::app::App;
+use crate::auth::Who;
 use crate::body::{OfSubject, Params, answer};
 use crate::problem::Problem;
 
@@ -120,6 +121,7 @@ pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -
 )]
 pub(crate) async fn shred(
     State(app): State<App>,
+    who: Who,
     OfSubject(id): OfSubject,
     Params(query): Params<ShredQuery>,
 ) -> Result<Response, Problem> {
@@ -132,7 +134,8 @@ pub(crate) async fn shred(
     if counts.pending + counts.held == 0 {
         return Err(Error::Shredded.into());
     }
-    let asked = NewErasure { subjects, compartment, reason: REASON.to_owned(), reference: None };
+    let by = Some(who.caller.id);
+    let asked = NewErasure { subjects, compartment, reason: REASON.to_owned(), reference: None, by };
     let asked = app.vault.shred(asked, None).await?.made;
     let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
     let status = if erasure.f1_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
