@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks what a user data vault hands out, without the vault and without its code.
 
-    udv_check.py certificate FILE [--log-key KEY]        an erasure certificate
+    udv_check.py certificate FILE... [--log-key KEY]      erasure certificates
     udv_check.py consistency OLD NEW PROOF --log-key KEY  two checkpoints of one log, and the proof between them
 
 Written from docs/erasure.md and docs/audit.md alone; needs Python 3.9 and the package `cryptography`. Exit code 0 if it
@@ -89,12 +89,12 @@ def check_inclusion(root, size, index, proof, hashed):
     at, last = index, size - 1
     for other in proof:
         need(last > 0, "an inclusion proof is too long")
-        if at % 2 == 1 or at == last:
+        if at % 2 == 0 and at != last:
+            hashed = node(hashed, other)
+        else:
             hashed = node(other, hashed)
             while at % 2 == 0 and at != 0:
                 at, last = at >> 1, last >> 1
-        else:
-            hashed = node(hashed, other)
         at, last = at >> 1, last >> 1
     need(last == 0 and hashed == root, "an entry is not in the log that the checkpoint signs")
 
@@ -104,8 +104,7 @@ def check_consistency(old_size, old_root, new_size, new_root, proof):
     if old_size == new_size:
         need(not proof and old_root == new_root, "two checkpoints of one size have different roots")
         return
-    if old_size & (old_size - 1) == 0:
-        proof = [old_root, *proof]
+    proof = [old_root, *proof] if old_size & (old_size - 1) == 0 else proof
     need(proof, "the consistency proof is empty")
     at, last = old_size - 1, new_size - 1
     while at % 2 == 1:
@@ -174,25 +173,26 @@ def check_certificate(raw, pinned):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, files in (("certificate", ["file"]), ("consistency", ["old", "new", "proof"])):
+    for command, files in (("certificate", ["files"]), ("consistency", ["old", "new", "proof"])):
         taken = commands.add_parser(command)
         for name in files:
-            taken.add_argument(name)
+            taken.add_argument(name, type=pathlib.Path, nargs="+" if name == "files" else None)
         taken.add_argument("--log-key", required=command == "consistency")
     args = parser.parse_args()
-    try:
-        if args.command == "certificate":
-            check_certificate(pathlib.Path(args.file).read_bytes(), args.log_key)
-        else:
-            old, new, proof = (pathlib.Path(path).read_text("utf-8") for path in (args.old, args.new, args.proof))
-            heads = [open_checkpoint(note, args.log_key)[1:] for note in (old, new)]
-            proof = [unhex(text, 32) for text in json.loads(proof)["proof"]]
-            check_consistency(*heads[0], *heads[1], proof)
-        print("it holds" if args.log_key else "it holds; key not pinned")
-    except (Refused, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
-        print("refused: %s" % why, file=sys.stderr)
-        return 8
-    return 0
+    refused = 0
+    for file in getattr(args, "files", [None]):
+        try:
+            if file:
+                check_certificate(file.read_bytes(), args.log_key)
+            else:
+                heads = [open_checkpoint(note.read_text("utf-8"), args.log_key)[1:] for note in (args.old, args.new)]
+                proof = [unhex(text, 32) for text in json.loads(args.proof.read_bytes())["proof"]]
+                check_consistency(*heads[0], *heads[1], proof)
+            print("it holds" if args.log_key else "it holds; key not pinned")
+        except (Refused, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
+            print("refused: %s: %s" % (file or args.new, why), file=sys.stderr)
+            refused += 1
+    return 8 if refused else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 //!
 //! No text here holds a value, a subject id or a key. The server turns these into statuses in one place.
 
+use crate::audit::LogError;
 use crate::codec::CodecError;
 use crate::crypto::Unauthentic;
 use crate::ids::{FieldName, HoldName, IdError};
@@ -79,6 +80,9 @@ pub enum Error {
     /// The passphrase or key file does not open the slot.
     #[error("this passphrase or key does not open the root slot: check it, and try again")]
     WrongUnlockKey,
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A root slot does not answer.
     #[error(transparent)]
     Slot(SlotError),

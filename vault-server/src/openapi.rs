@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, status, subjects,
-    tokens,
+    batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema,
+    status, subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -107,6 +107,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(batch::read))
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(erasures::show))
+        .routes(routes!(certificates::of_erasure))
+        .routes(routes!(certificates::of_subjects))
         .routes(routes!(keys::show))
         .routes(routes!(keys::rotate, keys::rotations))
         .routes(routes!(keys::rotation, keys::change_rotation))

@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Damaged,
     Overloaded,
     SlotUnavailable,
+    AuditUnavailable,
     EngineFailed,
     DiskFull,
 }
@@ -73,6 +74,7 @@ impl Kind {
         Self::Damaged,
         Self::Overloaded,
         Self::SlotUnavailable,
+        Self::AuditUnavailable,
         Self::EngineFailed,
         Self::DiskFull,
     ];
@@ -108,6 +110,7 @@ impl Kind {
             Self::Damaged => (500, "damaged", "Stored data is damaged"),
             Self::Overloaded => (503, "overloaded", "The server is busy"),
             Self::SlotUnavailable => (503, "slot_unavailable", "A root slot does not answer"),
+            Self::AuditUnavailable => (503, "audit_unavailable", "The audit log cannot be used"),
             Self::EngineFailed => (503, "engine_failed", "The storage engine failed"),
             Self::DiskFull => (507, "disk_full", "The disk is full"),
         }
@@ -236,6 +239,7 @@ impl From<Error> for Problem {
                 Kind::Conflict,
                 "no root slot of this vault is unlocked in this way: use its key file or passphrase",
             ),
+            Error::Log(_) => logged(Kind::AuditUnavailable, told),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),

@@ -37,7 +37,10 @@ impl Site {
             slots: vec![dir.join(SLOT)],
             unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
             engine: SledOptions::default(),
-            options: VaultOptions::default(),
+            options: VaultOptions {
+                log: vault_core::audit::Log::open(&dir.join("audit")).ok(),
+                ..VaultOptions::default()
+            },
         }
     }
 

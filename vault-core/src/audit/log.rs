@@ -27,6 +27,30 @@ struct Inner {
     entries: Mutex<Vec<Vec<u8>>>,
 }
 
+/// INTERIM
+struct Hashes(Vec<tlog_tiles::tlog::Hash>);
+
+impl tlog_tiles::tlog::HashReader for Hashes {
+    fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog_tiles::tlog::Hash>, tlog_tiles::tlog::Error> {
+        Ok(indexes.iter().map(|&index| self.0[usize::try_from(index).expect("small")]).collect())
+    }
+}
+
+const ORIGIN: &str = "udv/00000000000000000000000000000000";
+struct Key(ed25519_dalek::SigningKey);
+impl signed_note::Signer for Key {
+    fn name(&self) -> &'static str {
+        ORIGIN
+    }
+    fn key_id(&self) -> u32 {
+        signed_note::key_id(self.name(), &[&[1], self.0.verifying_key().as_bytes().as_slice()].concat())
+    }
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ed25519_dalek::SignatureError> {
+        use ed25519_dalek::Signer;
+        Ok(self.0.try_sign(message)?.to_vec())
+    }
+}
+
 impl Log {
     /// Opens the log in `dir`, which is made if it is not there, and goes on with what a crash left.
     ///
@@ -76,5 +100,46 @@ impl Log {
         let all = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         Ok(all.iter().skip(from).take(limit).cloned().collect())
+    }
+
+    fn hashes(&self) -> Hashes {
+        let all = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hashes = Hashes(Vec::new());
+        for (index, bytes) in (0..).zip(all.iter()) {
+            let more = tlog_tiles::tlog::stored_hashes(index, bytes, &hashes).expect("math");
+            hashes.0.extend(more);
+        }
+        hashes
+    }
+
+    /// INTERIM
+    pub fn vkey(&self) -> Result<String, LogError> {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        Ok(signed_note::new_ed25519_verifier_key(ORIGIN, &key.verifying_key()))
+    }
+
+    /// INTERIM
+    pub fn checkpoint(&self) -> Result<Vec<u8>, LogError> {
+        let size = self.size();
+        let root = tlog_tiles::tlog::tree_hash(size, &self.hashes()).expect("math");
+        let head = tlog_tiles::Checkpoint::new(ORIGIN, size, root, "").expect("origin");
+        let mut note = signed_note::Note::new(&head.to_bytes(), &[]).expect("note");
+        note.add_sigs(&[&Key(ed25519_dalek::SigningKey::from_bytes(&[7; 32]))]).expect("sig");
+        Ok(note.to_bytes())
+    }
+
+    /// INTERIM
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<[u8; 32]>, LogError> {
+        let proof = tlog_tiles::tlog::prove_record(size, index, &self.hashes()).expect("math");
+        Ok(proof.into_iter().map(|hash| hash.0).collect())
+    }
+
+    /// INTERIM
+    pub fn scan(&self, range: Range<u64>, mut each: impl FnMut(u64, &[u8])) -> Result<(), LogError> {
+        let all = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (index, bytes) in (0..).zip(all.iter()).filter(|(index, _)| range.contains(index)) {
+            each(index, bytes);
+        }
+        Ok(())
     }
 }

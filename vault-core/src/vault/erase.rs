@@ -62,10 +62,11 @@ impl Vault {
         outcome?;
         sent.map_err(|_| Error::Locked)?;
         if record.is_done() {
-            let entries = evidence::conclude(&mut record, Timestamp::now());
             let header = session.snapshot().header.clone();
-            let edits = vec![note(&header, &record)?];
-            session.commit(vec![Write { edits, entries, reclaim: true, ..Write::default() }]).await?;
+            let mut write = Write { reclaim: true, ..Write::default() };
+            evidence::conclude(&header, &mut record, Timestamp::now(), &mut write)?;
+            write.edits.push(note(&header, &record)?);
+            session.commit(vec![write]).await?;
         }
         let made = self.erasure(record.id).await?;
         Ok(Made::now(Erasure { held: refused.held, ..made }))
@@ -219,7 +220,7 @@ async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Err
     }
 }
 
-async fn list(
+pub(super) async fn list(
     inner: &Inner,
     header: &Header,
     after: Option<ErasureId>,
@@ -291,7 +292,7 @@ fn new_record(asked: &NewErasure, subjects: usize) -> ErasureRecord {
         f2_at: None,
         f3_at: None,
         requested_by: asked.by,
-        key: Arc::new(ErasureKey::draw(&mut Random::for_keys(1))),
+        key: Some(Arc::new(ErasureKey::draw(&mut Random::for_keys(1)))),
         told_from: None,
     }
 }

@@ -7,9 +7,13 @@
 //! ```
 //! The row rides in the root batch, so no crash can part the shred from its evidence. It names no subject: commitments only.
 
+mod keys;
+
 use std::collections::{BTreeMap, btree_map};
 
 use serde::{Deserialize, Serialize};
+
+pub(super) use keys::sweep as forget_keys;
 
 use super::records::ErasureRecord;
 use super::session::{Session, Snapshot, reading};
@@ -132,7 +136,7 @@ async fn telling(inner: &Inner, snapshot: &Snapshot, row: &[u8], destroyed: &Des
     for record in records.values_mut() {
         record.told_from = record.told_from.or_else(|| inner.options.log.as_ref().map(Log::size));
         if record.is_done() {
-            write.entries.extend(conclude(record, now));
+            conclude(header, record, now, &mut write)?;
         }
         write.edits.push(erase::note(header, record)?);
     }
@@ -159,15 +163,33 @@ impl ErasureRecord {
     pub(super) fn is_done(&self) -> bool {
         self.counts.refused + self.counts.pending == 0
     }
+
+    /// The key that salts its commitments, for as long as the tombstones stay.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub(super) fn salts(&self) -> Result<&ErasureKey, Error> {
+        self.key.as_deref().ok_or(Error::NotFound("certificate any more: the ids of this erasure are forgotten by now"))
+    }
+
+    /// Whether it shredded somebody and had F1 by then, so that a rotation of the slots that began then brings F2.
+    fn awaits_f2(&self, began: Timestamp) -> bool {
+        self.f2_at.is_none() && self.counts.r#final > 0 && self.f1_at.is_some_and(|at| at <= began)
+    }
 }
 
-/// Notes that nothing of an erasure is open any more; answers what the log is told.
+/// Notes that nothing of an erasure is open any more; adds to `write` what follows from that.
 ///
 /// Its shreds waited for roots that were retained for a backup, so with F1 it has F3 as well.
-pub(super) fn conclude(record: &mut ErasureRecord, now: Timestamp) -> Vec<Entry> {
+pub(super) fn conclude(
+    header: &Header,
+    record: &mut ErasureRecord,
+    now: Timestamp,
+    write: &mut Write,
+) -> Result<(), Error> {
     record.f1_at = Some(now);
     record.f3_at = Some(now);
-    let salt = request_salt(&record.key);
+    let salt = request_salt(record.salts()?);
     let counts = record.counts;
     let request = Concluded {
         commitment: request_commitment(&salt, &record.id.0, &record.reason, record.reference.as_deref()),
@@ -181,7 +203,40 @@ pub(super) fn conclude(record: &mut ErasureRecord, now: Timestamp) -> Vec<Entry>
         cancelled: 0,
         held: counts.held,
     };
-    vec![Entry { request: Some(request), ..reached(record.id, Level::F1, now) }, reached(record.id, Level::F3, now)]
+    write.entries.push(Entry { request: Some(request), ..reached(record.id, Level::F1, now) });
+    write.entries.push(reached(record.id, Level::F3, now));
+    write.edits.push(keys::expiring(header, record.id, now));
+    Ok(())
+}
+
+/// After all root slots, each of them held by a hardware key, were rotated: erasures that had F1 when that began have F2.
+pub(crate) async fn reach_f2(inner: &Inner, session: &Session, began: Timestamp) -> Result<(), Error> {
+    let mut after = None;
+    loop {
+        let page = reading!(session, |snapshot| erase::list(inner, &snapshot.header, after, 1000).await)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.id);
+        for id in page.iter().filter(|record| record.awaits_f2(began)).map(|record| record.id) {
+            note_f2(inner, session, id, began).await?;
+        }
+    }
+}
+
+async fn note_f2(inner: &Inner, session: &Session, id: ErasureId, began: Timestamp) -> Result<(), Error> {
+    loop {
+        let now = Timestamp::now();
+        let (mut record, guard) = reading!(session, |snapshot| erase::find_guarded(inner, &snapshot.header, id).await)?;
+        if !record.awaits_f2(began) {
+            return Ok(());
+        }
+        record.f2_at = Some(now);
+        let edits = vec![erase::note(&session.snapshot().header, &record)?];
+        let entries = vec![reached(id, Level::F2, now)];
+        let write = Write { guards: vec![guard], edits, entries, reclaim: true, ..Write::default() };
+        if session.commit(vec![write]).await? == [true] {
+            return Ok(());
+        }
+    }
 }
 
 /// The entry that tells that an erasure as a whole reached a level.

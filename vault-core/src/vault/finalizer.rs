@@ -260,6 +260,7 @@ impl Finalizer {
         let mut writes = stale::sweep(&self.inner, &self.session).await?;
         writes.extend(expire::sweep(&self.inner, &self.session).await?);
         writes.extend(tokens::sweep(&self.inner, &self.session).await?);
+        writes.extend(evidence::forget_keys(&self.inner, &self.session).await?);
         if !self.worn.is_empty() {
             let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();
             writes.push(Write { edits, ..Write::default() });

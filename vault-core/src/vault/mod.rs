@@ -22,6 +22,7 @@
 //! | `types` | what goes in and comes out |
 
 mod callers;
+mod certify;
 mod consents;
 #[cfg(test)]
 mod damage_tests;
@@ -29,6 +30,8 @@ mod erase;
 #[cfg(test)]
 mod erase_tests;
 mod evidence;
+#[cfg(test)]
+mod evidence_tests;
 mod expire;
 mod export;
 mod finalizer;
@@ -77,6 +80,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use callers::OVERLAP_MAX;
+pub use certify::{CERTIFICATES_MAX, SubjectCertificate};
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
 pub use export::{Export, ExportedField, Use};

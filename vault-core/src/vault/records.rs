@@ -178,9 +178,9 @@ pub(crate) struct ErasureRecord {
     pub(crate) f3_at: Option<Timestamp>,
     /// Who asked.
     pub(crate) requested_by: Option<CallerId>,
-    /// Salts the commitments of its certificates.
+    /// Salts the commitments of its certificates. Goes when its tombstones do: who has it can test an id that he guesses.
     #[serde(with = "wrapped_erasure")]
-    pub(crate) key: Arc<ErasureKey>,
+    pub(crate) key: Option<Arc<ErasureKey>>,
     /// The log's size before the first of its shreds was told: they are behind.
     pub(crate) told_from: Option<u64>,
 }
@@ -239,13 +239,16 @@ mod wrapped_erasure {
 
     use crate::crypto::ErasureKey;
 
-    pub(super) fn serialize<S: Serializer>(key: &ErasureKey, serializer: S) -> Result<S::Ok, S::Error> {
-        key.expose().serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(key: &Option<Arc<ErasureKey>>, serializer: S) -> Result<S::Ok, S::Error> {
+        key.as_ref().map(|key| key.expose()).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<ErasureKey>, D::Error> {
-        let bytes = zeroize::Zeroizing::new(<[u8; 32]>::deserialize(deserializer)?);
-        ErasureKey::from_slice(&*bytes).map(Arc::new).ok_or_else(|| serde::de::Error::custom("a key has 32 bytes"))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<ErasureKey>>, D::Error> {
+        let Some(bytes) = Option::<[u8; 32]>::deserialize(deserializer)?.map(zeroize::Zeroizing::new) else {
+            return Ok(None);
+        };
+        let key = ErasureKey::from_slice(&*bytes).ok_or_else(|| serde::de::Error::custom("a key has 32 bytes"))?;
+        Ok(Some(Arc::new(key)))
     }
 }
 

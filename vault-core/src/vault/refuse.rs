@@ -160,7 +160,7 @@ impl Inner {
                     let key = found.key;
                     refused.keys.push(key);
                     let item = item_key(header, record.id, subject::tag_of(&key));
-                    let commitment = evidence::commitment(&record.key, record.id, id);
+                    let commitment = evidence::commitment(record.salts()?, record.id, id);
                     let kept = ErasureItem { f0_at: record.f0_at, commitment };
                     write.edits.push((Kind::Erasures, item, Op::Insert(encode(&kept)?)));
                     let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {

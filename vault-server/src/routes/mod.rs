@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod callers;
+pub(crate) mod certificates;
 pub(crate) mod erasures;
 pub(crate) mod export;
 pub(crate) mod fields;

@@ -1,0 +1,192 @@
+//! What the log is told of shreds: each subject once, whatever happens in between, and what it says is so.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::evidence::{self, subject_salt};
+use super::tests::{Fixture, erasure_of, id, slot};
+use super::{Layer, Vault, VaultOptions};
+use crate::audit::{Action, Digest, Entry, Level, Shred};
+use crate::certificate::{check, subject_commitment};
+use crate::crypto::digest;
+use crate::error::Error;
+use crate::ids::ErasureId;
+use crate::root::{FileSlot, RootEntry, RootSlot, Unlock};
+use crate::store::{Fault, MemoryStore, Store};
+use crate::time::Timestamp;
+use crate::trie::Header;
+
+const WAIT: Duration = Duration::from_secs(20);
+
+impl Fixture {
+    fn logged(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        self.log.scan(0..self.log.size(), |_, bytes| entries.push(Entry::decode(bytes).unwrap())).unwrap();
+        entries
+    }
+
+    fn shreds(&self) -> Vec<(ErasureId, Shred)> {
+        let shredded =
+            |entry: Entry| (entry.what == Action::Shredded).then(|| (entry.erasure.unwrap(), entry.shred.unwrap()));
+        self.logged().into_iter().filter_map(shredded).collect()
+    }
+
+    fn levels(&self, erasure: ErasureId) -> Vec<Level> {
+        self.logged().into_iter().filter(|e| e.erasure == Some(erasure)).filter_map(|e| e.level).collect()
+    }
+
+    async fn commitment(&self, erasure: ErasureId, subject: &str) -> Digest {
+        let session = self.vault.session().unwrap();
+        let record = super::erase::find(&self.vault.inner, &session.snapshot().header, erasure).await.unwrap();
+        subject_commitment(&subject_salt(record.salts().unwrap(), &id(subject)), &erasure.0, subject)
+    }
+
+    async fn root(&self) -> RootEntry {
+        let slot = FileSlot::open(&slot(&self.dir)).unwrap();
+        slot.unlock(&Unlock::KeyFile(self.key.duplicate())).unwrap();
+        slot.read().await.unwrap().entries.pop().unwrap()
+    }
+
+    async fn header_digest(&self) -> Digest {
+        let row = Header::row_key(&self.root().await.key);
+        Digest(digest(&self.store.get(&row).await.unwrap().unwrap()))
+    }
+
+    async fn enrol(&self, subjects: &[&str]) {
+        for subject in subjects {
+            self.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_subject_is_told_once_with_what_was_destroyed() {
+    let fixture = Fixture::on(Arc::new(MemoryStore::keeping())).await;
+    fixture.enrol(&["a", "b", "c"]).await;
+    // The first erasure there is gives the header a page for all of them.
+    fixture.shred(&["nobody"]).await;
+    let before = (fixture.vault.status().epoch.unwrap(), fixture.header_digest().await);
+    let erasure = fixture.shred(&["a", "b", "nobody"]).await;
+    let after = (fixture.vault.status().epoch.unwrap(), fixture.header_digest().await);
+    assert_eq!((erasure.counts.r#final, erasure.counts.unknown), (2, 1));
+
+    let shreds = fixture.shreds();
+    let mut named: Vec<Digest> = shreds.iter().map(|(_, shred)| shred.commitment).collect();
+    let mut expected = [fixture.commitment(erasure.id, "a").await, fixture.commitment(erasure.id, "b").await];
+    named.sort_by_key(|digest| digest.0);
+    expected.sort_by_key(|digest| digest.0);
+    assert_eq!(named, expected);
+    for (of, shred) in &shreds {
+        assert_eq!(*of, erasure.id);
+        assert_eq!((shred.epochs, shred.headers), ([before.0, after.0], [before.1, after.1]));
+        assert_eq!(shred.slots, [slot(&fixture.dir).display().to_string()]);
+        assert!(shred.f0_at <= shred.f1_at && erasure.f0_at <= shred.f0_at);
+    }
+    assert_eq!(fixture.levels(erasure.id), [Level::F1, Level::F3]);
+    let ended = fixture.logged().into_iter().rev().find_map(|entry| entry.request).unwrap();
+    assert_eq!((ended.total, ended.r#final, ended.unknown), (3, 2, 1));
+    // Nothing is left to be told, and telling again tells nothing.
+    evidence::tell(&fixture.vault.inner, &fixture.vault.session().unwrap()).await.unwrap();
+    assert_eq!(fixture.shreds().len(), 2);
+    assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_every_slot_has_forgotten_the_old_root() {
+    let mut fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b"]).await;
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waiting = fixture.vault.erasure(erasure.id).await.unwrap();
+    assert_eq!((waiting.counts.refused, waiting.counts.r#final, waiting.f1_at), (1, 0, None));
+    assert_eq!(fixture.shreds().len(), 0);
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+    fixture.restart().await;
+    assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
+    assert_eq!(fixture.shreds().len(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_between_the_root_batch_and_its_telling_tells_once() {
+    // The commits after the refusal: the root batch, then the telling. Whether the one that fails landed or not.
+    for fault in [Fault::InDoubtLanded, Fault::InDoubtLost] {
+        for commits in [1, 2] {
+            let mut fixture = Fixture::new().await;
+            fixture.enrol(&["a", "b"]).await;
+            fixture.store.fail_commit_after(commits, fault);
+            let erasure = fixture.vault.shred(erasure_of(vec![id("a"), id("b")]), None).await.unwrap().made;
+            tokio::time::timeout(WAIT, fixture.vault.failed()).await.unwrap();
+            // What was told of a commit in doubt is told by the outbox if it landed, and was not told if it did not.
+            fixture.vault.close().await.unwrap();
+            fixture.vault = fixture.open(fixture.store.clone()).await.unwrap();
+            fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+            let ended = fixture.vault.wait_final(erasure.id, WAIT).await.unwrap();
+            assert_eq!((ended.counts.r#final, ended.counts.refused), (2, 0), "{fault:?} {commits}");
+            assert_eq!(fixture.shreds().len(), 2, "{fault:?} {commits}");
+            assert_eq!(fixture.levels(erasure.id), [Level::F1, Level::F3], "{fault:?} {commits}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_erasure_of_a_subject_has_evidence_of_its_own() {
+    let mut fixture = Fixture::new().await;
+    fixture.enrol(&["a"]).await;
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let first = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    let second = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+    fixture.restart().await;
+    for erasure in [&first, &second] {
+        assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
+        let made = fixture.vault.certificates(erasure.id, &[id("a"), id("b")]).await.unwrap();
+        assert_eq!(made.iter().map(|one| one.subject.as_str()).collect::<Vec<_>>(), ["a"]);
+        let checked = check(&made[0].certificate.encode(), Some(&fixture.log.vkey().unwrap())).unwrap();
+        assert_eq!(checked.erasure, erasure.id);
+        let whole = fixture.vault.certificate(erasure.id).await.unwrap().encode();
+        assert_eq!(check(&whole, None).unwrap().request.unwrap().r#final, 1);
+    }
+    assert_eq!(fixture.shreds().len(), 2);
+}
+
+#[tokio::test]
+async fn f2_is_noted_of_who_was_final_before_the_slots_were_rotated() {
+    let fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b"]).await;
+    let early = fixture.shred(&["a"]).await;
+    let nobody = fixture.shred(&["nobody"]).await;
+    let began = Timestamp::now();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let late = fixture.shred(&["b"]).await;
+    let session = fixture.vault.session().unwrap();
+    for _ in 0..2 {
+        evidence::reach_f2(&fixture.vault.inner, &session, began).await.unwrap();
+    }
+    assert_eq!(fixture.levels(early.id), [Level::F1, Level::F3, Level::F2]);
+    assert_eq!(fixture.levels(late.id), [Level::F1, Level::F3]);
+    assert_eq!(fixture.levels(nobody.id), [Level::F1, Level::F3]);
+    let certificate = fixture.vault.certificate(early.id).await.unwrap();
+    assert_eq!(check(&certificate.encode(), None).unwrap().levels.len(), 3);
+}
+
+#[tokio::test]
+async fn the_salts_of_an_erasure_go_with_its_tombstones() {
+    let mut fixture = Fixture::new().await;
+    fixture.enrol(&["a"]).await;
+    let erasure = fixture.shred(&["a"]).await;
+    assert_eq!(fixture.vault.certificates(erasure.id, &[id("a")]).await.unwrap().len(), 1);
+    fixture.vault.close().await.unwrap();
+    let options = VaultOptions { tombstone_seconds: 0, log: Some(fixture.log.clone()), ..VaultOptions::default() };
+    fixture.vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    // A root batch tidies up on its way.
+    fixture.rotate(Layer::Root).await;
+    let answer = fixture.vault.certificates(erasure.id, &[id("a")]).await;
+    assert!(matches!(answer, Err(Error::NotFound(_))));
+    assert_eq!(fixture.vault.erasure(erasure.id).await.unwrap().counts.r#final, 1);
+}
