@@ -2,6 +2,7 @@
 //!
 //! No text here holds a value, a subject id or a key. The server turns these into statuses in one place.
 
+use crate::audit::LogError;
 use crate::codec::CodecError;
 use crate::crypto::Unauthentic;
 use crate::ids::{FieldName, HoldName, IdError};
@@ -79,6 +80,9 @@ pub enum Error {
     /// The passphrase or key file does not open the slot.
     #[error("this passphrase or key does not open the root slot: check it, and try again")]
     WrongUnlockKey,
+    /// The audit log takes no entries.
+    #[error(transparent)]
+    Log(LogError),
     /// A root slot does not answer.
     #[error(transparent)]
     Slot(SlotError),
@@ -142,6 +146,12 @@ impl From<SlotError> for Error {
     }
 }
 
+impl From<LogError> for Error {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
 impl From<RootError> for Error {
     fn from(error: RootError) -> Self {
         Self::Root(error)
@@ -167,6 +177,7 @@ impl Error {
             Self::DiskFull => Self::DiskFull,
             Self::TooLarge => Self::TooLarge,
             Self::Locked => Self::Locked,
+            Self::Log(error) => Self::Log(error.clone()),
             Self::Damaged(what) => Self::Damaged(what),
             Self::UnknownSubject => Self::UnknownSubject,
             Self::Shredded => Self::Shredded,

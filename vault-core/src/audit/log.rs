@@ -68,6 +68,11 @@ impl Log {
         self.size()
     }
 
+    /// Whether every entry is durable before its answer leaves.
+    pub fn sync_every_entry(&self) -> bool {
+        false
+    }
+
     /// The bytes of at most `limit` entries from `from` on.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
+//! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
@@ -40,11 +41,15 @@ mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod logged;
 mod meta;
 mod metadata;
 mod notes;
 #[cfg(test)]
 mod notes_tests;
+mod outbox;
+#[cfg(test)]
+mod outbox_tests;
 mod put;
 mod read;
 mod records;
@@ -120,6 +125,8 @@ pub(crate) struct Inner {
     under_way: idempotency::UnderWay,
     /// What the sweeps of expired values did.
     sweeps: retention::Sweeps,
+    /// Entries of commits on their way into the audit log.
+    pub(crate) outbox: Arc<outbox::Outbox>,
     /// For writes that lost a race for their subject.
     turns: Turns,
     /// Held while unlocking or locking; the tasks of the session under it.

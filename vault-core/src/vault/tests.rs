@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::audit::Log;
 use crate::crypto::UnlockKey;
 use crate::crypto::passphrase::new_key_file;
 use crate::ids::{FieldName, Purpose, SubjectId};
@@ -23,6 +24,7 @@ pub(super) struct Fixture {
     pub(super) store: Arc<MemoryStore>,
     pub(super) key: UnlockKey,
     pub(super) dir: TempDir,
+    pub(super) log: Log,
 }
 
 impl Fixture {
@@ -34,9 +36,10 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (key, _) = new_key_file();
         let unlock = NewUnlock::KeyFile(key.duplicate());
-        let vault =
-            Vault::create(store.clone(), &[slot(&dir).into()], vec![unlock], VaultOptions::default()).await.unwrap();
-        Self { vault, store, key, dir }
+        let log = Log::open(&dir.path().join("audit")).unwrap();
+        let options = VaultOptions { log: Some(log.clone()), ..VaultOptions::default() };
+        let vault = Vault::create(store.clone(), &[slot(&dir).into()], vec![unlock], options).await.unwrap();
+        Self { vault, store, key, dir, log }
     }
 
     /// Closes it and opens it again, as a restart does.
@@ -47,7 +50,8 @@ impl Fixture {
     }
 
     pub(super) async fn open(&self, store: Arc<MemoryStore>) -> Result<Vault, Error> {
-        Vault::open(store, &[slot(&self.dir).into()], VaultOptions::default()).await
+        let options = VaultOptions { log: Some(self.log.clone()), ..VaultOptions::default() };
+        Vault::open(store, &[slot(&self.dir).into()], options).await
     }
 
     pub(super) async fn put(&self, subject: &str, fields: &[(&str, &str)]) -> Result<PutOutcome, Error> {
