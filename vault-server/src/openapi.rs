@@ -62,7 +62,7 @@ impl IntoResponse for Served {
 pub(crate) fn assemble() -> (Router<App>, Served) {
     let (router, document) = all().split_for_parts();
     let mut document = serde_json::to_value(&document).unwrap_or_default();
-    for &(method, path, access) in ROUTES {
+    for &(method, path, access, _) in ROUTES {
         complete(&mut document["paths"][path][method.to_lowercase()], access);
     }
     (router, Served(document.to_string().into()))
@@ -146,7 +146,7 @@ mod tests {
         for (path, item) in document["paths"].as_object().unwrap() {
             documented.extend(item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
         }
-        let guarded = ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        let guarded = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
         assert_eq!(documented, guarded);
     }
 
