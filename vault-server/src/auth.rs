@@ -54,6 +54,9 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("POST", "/v1/metadata/search", RIGHTS, Some(Action::Metadata)),
     ("POST", "/v1/metadata/apply", RIGHTS, Some(Action::Metadata)),
     ("GET", "/v1/subjects/{id}/export", RIGHTS, Some(Action::Export)),
+    ("GET", "/v1/subjects/{id}/accesses", RIGHTS, Some(Action::Accesses)),
+    // It answers subject ids: an auditor sees pseudonyms only.
+    ("POST", "/v1/audit/accesses", RIGHTS, Some(Action::Accesses)),
     ("GET", "/v1/subjects/{id}", ONE_SUBJECT, Some(Action::Describe)),
     ("DELETE", "/v1/subjects/{id}", RIGHTS, Some(Action::Erasure)),
     ("GET", "/v1/subjects/{id}/consents", CONSENTS, Some(Action::Consent)),
@@ -228,6 +231,8 @@ mod tests {
         ("POST", "/v1/metadata/search", "ap"),
         ("POST", "/v1/metadata/apply", "ap"),
         ("GET", "/v1/subjects/{id}/export", "ap"),
+        ("GET", "/v1/subjects/{id}/accesses", "ap"),
+        ("POST", "/v1/audit/accesses", "ap"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),
         ("GET", "/v1/subjects/{id}/consents", "asp"),

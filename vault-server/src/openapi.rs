@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, status, subjects,
-    tokens,
+    accesses, batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, status,
+    subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -99,6 +99,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(metadata::search))
         .routes(routes!(metadata::apply))
         .routes(routes!(export::export))
+        .routes(routes!(accesses::of_subject))
+        .routes(routes!(accesses::of_caller))
         .routes(routes!(lookups::look_up))
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::resolve))
@@ -165,6 +167,7 @@ mod tests {
             "batch/read",
             "metadata/search",
             "metadata/apply",
+            "audit/accesses",
         ] {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();

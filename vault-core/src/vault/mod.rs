@@ -11,6 +11,7 @@
 //! | `consents`, `restriction`, `holds` | its topics: what may be done with a subject, and not |
 //! | `schema` | the declared schema: kept, loaded, changed |
 //! | `export` | everything held of a subject, for the subject |
+//! | `accesses` | who saw what of a subject, and whose data a caller saw |
 //! | `metadata` | what is known of each value besides itself |
 //! | `retention` | values whose time is over are forgotten for good |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
@@ -22,6 +23,7 @@
 //! | `finalizer` | the one task that replaces the root |
 //! | `types` | what goes in and comes out |
 
+mod accesses;
 mod callers;
 mod consents;
 #[cfg(test)]
@@ -81,6 +83,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+pub use accesses::{ACCESSES_MAX, Access, AccessPage, NewestAccesses, Reach, Reached, Span};
 pub use callers::OVERLAP_MAX;
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
 pub use erase::{REASON_MAX, SUBJECTS_MAX};
