@@ -171,7 +171,7 @@ pub(crate) async fn of_caller(State(app): State<App>, body: JsonBody) -> Result<
     let span = Span { from: time("from", Some(&*asked.from))?, to: time("to", Some(&*asked.to))? };
     let callers = app.vault.callers_called(&asked.caller);
     if callers.is_empty() {
-        return Err(vault_core::Error::NotFound("caller of this id or name").into());
+        return Err(vault_core::Error::NotFound("caller").into());
     }
     let reach = app.vault.reach(callers, span, asked.after.as_deref()).await?;
     Ok(answer(StatusCode::OK, &ReachAnswer::of(&reach)))
