@@ -1,5 +1,6 @@
 //! The command line: every command, flag and help text.
 
+mod audit;
 mod keys;
 mod notes;
 mod schema;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use audit::{AuditCommand, CallerAccesses, SubjectAccesses};
 pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, RotateCaller, UnlockArgs};
 pub(crate) use notes::{ConsentCommand, GiveArgs, HoldCommand, RestrictArgs};
 pub(crate) use schema::SchemaCommand;
@@ -143,6 +145,9 @@ Example:
     /// Create, resolve and revoke value tokens: random stand-ins for one field of a subject
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Ask the audit log who saw what
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Create, list, rotate and revoke callers: the programs and people that may use the vault
     #[command(subcommand)]
     Caller(CallerCommand),

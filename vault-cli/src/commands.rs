@@ -1,5 +1,6 @@
 //! The commands, one room each.
 
+mod accesses;
 mod caller;
 mod certificate;
 mod completions;
@@ -18,7 +19,7 @@ mod status;
 mod subject;
 mod token;
 
-use crate::args::{Cli, Command, Globals, SubjectCommand};
+use crate::args::{AuditCommand, Cli, Command, Globals, SubjectCommand};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::Ui;
@@ -59,6 +60,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Lock => lock::lock(&context),
         Command::Unlock(args) => lock::unlock(args, &context),
         Command::Schema(command) => schema::run(command, &context),
+        Command::Audit(AuditCommand::Accesses(args)) => accesses::of_caller(args, &context),
         Command::Caller(command) => caller::run(command, &context),
         Command::Token(command) => token::run(command, &context),
         Command::Completions { shell } => completions::script(*shell),

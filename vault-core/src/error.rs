@@ -80,9 +80,9 @@ pub enum Error {
     /// The passphrase or key file does not open the slot.
     #[error("this passphrase or key does not open the root slot: check it, and try again")]
     WrongUnlockKey,
-    /// The audit log cannot be used.
+    /// The audit log takes no entries.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(LogError),
     /// A root slot does not answer.
     #[error(transparent)]
     Slot(SlotError),
@@ -146,6 +146,12 @@ impl From<SlotError> for Error {
     }
 }
 
+impl From<LogError> for Error {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
 impl From<RootError> for Error {
     fn from(error: RootError) -> Self {
         Self::Root(error)
@@ -171,6 +177,7 @@ impl Error {
             Self::DiskFull => Self::DiskFull,
             Self::TooLarge => Self::TooLarge,
             Self::Locked => Self::Locked,
+            Self::Log(error) => Self::Log(error.clone()),
             Self::Damaged(what) => Self::Damaged(what),
             Self::UnknownSubject => Self::UnknownSubject,
             Self::Shredded => Self::Shredded,

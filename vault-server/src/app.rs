@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::openapi;
 use crate::problem::{Kind, Problem, RefusedBy};
 use crate::throttle::{Attempt, Throttle};
+use crate::trail::{OnTheWay, Trails};
 use crate::unlock::{Gate, Source};
 
 /// What every handler can reach; cheap to clone.
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     /// Of lookups, and of whatever else could be used to enumerate.
     pub(crate) budget: Budget,
+    pub(crate) trails: Trails,
     throttle: Throttle,
     in_flight: AtomicUsize,
     unlocking: AtomicUsize,
@@ -58,6 +60,7 @@ impl App {
         let metrics = Metrics::new(vault.clone());
         Self(Arc::new(Inner {
             budget: Budget::new(limits.lookups_per_minute, metrics.budget_exhausted.clone()),
+            trails: Trails::new(vault.clone()),
             throttle: Throttle::new(),
             metrics,
             vault,
@@ -115,9 +118,12 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
 
     let attempt = Attempt::of(&request);
 
-    let response = match InFlight::enter(&app, route) {
-        Some(held) => to_its_end(held, request, next).await,
-        None => Problem::retry(Kind::Overloaded, 1, "too many requests at once: retry shortly").into_response(),
+    let response = match app.trails.begin(request.method(), route) {
+        Ok(way) => match InFlight::enter(&app, route) {
+            Some(held) => to_its_end(held, way, request, next).await,
+            None => app.trails.conclude(&way, overloaded()).await,
+        },
+        Err(answer) => *answer,
     };
     // Out of flight by now: an answer that waits keeps out nobody.
     let mut response = app.throttle.pace(&attempt, response).await;
@@ -134,18 +140,21 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
 
 /// Runs a handler. One that changes something runs in a task of its own, for a caller who hangs up must not stop it half
 /// way: after a commit, say, and before what follows from it.
-async fn to_its_end(held: InFlight, request: Request, next: Next) -> Response {
+async fn to_its_end(held: InFlight, way: OnTheWay, request: Request, next: Next) -> Response {
     if request.method().is_safe() {
-        let response = next.run(request).await;
-        drop(held);
-        return response;
+        return on_its_way(held, way, request, next).await;
     }
-    let run = tokio::spawn(async move {
-        let response = next.run(request).await;
-        drop(held);
-        response
-    });
-    run.await.unwrap_or_else(|_| panicked())
+    tokio::spawn(on_its_way(held, way, request, next)).await.unwrap_or_else(|_| panicked())
+}
+
+/// Runs a handler in the scope of its trail, and writes that down before the answer leaves.
+async fn on_its_way(held: InFlight, way: OnTheWay, request: Request, next: Next) -> Response {
+    let response = way.trail.follow(next.run(request)).await;
+    held.app.trails.conclude(&way, response).await
+}
+
+fn overloaded() -> Response {
+    Problem::retry(Kind::Overloaded, 1, "too many requests at once: retry shortly").into_response()
 }
 
 /// One line a request. The route is its template, so that no id and no query is in it.
@@ -160,7 +169,7 @@ fn log(method: &str, route: &str, status: u16, took: Duration, id: &HeaderValue,
 const UNMATCHED: &str = "unmatched";
 
 fn known_route(template: &str) -> &'static str {
-    auth::ROUTES.iter().find(|(_, known, _)| *known == template).map_or(UNMATCHED, |(_, known, _)| known)
+    auth::ROUTES.iter().find(|(_, known, ..)| *known == template).map_or(UNMATCHED, |(_, known, ..)| known)
 }
 
 /// A method is the caller's text, which belongs neither into a log nor into a label.

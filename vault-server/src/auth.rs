@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use vault_core::audit::{Action, trail};
 use vault_core::ids::CallerId;
 use vault_core::policy::Rule;
 use vault_core::vault::{Caller, Reader, Role};
@@ -34,58 +35,65 @@ const CONSENTS: Access = ONE_SUBJECT;
 const RIGHTS: Access = Access::Roles(&[Admin, Privacy]);
 const KEYS: Access = Access::Roles(&[Admin, Security]);
 
-/// Every route: method, path template, who may call it. What is not here may be called by nobody.
-pub(crate) const ROUTES: &[(&str, &str, Access)] = &[
-    ("GET", "/v1/status", ANYONE),
-    ("GET", "/v1/schema", ANYONE),
-    ("PUT", "/v1/schema", Access::Roles(&[Admin])),
-    ("PATCH", "/v1/subjects/{id}/fields", VALUES),
-    ("GET", "/v1/subjects/{id}/fields", ONE_SUBJECT),
-    ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
-    ("PUT", "/v1/subjects/{id}/fields/{name}", VALUES),
-    ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT),
-    ("GET", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
-    ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT),
-    ("POST", "/v1/metadata/search", RIGHTS),
-    ("POST", "/v1/metadata/apply", RIGHTS),
-    ("GET", "/v1/subjects/{id}/export", RIGHTS),
-    ("GET", "/v1/subjects/{id}", ONE_SUBJECT),
-    ("DELETE", "/v1/subjects/{id}", RIGHTS),
-    ("GET", "/v1/subjects/{id}/consents", CONSENTS),
-    ("PUT", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
-    ("DELETE", "/v1/subjects/{id}/consents/{purpose}", CONSENTS),
-    ("PUT", "/v1/subjects/{id}/restriction", RIGHTS),
-    ("DELETE", "/v1/subjects/{id}/restriction", RIGHTS),
-    ("PUT", "/v1/subjects/{id}/holds/{name}", RIGHTS),
-    ("DELETE", "/v1/subjects/{id}/holds/{name}", RIGHTS),
-    ("GET", "/v1/holds", RIGHTS),
-    ("POST", "/v1/lookups", VALUES),
-    ("POST", "/v1/tokens", VALUES),
-    ("POST", "/v1/tokens/resolve", VALUES),
-    ("DELETE", "/v1/tokens/{token}", VALUES),
-    ("POST", "/v1/batch/write", VALUES),
-    ("POST", "/v1/batch/read", VALUES),
-    ("POST", "/v1/erasures", RIGHTS),
-    ("GET", "/v1/erasures", RIGHTS),
-    ("GET", "/v1/erasures/{id}", RIGHTS),
-    ("GET", "/v1/erasures/{id}/certificate", RIGHTS),
-    ("POST", "/v1/erasures/{id}/certificates", RIGHTS),
-    ("GET", "/v1/keys", KEYS),
-    ("POST", "/v1/keys/rotations", KEYS),
-    ("GET", "/v1/keys/rotations", KEYS),
-    ("GET", "/v1/keys/rotations/{id}", KEYS),
-    ("PATCH", "/v1/keys/rotations/{id}", KEYS),
-    ("POST", "/v1/lock", KEYS),
+/// Tells nothing of anybody: an answer leaves no entry in the audit log, only a refusal does.
+const UNLOGGED: Option<Action> = None;
+
+/// Every route: method, path template, who may call it, and what the audit log is told of it. What is not here may be
+/// called by nobody.
+pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
+    ("GET", "/v1/status", ANYONE, UNLOGGED),
+    ("GET", "/v1/schema", ANYONE, UNLOGGED),
+    ("PUT", "/v1/schema", Access::Roles(&[Admin]), Some(Action::Schema)),
+    ("PATCH", "/v1/subjects/{id}/fields", VALUES, Some(Action::Write)),
+    ("GET", "/v1/subjects/{id}/fields", ONE_SUBJECT, Some(Action::Read)),
+    ("GET", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT, Some(Action::Read)),
+    ("PUT", "/v1/subjects/{id}/fields/{name}", VALUES, Some(Action::Write)),
+    ("DELETE", "/v1/subjects/{id}/fields/{name}", ONE_SUBJECT, Some(Action::Write)),
+    ("GET", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT, Some(Action::Metadata)),
+    ("PATCH", "/v1/subjects/{id}/fields/{name}/metadata", ONE_SUBJECT, Some(Action::Metadata)),
+    ("POST", "/v1/metadata/search", RIGHTS, Some(Action::Metadata)),
+    ("POST", "/v1/metadata/apply", RIGHTS, Some(Action::Metadata)),
+    ("GET", "/v1/subjects/{id}/export", RIGHTS, Some(Action::Export)),
+    ("GET", "/v1/subjects/{id}/accesses", RIGHTS, Some(Action::Accesses)),
+    // It answers subject ids: an auditor sees pseudonyms only.
+    ("POST", "/v1/audit/accesses", RIGHTS, Some(Action::Accesses)),
+    ("GET", "/v1/subjects/{id}", ONE_SUBJECT, Some(Action::Describe)),
+    ("DELETE", "/v1/subjects/{id}", RIGHTS, Some(Action::Erasure)),
+    ("GET", "/v1/subjects/{id}/consents", CONSENTS, Some(Action::Consent)),
+    ("PUT", "/v1/subjects/{id}/consents/{purpose}", CONSENTS, Some(Action::Consent)),
+    ("DELETE", "/v1/subjects/{id}/consents/{purpose}", CONSENTS, Some(Action::Consent)),
+    ("PUT", "/v1/subjects/{id}/restriction", RIGHTS, Some(Action::Restriction)),
+    ("DELETE", "/v1/subjects/{id}/restriction", RIGHTS, Some(Action::Restriction)),
+    ("PUT", "/v1/subjects/{id}/holds/{name}", RIGHTS, Some(Action::Hold)),
+    ("DELETE", "/v1/subjects/{id}/holds/{name}", RIGHTS, Some(Action::Hold)),
+    ("GET", "/v1/holds", RIGHTS, Some(Action::Hold)),
+    ("POST", "/v1/lookups", VALUES, Some(Action::Lookup)),
+    ("POST", "/v1/tokens", VALUES, Some(Action::TokenCreate)),
+    ("POST", "/v1/tokens/resolve", VALUES, Some(Action::TokenResolve)),
+    ("DELETE", "/v1/tokens/{token}", VALUES, Some(Action::TokenRevoke)),
+    ("POST", "/v1/batch/write", VALUES, Some(Action::Write)),
+    ("POST", "/v1/batch/read", VALUES, Some(Action::Read)),
+    ("POST", "/v1/erasures", RIGHTS, Some(Action::Erasure)),
+    ("GET", "/v1/erasures", RIGHTS, Some(Action::ErasureRead)),
+    ("GET", "/v1/erasures/{id}", RIGHTS, Some(Action::ErasureRead)),
+    ("GET", "/v1/erasures/{id}/certificate", RIGHTS, Some(Action::ErasureRead)),
+    ("POST", "/v1/erasures/{id}/certificates", RIGHTS, Some(Action::ErasureRead)),
+    ("GET", "/v1/keys", KEYS, Some(Action::Keys)),
+    ("POST", "/v1/keys/rotations", KEYS, Some(Action::Keys)),
+    ("GET", "/v1/keys/rotations", KEYS, Some(Action::Keys)),
+    ("GET", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
+    ("PATCH", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
+    ("POST", "/v1/lock", KEYS, Some(Action::Lock)),
     // A passphrase is the proof itself; without one the handler asks for a caller of `KEYS`.
-    ("POST", "/v1/unlock", Access::Open),
-    ("POST", "/v1/callers", KEYS),
-    ("GET", "/v1/callers", KEYS),
-    ("DELETE", "/v1/callers/{id}", KEYS),
-    ("POST", "/v1/callers/{id}/rotate", KEYS),
-    ("GET", "/healthz", Access::Open),
-    ("GET", "/readyz", Access::Open),
-    ("GET", "/metrics", Access::Open),
-    ("GET", "/openapi.json", Access::Open),
+    ("POST", "/v1/unlock", Access::Open, Some(Action::Unlock)),
+    ("POST", "/v1/callers", KEYS, Some(Action::Caller)),
+    ("GET", "/v1/callers", KEYS, Some(Action::Caller)),
+    ("DELETE", "/v1/callers/{id}", KEYS, Some(Action::Caller)),
+    ("POST", "/v1/callers/{id}/rotate", KEYS, Some(Action::Caller)),
+    ("GET", "/healthz", Access::Open, UNLOGGED),
+    ("GET", "/readyz", Access::Open, UNLOGGED),
+    ("GET", "/metrics", Access::Open, UNLOGGED),
+    ("GET", "/openapi.json", Access::Open, UNLOGGED),
 ];
 
 /// An authenticated caller, and how it reads: with the purpose it named.
@@ -116,7 +124,7 @@ pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 
 /// The methods that a path takes, for an answer to one that it does not.
 pub(crate) fn methods(template: &str) -> impl Iterator<Item = &'static str> {
-    ROUTES.iter().filter(move |(_, t, _)| *t == template).map(|(method, _, _)| *method)
+    ROUTES.iter().filter(move |(_, t, ..)| *t == template).map(|(method, ..)| *method)
 }
 
 /// Extensions must be cloneable and a caller need not be: the handler takes it out.
@@ -135,7 +143,14 @@ fn admit(app: &App, request: &Request) -> Result<Option<Who>, Problem> {
 /// Who may call a method of a path; HEAD is a GET without its body.
 pub(crate) fn access(method: &Method, template: &str) -> Option<Access> {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
-    ROUTES.iter().find(|(m, t, _)| *m == method && *t == template).map(|&(_, _, access)| access)
+    ROUTES.iter().find(|(m, t, ..)| *m == method && *t == template).map(|&(_, _, access, _)| access)
+}
+
+/// What the audit log is told of a method of a path; none for what tells nothing of anybody.
+pub(crate) fn action(method: &Method, template: &str) -> Option<Action> {
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let route = ROUTES.iter().find(|(m, t, ..)| *m == method && *t == template);
+    route.map_or(Some(Action::Other), |&(.., action)| action)
 }
 
 /// Authenticates the caller of a request without a body to it, for a route whose need of one shows in the body only.
@@ -146,11 +161,15 @@ pub(crate) fn authorise_keys(app: &App, headers: &HeaderMap) -> Result<Who, Prob
 fn authorise(app: &App, headers: &HeaderMap, allowed: Access) -> Result<Who, Problem> {
     once(headers)?;
     let caller = app.vault.authenticate(bearer(headers)?)?;
+    trail::caller(caller.id);
     if !admits(allowed, caller.role) {
         return Err(Problem::refused(Rule::Role, "the role of this API token may not do this: use one whose role may"));
     }
     let reader = reader(headers, &caller);
     app.vault.check_purpose(&reader)?;
+    // One that is not declared, or while that is not known, is but a text.
+    let declared = app.vault.schema().ok().zip(reader.purpose.as_deref());
+    trail::purpose(declared.and_then(|(schema, named)| schema.purpose(named).map(|purpose| purpose.name.clone())));
     Ok(Who { caller, reader })
 }
 
@@ -214,6 +233,8 @@ mod tests {
         ("POST", "/v1/metadata/search", "ap"),
         ("POST", "/v1/metadata/apply", "ap"),
         ("GET", "/v1/subjects/{id}/export", "ap"),
+        ("GET", "/v1/subjects/{id}/accesses", "ap"),
+        ("POST", "/v1/audit/accesses", "ap"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),
         ("GET", "/v1/subjects/{id}/consents", "asp"),

@@ -171,6 +171,14 @@ fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
     if let Some(epoch) = status.epoch {
         all.push(("epoch", "Counts root keys", epoch));
     }
+    if let Some(log) = status.log {
+        all.push(("audit_unsynced", "Entries of the audit log that are not durable yet", log.size - log.durable));
+        all.push((
+            "audit_waiting",
+            "Committed entries that the audit log does not take; nothing is answered",
+            log.waiting,
+        ));
+    }
     if let Some(counts) = status.counts {
         all.extend([
             ("subjects", "Living subjects", counts.subjects),
@@ -184,10 +192,13 @@ fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
     all
 }
 
-fn counters(status: &Status) -> [(&'static str, &'static str, u64); 3] {
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 5] {
+    let log = status.log.unwrap_or_default();
     [
         ("cache_hits", "Pages found in the cache", status.cache.hits),
         ("cache_misses", "Pages read from the store", status.cache.misses),
+        ("audit_entries", "Entries of the audit log", log.size),
+        ("audit_errors", "How often the audit log took no entry", log.failures),
         ("retention_forgotten", "Expired values that were forgotten for good", status.retention.forgotten_in_all),
     ]
 }

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema,
-    status, subjects, tokens,
+    accesses, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata, notes,
+    schema, status, subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -62,7 +62,7 @@ impl IntoResponse for Served {
 pub(crate) fn assemble() -> (Router<App>, Served) {
     let (router, document) = all().split_for_parts();
     let mut document = serde_json::to_value(&document).unwrap_or_default();
-    for &(method, path, access) in ROUTES {
+    for &(method, path, access, _) in ROUTES {
         complete(&mut document["paths"][path][method.to_lowercase()], access);
     }
     (router, Served(document.to_string().into()))
@@ -99,6 +99,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(metadata::search))
         .routes(routes!(metadata::apply))
         .routes(routes!(export::export))
+        .routes(routes!(accesses::of_subject))
+        .routes(routes!(accesses::of_caller))
         .routes(routes!(lookups::look_up))
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::resolve))
@@ -148,7 +150,7 @@ mod tests {
         for (path, item) in document["paths"].as_object().unwrap() {
             documented.extend(item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
         }
-        let guarded = ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        let guarded = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
         assert_eq!(documented, guarded);
     }
 
@@ -167,6 +169,7 @@ mod tests {
             "batch/read",
             "metadata/search",
             "metadata/apply",
+            "audit/accesses",
         ] {
             let parameters = document["paths"][format!("/v1/{path}")]["post"]["parameters"].clone();
             let key = parameters.as_array().unwrap().iter().find(|p| p["name"] == "Idempotency-Key").unwrap();

@@ -110,7 +110,7 @@ impl Kind {
             Self::Damaged => (500, "damaged", "Stored data is damaged"),
             Self::Overloaded => (503, "overloaded", "The server is busy"),
             Self::SlotUnavailable => (503, "slot_unavailable", "A root slot does not answer"),
-            Self::AuditUnavailable => (503, "audit_unavailable", "The audit log cannot be used"),
+            Self::AuditUnavailable => (503, "audit_unavailable", "The audit log takes no entries"),
             Self::EngineFailed => (503, "engine_failed", "The storage engine failed"),
             Self::DiskFull => (507, "disk_full", "The disk is full"),
         }
@@ -239,8 +239,8 @@ impl From<Error> for Problem {
                 Kind::Conflict,
                 "no root slot of this vault is unlocked in this way: use its key file or passphrase",
             ),
-            Error::Log(_) => logged(Kind::AuditUnavailable, told),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
+            Error::Log(_) => logged(Kind::AuditUnavailable, told),
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),
         }
@@ -297,7 +297,12 @@ impl From<SchemaError> for Problem {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use vault_core::audit::LogError;
     use vault_core::ids::{FieldName, HoldName, IdError};
+
+    fn log_error() -> LogError {
+        LogError::Unavailable { place: "audit".into(), why: "a test".into() }
+    }
 
     #[test]
     fn every_error_has_its_status_and_code() {
@@ -326,6 +331,7 @@ mod tests {
             (Error::Damaged("a page"), 500, "damaged"),
             (Error::Failed, 503, "engine_failed"),
             (Error::Overloaded, 503, "overloaded"),
+            (log_error().into(), 503, "audit_unavailable"),
         ];
         for (error, status, code) in cases {
             let problem = Problem::from(error);

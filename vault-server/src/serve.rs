@@ -8,6 +8,7 @@ use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
 use tokio::signal::unix::{SignalKind, signal};
+use vault_core::audit::{Action, Entry, Outcome};
 use vault_core::vault::Vault;
 
 use crate::app::App;
@@ -51,7 +52,8 @@ pub(crate) async fn serve(
     let address = listener.local_addr().map_err(failed)?;
     let handle = Handle::new();
     let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
-    let mut serving = tokio::spawn(accept(server, app, tls));
+    vault.log(&[Entry::new(Action::Start, Outcome::Done)]).await?;
+    let mut serving = tokio::spawn(accept(server, app.clone(), tls));
     announce(address);
 
     let engine_failed = tokio::select! {
@@ -65,6 +67,9 @@ pub(crate) async fn serve(
     tracing::info!("stopping");
     handle.graceful_shutdown(Some(DRAIN));
     let _ = serving.await;
+    if let Err(error) = app.trails.stop().await {
+        tracing::error!(%error, "that the server stops is not in the audit log");
+    }
     close(&vault).await;
     if engine_failed {
         let told = "the storage engine failed and the server has stopped: nothing that was acknowledged is lost; see to the \

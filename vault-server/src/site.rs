@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vault_core::audit::Log;
 use vault_core::root::{SlotPlace, Unlock};
 use vault_core::store::{SledOptions, SledStore, Store, StoreError};
 use vault_core::vault::{Vault, VaultOptions};
@@ -19,12 +20,15 @@ pub(crate) struct Site {
     pub(crate) store: PathBuf,
     pub(crate) slots: Vec<PathBuf>,
     pub(crate) unlock: Option<Source>,
+    /// The directory of the audit log.
+    audit: PathBuf,
     engine: SledOptions,
     options: VaultOptions,
 }
 
 /// The names inside a directory made by `dev`.
 pub(crate) const STORE: &str = "store";
+pub(crate) const AUDIT: &str = "audit";
 pub(crate) const SLOT: &str = "root.slot";
 pub(crate) const UNLOCK_KEY: &str = "unlock.key";
 pub(crate) const ADMIN_TOKEN: &str = "admin.token";
@@ -36,11 +40,9 @@ impl Site {
             store: dir.join(STORE),
             slots: vec![dir.join(SLOT)],
             unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
+            audit: dir.join(AUDIT),
             engine: SledOptions::default(),
-            options: VaultOptions {
-                log: vault_core::audit::Log::open(&dir.join("audit")).ok(),
-                ..VaultOptions::default()
-            },
+            options: VaultOptions::default(),
         }
     }
 
@@ -53,6 +55,7 @@ impl Site {
             store: config.store.dir.clone(),
             slots: config.slots.files.clone(),
             unlock: key_file.or(passphrase_file).or_else(Source::credential),
+            audit: files::parent(&config.store.dir).join(AUDIT),
             engine: SledOptions {
                 cache_bytes: config.store.cache_mib.saturating_mul(MIB),
                 reserve_bytes: config.store.reserve_mib.saturating_mul(MIB),
@@ -73,7 +76,7 @@ impl Site {
     /// If there is one already, or its places cannot be written.
     pub(crate) async fn create(&self, unlocks: Vec<vault_core::root::NewUnlock>) -> Result<Vault, Failure> {
         let store = self.open_store()?;
-        Ok(Vault::create(store, &self.places(), unlocks, self.options.clone()).await?)
+        Ok(Vault::create(store, &self.places(), unlocks, self.logged()?).await?)
     }
 
     /// Opens the vault, locked.
@@ -86,11 +89,16 @@ impl Site {
             return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));
         }
         let store = self.open_store()?;
-        Ok(Vault::open(store, &self.places(), self.options.clone()).await?)
+        Ok(Vault::open(store, &self.places(), self.logged()?).await?)
     }
 
     fn places(&self) -> Vec<SlotPlace> {
         self.slots.iter().cloned().map(SlotPlace::File).collect()
+    }
+
+    fn logged(&self) -> Result<VaultOptions, Failure> {
+        let log = Log::open(&self.audit).map_err(|error| Failure::failed(error.to_string()))?;
+        Ok(VaultOptions { log: Some(log), ..self.options.clone() })
     }
 
     fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {

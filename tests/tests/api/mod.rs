@@ -1,5 +1,6 @@
 //! The contract of the HTTP API, resource by resource.
 
+mod audit;
 mod batch;
 mod callers;
 mod edges;

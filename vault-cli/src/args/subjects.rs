@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::audit::SubjectAccesses;
+
 /// `vault-cli subject …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubjectCommand {
@@ -59,6 +61,14 @@ Examples:
   vault-cli subject export cust-1 --out cust-1.json
   vault-cli subject export cust-1 > /media/safe/cust-1.json")]
     Export(ExportArgs),
+    /// Show who did what with a subject's data, when and what for
+    #[command(after_help = "\
+The newest stands last. After a shred there is nothing: no entry can be told to be of the subject any more.
+
+Examples:
+  vault-cli subject accesses cust-1
+  vault-cli subject accesses cust-1 --from 2026-05-01T00:00:00Z --output json")]
+    Accesses(SubjectAccesses),
     /// Forget one field of a subject, for good
     #[command(after_help = "\
 Forgetting is final: no old copy of the store brings the value back. Asks first; scripts give --yes.

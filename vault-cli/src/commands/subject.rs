@@ -44,6 +44,7 @@ pub(crate) fn run(command: &SubjectCommand, context: &Context) -> Result<Exit, F
         SubjectCommand::Show(args) => show(args, context),
         SubjectCommand::Lookup(args) => super::lookup::run(args, context),
         SubjectCommand::Forget(args) => forget(args, context),
+        SubjectCommand::Accesses(args) => super::accesses::of_subject(args, context),
         SubjectCommand::Export(args) => super::export::run(args, context),
         SubjectCommand::Import(args) => super::import::run(args, context),
     }

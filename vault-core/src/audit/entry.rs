@@ -120,6 +120,9 @@ pub struct Entry {
     /// Which fields, by the ids that they were first declared under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<FieldName>,
+    /// How many times it happened, where one entry stands for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// The erasure it belongs to.
     #[serde(default, with = "maybe_text", skip_serializing_if = "Option::is_none")]
     pub erasure: Option<ErasureId>,
@@ -249,6 +252,7 @@ impl Entry {
             rule: None,
             subjects: Vec::new(),
             fields: Vec::new(),
+            count: None,
             erasure: None,
             commit: None,
             shred: None,

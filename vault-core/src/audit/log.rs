@@ -1,7 +1,8 @@
 //! The log itself: appended to before any answer leaves, made durable in the background, signed when it has grown.
 
+use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Entry;
@@ -25,6 +26,7 @@ pub struct Log(Arc<Inner>);
 
 struct Inner {
     entries: Mutex<Vec<Vec<u8>>>,
+    place: PathBuf,
 }
 
 /// INTERIM
@@ -57,9 +59,17 @@ impl Log {
     /// # Errors
     /// [`LogError`].
     pub fn open(dir: &Path) -> Result<Self, LogError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|why| LogError::Unavailable { place: dir.display().to_string(), why: why.to_string() })?;
-        Ok(Self(Arc::new(Inner { entries: Mutex::default() })))
+        let place = dir.join("entries.ndjson");
+        let told = |why: std::io::Error| unavailable(&place, &why);
+        std::fs::create_dir_all(dir).map_err(told)?;
+        let text = match std::fs::read(&place) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(why) => return Err(told(why)),
+        };
+        let lines = text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        let entries = Mutex::new(lines.map(<[u8]>::to_vec).collect());
+        Ok(Self(Arc::new(Inner { entries, place })))
     }
 
     /// Appends entries: they are in the log's file when this returns, and durable a little later.
@@ -69,7 +79,11 @@ impl Log {
     pub fn append(&self, entries: &[Entry]) -> Result<Range<u64>, LogError> {
         let mut all = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = all.len() as u64;
-        all.extend(entries.iter().map(Entry::encode));
+        let lines: Vec<Vec<u8>> = entries.iter().map(Entry::encode).collect();
+        let text: Vec<u8> = lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect();
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.0.place);
+        file.and_then(|mut file| file.write_all(&text)).map_err(|why| unavailable(&self.0.place, &why))?;
+        all.extend(lines);
         Ok(begin..all.len() as u64)
     }
 
@@ -90,6 +104,11 @@ impl Log {
     /// How many of them are durable.
     pub fn durable_size(&self) -> u64 {
         self.size()
+    }
+
+    /// Whether every entry is durable before its answer leaves.
+    pub fn sync_every_entry(&self) -> bool {
+        false
     }
 
     /// The bytes of at most `limit` entries from `from` on.
@@ -142,4 +161,8 @@ impl Log {
         }
         Ok(())
     }
+}
+
+fn unavailable(place: &Path, why: &std::io::Error) -> LogError {
+    LogError::Unavailable { place: place.display().to_string(), why: why.to_string() }
 }

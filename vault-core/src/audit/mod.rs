@@ -6,6 +6,8 @@
 
 mod entry;
 mod log;
+pub mod trail;
 
 pub use entry::{Action, Concluded, Digest, Entry, Level, Outcome, Pseudonym, Shred};
 pub use log::{Log, LogError};
+pub use trail::{Trail, day_of};

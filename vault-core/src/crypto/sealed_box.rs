@@ -23,6 +23,7 @@ pub const OVERHEAD: usize = 1 + SALT_LEN + aead::TAG_LEN;
 enum Label {
     Meta,
     Evidence,
+    Outbox,
     SlotEntries,
     SlotKeyWrap,
 }
@@ -32,6 +33,7 @@ impl Label {
         match self {
             Self::Meta => b"uv1/meta",
             Self::Evidence => b"uv1/evidence",
+            Self::Outbox => b"uv1/outbox",
             Self::SlotEntries => b"uv1/slot/entries",
             Self::SlotKeyWrap => b"uv1/slot/wrap",
         }
@@ -63,6 +65,19 @@ impl MetaKey {
     /// [`Unauthentic`]: a wrong key or a changed byte.
     pub fn open_evidence(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
         open(self.expose(), Label::Evidence, aad, sealed)
+    }
+
+    /// Seals entries that wait for the audit log.
+    pub fn seal_outbox(&self, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        seal(self.expose(), Label::Outbox, aad, plaintext)
+    }
+
+    /// Opens them.
+    ///
+    /// # Errors
+    /// [`Unauthentic`]: a wrong key or a changed byte.
+    pub fn open_outbox(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
+        open(self.expose(), Label::Outbox, aad, sealed)
     }
 }
 

@@ -9,6 +9,7 @@ use super::restriction::{Restriction, Restrictions};
 use super::session::{Snapshot, reading};
 use super::types::FieldStamp;
 use super::{Inner, Vault, subject};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::{Compartment, Purpose, SubjectId};
 use crate::policy::SubjectStanding;
@@ -98,6 +99,7 @@ impl Inner {
             let mut metadata = RowMetadata::open(&row, &place)?;
             for (id, entry) in &row.fields {
                 let spec = schema.field_by_id(id).ok_or(Error::Damaged("a field that the schema does not declare"))?;
+                trail::fields([id]);
                 let known = metadata.0.remove(id);
                 let expired = facts(spec, entry.updated_at, known.as_ref(), None, now).expired;
                 let value = match expired {

@@ -10,6 +10,7 @@ use super::records::{DirectoryEntry, SubjectState};
 use super::session::{Snapshot, reading};
 use super::subject::Room;
 use super::{Inner, REASON_MAX, Vault, stale, subject};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::{CallerId, HoldName, SubjectId};
 use crate::time::Timestamp;
@@ -137,6 +138,7 @@ impl Inner {
                 && record.state == SubjectState::Active
                 && !record.holds.is_empty()
             {
+                trail::found(trail::name(&record.audit_key), []);
                 let holds = self.note::<Holds>(&record).await?.0;
                 held.push(HeldSubject { subject: SubjectId::parse(&record.subject)?, holds });
             }

@@ -8,6 +8,7 @@ use super::read::{Wanted, facts};
 use super::session::{Snapshot, reading};
 use super::types::Reader;
 use super::{Inner, Vault, subject};
+use crate::audit::trail;
 use crate::crypto::equal;
 use crate::error::Error;
 use crate::ids::{FieldName, SubjectId};
@@ -43,6 +44,7 @@ impl Vault {
         let schema = session.snapshot().schema.clone();
         let (spec, and) = (schema.field(asked.field)?, schema.field(asked.and)?);
         check(spec, and, asked.last4)?;
+        trail::fields([&spec.id, &and.id]);
         let form = and.lookup_query(asked.value, asked.region)?;
         let wanted = Wanted { spec: and, form: &form, finding: reader.finding(&schema, &[spec, and])? };
         reading!(session, |snapshot| {
@@ -71,7 +73,7 @@ fn check(spec: &FieldSpec, and: &FieldSpec, last4: &str) -> Result<(), Error> {
 
 impl Inner {
     async fn candidates(&self, snapshot: &Snapshot, wanted: &Wanted<'_>) -> Result<Vec<SubjectId>, Error> {
-        let page = self.look_up(snapshot, wanted, None, CANDIDATES_MAX + 1).await?;
+        let page = self.look_up(snapshot, wanted, None, CANDIDATES_MAX + 1, |_| ()).await?;
         match page.next {
             // An answer without those that were not looked at would be taken for the whole.
             Some(_) => Err(Error::Invalid { field: "and", expected: "a value that at most 1,000 subjects have" }),
@@ -103,7 +105,8 @@ impl Inner {
         last4: &str,
     ) -> Result<bool, Error> {
         let now = Timestamp::now();
-        let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
+        let record =
+            subject::find(self, &snapshot.header, id).await?.living_unnoted(now, self.options.tombstone_seconds)?;
         let Some(keys) = record.keys(&spec.compartment) else { return Ok(false) };
         let place = record.row_place(keys);
         let row = subject::open_row(self, &place).await?;
@@ -114,7 +117,11 @@ impl Inner {
         }
         let plaintext = subject::open_field(self, &row, &spec.id, &place).await?;
         let digits = spec.last4_of(&FieldValue::decode(&plaintext)?);
-        Ok(digits.is_some_and(|digits| equal(digits.as_bytes(), last4.as_bytes())))
+        let has = digits.is_some_and(|digits| equal(digits.as_bytes(), last4.as_bytes()));
+        if has {
+            trail::subject(&record.audit_key);
+        }
+        Ok(has)
     }
 }
 

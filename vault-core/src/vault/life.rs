@@ -7,11 +7,13 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::finalizer::{Finalizer, Job};
 use super::meta::{self, Meta, MetaHead};
+use super::outbox::Outbox;
 use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
 use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema};
+use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -82,6 +84,7 @@ impl Vault {
     fn assemble(store: Arc<dyn Store>, vault: VaultId, slots: Vec<FileSlot>, options: VaultOptions) -> Self {
         let pages = Pages::new(store.clone(), vault, options.cache_bytes);
         let shared = slots.iter().map(|slot| Arc::new(slot.clone()) as Arc<dyn RootSlot>).collect();
+        let log = options.log.clone();
         let inner = Inner {
             store,
             pages,
@@ -95,6 +98,7 @@ impl Vault {
             rotating: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
             sweeps: retention::Sweeps::default(),
+            outbox: Arc::new(Outbox::new(log)),
             turns: Turns::new(),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
@@ -155,6 +159,9 @@ impl Vault {
         if meta.head != (MetaHead { vault: inner.vault, epoch: header.epoch() }) {
             return Err(Error::Damaged("the META record and the vault header disagree"));
         }
+        if matches!(finalizing, Finalizing::Resumed) {
+            inner.recover_outbox(&header).await?;
+        }
         let schema = Arc::new(schema::load(inner, &header).await?);
         let snapshot = Snapshot { header: Arc::new(header), counts: meta.counts, sequence: meta.sequence, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -165,7 +172,7 @@ impl Vault {
             pages: inner.pages.clone(),
             vault: inner.vault,
             slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
-            log: inner.options.log.clone(),
+            outbox: inner.outbox.clone(),
             session: session.clone(),
             meta_row: row,
             failed: inner.failed.clone(),
@@ -205,7 +212,8 @@ impl Vault {
         if let (Some(session), Some(tasks)) = (session, life.take()) {
             if let Some(last_used) = tasks.last_used {
                 last_used.abort();
-                callers::note_all(&self.inner, &session).await;
+                // Not what the request to lock did.
+                trail::aside(callers::note_all(&self.inner, &session)).await;
             }
             session.stop();
             if let Some(retention) = tasks.retention {
@@ -219,6 +227,7 @@ impl Vault {
             let _ = session.writer.send(Command::Stop).await;
             let _ = tasks.writer.await;
         }
+        self.inner.outbox.clear();
         self.inner.file_slots.iter().for_each(FileSlot::lock);
         self.inner.pages.clear();
         Ok(())
@@ -260,6 +269,7 @@ impl Vault {
             store: inner.store.health(),
             cache: inner.pages.stats(),
             retention: inner.sweeps.status(),
+            log: inner.outbox.status(),
         }
     }
 

@@ -11,16 +11,19 @@
 //! | `consents`, `restriction`, `holds` | its topics: what may be done with a subject, and not |
 //! | `schema` | the declared schema: kept, loaded, changed |
 //! | `export` | everything held of a subject, for the subject |
+//! | `accesses` | who saw what of a subject, and whose data a caller saw |
 //! | `metadata` | what is known of each value besides itself |
 //! | `retention` | values whose time is over are forgotten for good |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
+//! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
 //! | `types` | what goes in and comes out |
 
+mod accesses;
 mod callers;
 mod certify;
 mod consents;
@@ -43,11 +46,15 @@ mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod logged;
 mod meta;
 mod metadata;
 mod notes;
 #[cfg(test)]
 mod notes_tests;
+mod outbox;
+#[cfg(test)]
+mod outbox_tests;
 mod put;
 mod read;
 mod records;
@@ -79,6 +86,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+pub use accesses::{ACCESSES_MAX, Access, AccessPage, NewestAccesses, Reach, Reached, Span};
 pub use callers::OVERLAP_MAX;
 pub use certify::{CERTIFICATES_MAX, SubjectCertificate};
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
@@ -124,6 +132,8 @@ pub(crate) struct Inner {
     under_way: idempotency::UnderWay,
     /// What the sweeps of expired values did.
     sweeps: retention::Sweeps,
+    /// Entries of commits on their way into the audit log.
+    pub(crate) outbox: Arc<outbox::Outbox>,
     /// For writes that lost a race for their subject.
     turns: Turns,
     /// Held while unlocking or locking; the tasks of the session under it.

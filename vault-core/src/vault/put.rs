@@ -15,6 +15,7 @@ use super::subject;
 use super::types::{Change, Changes, PutOptions, PutOutcome};
 use super::writer::Write;
 use super::{Inner, Vault};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::{FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema, SchemaError};
@@ -84,16 +85,22 @@ impl Vault {
         let mut writes = Vec::with_capacity(items.len());
         let mut waiting = Vec::with_capacity(items.len());
         for (index, (id, changes, options)) in items.iter().enumerate() {
+            trail::anew();
             match self.inner.prepare(&session, id, changes, options).await {
                 Ok(prepared) if !prepared.replaces => {
-                    writes.push(prepared.write);
+                    writes.push(Write { together: !writes.is_empty(), ..prepared.write });
                     waiting.push((index, prepared.outcome));
                 }
                 // A final change waits for the root slots; it goes its own way below.
                 Ok(_) => {}
-                Err(error) => results[index] = Some(Err(error)),
+                Err(error) => {
+                    let failed = Err(error);
+                    trail::ended(&failed);
+                    results[index] = Some(failed);
+                }
             }
         }
+        trail::anew();
         match session.commit(writes).await {
             Ok(committed) => {
                 for ((index, outcome), _) in waiting.into_iter().zip(committed).filter(|(_, held)| *held) {
@@ -111,7 +118,13 @@ impl Vault {
         for ((id, changes, options), result) in items.into_iter().zip(results) {
             answers.push(match result {
                 Some(result) => result,
-                None => self.put_fields(&id, changes, &options).await,
+                None => {
+                    let put = self.put_fields(&id, changes, &options).await;
+                    if put.is_err() {
+                        trail::ended(&put);
+                    }
+                    put
+                }
             });
         }
         answers
@@ -227,6 +240,9 @@ impl Inner {
     ) -> Result<Prepared, Error> {
         let putting = Putting { header: &snapshot.header, schema, options, now: Timestamp::now() };
         let found = subject::find(self, putting.header, id).await?;
+        if let Some(DirectoryEntry::Subject(record)) = &found.entry {
+            trail::subject(&record.audit_key);
+        }
         match &found.entry {
             Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active => {
                 self.merge(&putting, found, parsed).await

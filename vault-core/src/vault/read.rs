@@ -12,6 +12,8 @@ use super::session::{Snapshot, reading};
 use super::subject;
 use super::types::{Description, FieldStamp, LookupPage, ReadField, ReadOutcome, ReadRequest, Reader};
 use super::{Inner, Vault};
+use crate::audit::trail;
+use crate::crypto::AuditKey;
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, Purpose, SubjectId};
 use crate::policy::{self, Decision, Named, Question, Rule, SubjectStanding, ValueFacts};
@@ -36,11 +38,18 @@ impl Vault {
         request: &ReadRequest,
     ) -> Result<ReadOutcome, Error> {
         let session = self.session()?;
-        let outcome = reading!(session, |snapshot| self.inner.read(&snapshot, id, names, request).await)?;
-        if outcome.fields.is_empty() && names.is_some_and(|n| n.len() == 1) {
-            return Err(Error::NoSuchField);
+        let outcome = reading!(session, |snapshot| self.inner.read(&snapshot, id, names, request).await);
+        let outcome = match outcome {
+            Ok(read) if read.fields.is_empty() && names.is_some_and(|n| n.len() == 1) => Err(Error::NoSuchField),
+            outcome => outcome,
+        };
+        if outcome.is_err() {
+            // Nothing is shown; what was asked for is told.
+            let schema = &session.snapshot().schema;
+            trail::fields(names.unwrap_or_default().iter().filter_map(|name| Some(&schema.field(name).ok()?.id)));
         }
-        Ok(outcome)
+        trail::ended(&outcome);
+        outcome
     }
 
     /// Whether the reader may name the purpose that it names. While the vault is locked that is not known, and nothing
@@ -82,10 +91,11 @@ impl Vault {
         let schema = session.snapshot().schema.clone();
         let spec = schema.field(field)?;
         let form = spec.lookup_query(value, region)?;
+        trail::fields([&spec.id]);
         let wanted = Wanted { spec, form: &form, finding: reader.finding(&schema, &[spec])? };
         let after = after.map(subject::parse_after).transpose()?;
         let limit = limit.clamp(1, LOOKUP_MAX);
-        reading!(session, |snapshot| self.inner.look_up(&snapshot, &wanted, after, limit).await)
+        reading!(session, |snapshot| self.inner.look_up(&snapshot, &wanted, after, limit, trail::subject).await)
     }
 }
 
@@ -247,6 +257,7 @@ impl Inner {
                 };
                 let stamp =
                     FieldStamp { name: spec.name.clone(), version: entry.version, updated_at: entry.updated_at };
+                trail::fields([&spec.id]);
                 outcome.fields.push(ReadField { stamp, value, lowered: (view != request.view).then_some(view) });
             }
         }
@@ -293,6 +304,7 @@ impl Inner {
         wanted: &Wanted<'_>,
         after: Option<[u8; 16]>,
         limit: usize,
+        found: impl Fn(&AuditKey),
     ) -> Result<LookupPage, Error> {
         let header = &*snapshot.header;
         let tag = subject::lookup_tag(header, &wanted.spec.id, wanted.form);
@@ -312,6 +324,7 @@ impl Inner {
                 && record.lookups.iter().any(|l| l.live && l.tag == tag)
                 && self.in_time(&record, wanted.spec, now).await?
             {
+                found(&record.audit_key);
                 subjects.push(SubjectId::parse(&record.subject)?);
             }
         }

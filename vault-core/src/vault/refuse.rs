@@ -9,6 +9,7 @@ use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::writer::Write;
 use super::{Inner, evidence};
+use crate::audit::{Entry, trail};
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use crate::time::Timestamp;
@@ -177,6 +178,10 @@ impl Inner {
                 }
             }
         }
+        // It names no subject: beside the certificate, that would tell whose all its entries of the day are.
+        let count = Some(refused.keys.len() as u64);
+        let told = |entry: Entry| Entry { subjects: Vec::new(), erasure: Some(record.id), count, ..entry };
+        write.entries = trail::so_far().into_iter().map(told).collect();
         write.edits.push(note(header, record)?);
         if let Some(claim) = claim {
             claim.note(header, record.id.0, &mut write)?;

@@ -18,6 +18,7 @@ use super::row::Entry;
 use super::session::{Session, Snapshot, reading};
 use super::types::{Change, PutOptions, RetentionStatus};
 use super::{Inner, Vault, subject};
+use crate::audit::{Action, Trail};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema, SchemaError};
@@ -225,7 +226,8 @@ impl Inner {
         let count = expired.fields.len() as u64;
         let changes = expired.fields.iter().map(|field| (field.clone(), Change::Remove)).collect();
         let options = PutOptions { final_: true, expired_at: Some(expired.at), ..PutOptions::default() };
-        match self.put(session, &expired.subject, &changes, &options).await {
+        let put = self.put(session, &expired.subject, &changes, &options);
+        match Trail::new(Action::Retention).follow(put).await {
             Ok(_) => self.sweeps.note(|status| {
                 status.forgotten += count;
                 status.forgotten_in_all += count;

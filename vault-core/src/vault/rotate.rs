@@ -15,6 +15,7 @@ use super::session::{Session, reading};
 use super::types::{KeyStatus, Layer, Rotation, RotationState};
 use super::writer::{RootDone, Write};
 use super::{Inner, Vault};
+use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::RotationId;
@@ -280,7 +281,7 @@ impl Rotations {
             return Ok(());
         }
         let header = session.snapshot().header.clone();
-        let writes = ended.iter().map(|record| noting(&header, record)).collect::<Result<_, _>>()?;
+        let writes = ended.iter().map(|record| ending(&header, record, Outcome::Done)).collect::<Result<_, _>>()?;
         session.commit(writes).await.map(|_| ())
     }
 
@@ -295,7 +296,7 @@ impl Rotations {
             record.state = RotationState::Failed;
             record.finished_at = Some(Timestamp::now());
             record.detail = Some(detail.to_owned());
-            writes.push(noting(&header, &record)?);
+            writes.push(ending(&header, &record, Outcome::Failed)?);
         }
         session.commit(writes).await.map(|_| ())
     }
@@ -356,6 +357,11 @@ fn key(header: &Header, id: RotationId) -> EntryKey {
 fn noting(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
     let edit = (Kind::System, key(header, record.id), Op::Insert(encode(record)?));
     Ok(Write { edits: vec![edit], reclaim: true, ..Write::default() })
+}
+
+/// A rotation ends by itself, and the log is told.
+fn ending(header: &Header, record: &RotationRecord, outcome: Outcome) -> Result<Write, Error> {
+    Ok(Write { entries: vec![Entry::new(Action::Keys, outcome)], ..noting(header, record)? })
 }
 
 fn shown(record: RotationRecord) -> Rotation {

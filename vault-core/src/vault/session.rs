@@ -8,7 +8,8 @@ use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::finalizer::Job;
 use super::types::Counts;
-use super::writer::{Command, GroupError, Write};
+use super::writer::{Command, Write};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::root::RootEntry;
 use crate::schema::Schema;
@@ -83,19 +84,31 @@ impl Session {
 
     /// Commits ordinary writes as one durable group. Answers for each whether it was committed; one that was not was
     /// prepared from a state that has changed since.
-    pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<Vec<bool>, Error> {
+    ///
+    /// In the scope of a request, a write without entries gets one of what was noted so far.
+    pub(crate) async fn commit(&self, mut writes: Vec<Write>) -> Result<Vec<bool>, Error> {
+        writes.iter_mut().for_each(told);
         let (reply, answer) = oneshot::channel();
         self.writer.send(Command::Data { writes, reply }).await.map_err(|_| Error::Locked)?;
         // A writer that was told to stop does not come to what is queued behind that.
         let ended = |_| if self.stopping() { Error::Locked } else { Error::Failed };
-        answer.await.map_err(ended)?.map_err(GroupError::into)
+        let committed = answer.await.map_err(ended)?.map_err(Error::from)?;
+        if committed.contains(&true) {
+            trail::committed();
+        }
+        Ok(committed)
     }
 
     /// Commits a write in a root batch; `true` once it is final.
-    pub(crate) async fn finalize(&self, write: Write) -> Result<bool, Error> {
+    pub(crate) async fn finalize(&self, mut write: Write) -> Result<bool, Error> {
+        told(&mut write);
         let (reply, answer) = oneshot::channel();
         self.finalizer.send(Job::Final { write, reply }).map_err(|_| Error::Locked)?;
-        answer.await.map_err(|_| Error::Locked)?
+        let held = answer.await.map_err(|_| Error::Locked)??;
+        if held {
+            trail::committed();
+        }
+        Ok(held)
     }
 
     pub(crate) fn set_waiting(&self, reasons: Vec<String>) {
@@ -104,6 +117,13 @@ impl Session {
 
     pub(crate) fn waiting(&self) -> Vec<String> {
         self.waiting_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// What a write that brings no entries tells the log.
+fn told(write: &mut Write) {
+    if write.entries.is_empty() {
+        write.entries = trail::so_far();
     }
 }
 

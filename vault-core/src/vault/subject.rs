@@ -4,6 +4,7 @@ use super::Inner;
 use super::records::{CompartmentKeys, DirectoryEntry, SubjectRecord, SubjectState, decode, encode};
 use super::row::{Row, RowPlace};
 use super::writer::Guard;
+use crate::audit::trail;
 use crate::crypto::digest;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
@@ -49,8 +50,16 @@ impl Found {
         fit(encode(&DirectoryEntry::Subject(record))?, room, self.size)
     }
 
-    /// The living subject, or why there is none.
+    /// The living subject, or why there is none. The trail of a request notes whom it is about, also if it is refused.
     pub(crate) fn living(self, now: Timestamp, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
+        if let Some(DirectoryEntry::Subject(record)) = &self.entry {
+            trail::subject(&record.audit_key);
+        }
+        self.living_unnoted(now, tombstone_seconds)
+    }
+
+    /// The same for one that is only looked at.
+    pub(crate) fn living_unnoted(self, now: Timestamp, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
         match self.entry {
             Some(DirectoryEntry::Subject(record)) => match record.state {
                 SubjectState::Active => Ok(record),

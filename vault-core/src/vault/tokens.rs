@@ -28,6 +28,7 @@ use super::records::{SubjectRecord, TokenOf, TokenRecord, decode, encode};
 use super::session::{Session, reading};
 use super::writer::{Guard, Write};
 use super::{Inner, Vault};
+use crate::audit::trail;
 use crate::crypto::digest;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
@@ -55,15 +56,8 @@ impl Vault {
     /// [`Error::NotFound`] if it would not resolve for this caller anyway.
     pub async fn revoke_token(&self, token: &str, role: Role, caller: CallerId) -> Result<(), Error> {
         let session = self.session()?;
-        let write = reading!(session, |snapshot| {
-            match self.inner.living_token(&snapshot.header, token).await {
-                Ok(Some(found)) if role == Role::Admin || found.record.caller.is_none_or(|bound| bound == caller) => {
-                    found.spend(&snapshot.header)
-                }
-                Ok(_) => Err(UNKNOWN),
-                Err(error) => Err(error),
-            }
-        })?;
+        let may = |found: &FoundToken| role == Role::Admin || found.record.caller.is_none_or(|bound| bound == caller);
+        let write = reading!(session, |snapshot| self.inner.revoking(&snapshot.header, token, &may).await)?;
         // Somebody else revoked or used it up at the same time.
         if session.commit(vec![write]).await? == [true] { Ok(()) } else { Err(UNKNOWN) }
     }
@@ -90,6 +84,21 @@ impl FoundToken {
 }
 
 impl Inner {
+    /// The write that revokes a token.
+    async fn revoking(
+        &self,
+        header: &Header,
+        token: &str,
+        may: &(dyn Fn(&FoundToken) -> bool + Sync),
+    ) -> Result<Write, Error> {
+        let found = self.living_token(header, token).await?.filter(may).ok_or(UNKNOWN)?;
+        if let Some(record) = self.subject_of(header, &found.record).await? {
+            trail::subject(&record.audit_key);
+            trail::fields([&found.record.field]);
+        }
+        found.spend(header)
+    }
+
     /// A token that is neither spent nor past its end.
     async fn living_token(&self, header: &Header, token: &str) -> Result<Option<FoundToken>, Error> {
         if token.len() > TOKEN_MAX {

@@ -43,6 +43,19 @@ impl Default for VaultOptions {
     }
 }
 
+/// How the audit log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Its entries.
+    pub size: u64,
+    /// How many of them are durable.
+    pub durable: u64,
+    /// Entries of what is committed that wait for the log to take them; nothing is answered meanwhile.
+    pub waiting: u64,
+    /// How often it took nothing, since the process was started.
+    pub failures: u64,
+}
+
 /// What happens to one field.
 pub enum Change {
     /// Set it: the JSON text of the value, as the caller sent it.
@@ -393,6 +406,8 @@ pub struct Status {
     pub cache: CacheStats,
     /// The sweep of values whose time is over.
     pub retention: RetentionStatus,
+    /// The audit log; none if there is none.
+    pub log: Option<LogStatus>,
 }
 
 /// What the last pass over expired values did, or the present one did so far.

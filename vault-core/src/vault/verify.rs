@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
 use super::types::VerifyReport;
-use super::{Inner, Vault, notes, row, subject, tokens};
+use super::{Inner, Vault, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
@@ -43,7 +43,7 @@ impl Vault {
         }
         scrub.compare("pages of the trie", scrub.report.pages, counts.pages);
         scrub.compare("subjects", scrub.report.subjects, counts.subjects);
-        let (pages, rows) = scrub.unreachable(&self.inner).await?;
+        let (pages, rows) = scrub.unreachable(&self.inner, &snapshot.header).await?;
         scrub.compare("page rows in the store, the header's among them", pages, counts.pages + 1);
         scrub.compare("data rows in the store", rows, counts.rows);
         if scrub.more > 0 {
@@ -181,12 +181,12 @@ impl Scrub {
     }
 
     /// Counts the store's rows, and reports page rows that nothing leads to.
-    async fn unreachable(&mut self, inner: &Inner) -> Result<(u64, u64), Error> {
+    async fn unreachable(&mut self, inner: &Inner, header: &Header) -> Result<(u64, u64), Error> {
         let (mut pages, mut rows) = (0, 0);
         let mut start = Vec::new();
         loop {
             let part = inner.store.scan(&start, None, SCAN).await?;
-            for (key, _) in &part {
+            for (key, value) in &part {
                 match key.first() {
                     Some(&row::PREFIX) => rows += 1,
                     Some(b'p') => {
@@ -196,6 +196,11 @@ impl Scrub {
                         }
                     }
                     Some(b'm') => {}
+                    Some(&outbox::PREFIX) => {
+                        if outbox::open(header, key, value).is_err() {
+                            self.problem(format!("row {} of entries for the audit log does not open", place(key)));
+                        }
+                    }
                     _ => self.problem(format!("row {} is none of the vault's", place(key))),
                 }
             }

@@ -13,10 +13,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
+use super::outbox::{self, Outbox};
 use super::row;
 use super::session::{Session, Snapshot};
 use super::types::Counts;
-use crate::audit::{Entry, Log};
+use crate::audit::{Entry, trail};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -28,6 +29,8 @@ use crate::trie::{self, Applied, Edits, EntryKey, Header, Kind, Mode, Op, Pages,
 
 /// The most writes that share one commit.
 const GROUP_MAX: usize = 512;
+/// Rows of the outbox that one commit removes.
+const SPENT_MAX: usize = 64;
 /// Commands that may wait for the writer.
 pub(super) const QUEUE: usize = 4096;
 
@@ -49,6 +52,8 @@ pub(crate) struct Write {
     pub(crate) delta: Delta,
     /// What the log is told of it, once it is committed.
     pub(crate) entries: Vec<Entry>,
+    /// Whether those may share entries with the write before it, which is of the same request.
+    pub(crate) together: bool,
     /// What it shreds: the root batch keeps evidence of it.
     pub(crate) shreds: Vec<Shredding>,
     /// The version of the schema it was prepared under, if it depends on that.
@@ -122,7 +127,7 @@ pub(crate) struct Writer {
     pub(super) vault: VaultId,
     /// What the root slots are called.
     pub(super) slots: Vec<String>,
-    pub(super) log: Option<Log>,
+    pub(super) outbox: Arc<Outbox>,
     pub(super) session: Arc<Session>,
     /// META as it lies in the store: expected by every commit.
     pub(super) meta_row: Vec<u8>,
@@ -151,7 +156,8 @@ impl Writer {
                     // The finalizer is gone only if the vault is being locked; then recovery settles the slots.
                     let _ = reply.send(outcome);
                 }
-                Some(Command::Stop) | None => return,
+                Some(Command::Stop) => return self.empty_outbox().await,
+                None => return,
             }
         }
     }
@@ -232,7 +238,12 @@ impl Writer {
                 merged.rest.delete.extend(write.delete);
                 merged.rest.delta.add(write.delta);
                 merged.rest.shreds.extend(write.shreds);
-                merged.rest.entries.extend(write.entries);
+                for entry in write.entries {
+                    match write.together {
+                        true => trail::add(&mut merged.rest.entries, entry),
+                        false => merged.rest.entries.push(entry),
+                    }
+                }
                 merged.rest.reclaim &= write.reclaim;
                 merged.rest.schema = write.schema.or(merged.rest.schema.take());
             }
@@ -267,6 +278,32 @@ impl Writer {
         Ok(true)
     }
 
+    /// At the end: makes the log durable, and removes what it has from the outbox.
+    async fn empty_outbox(&mut self) {
+        let Some(log) = self.outbox.log().cloned() else { return };
+        let durable = async {
+            self.outbox.flush()?;
+            log.durable(log.size()).await
+        };
+        if let Err(error) = durable.await {
+            tracing::warn!(%error, "the audit log is completed at the next unlock");
+            return;
+        }
+        while !*self.failed.borrow() && self.outbox.has_spent() {
+            if self.commit_nothing().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A commit that only removes rows of the outbox.
+    async fn commit_nothing(&mut self) -> Result<(), GroupError> {
+        let (snapshot, root) = (self.session.snapshot(), self.session.root.load_full());
+        let mode = Mode::Data { root: &root.key };
+        let applied = trie::apply(&self.pages, &snapshot.header, Edits::default(), mode).await.map_err(group_error)?;
+        self.commit(&snapshot, applied, Merged::default().rest).await
+    }
+
     /// One atomic, durable batch with META; then the new snapshot.
     async fn commit(&mut self, before: &Snapshot, mut applied: Applied, rest: Rest) -> Result<(), GroupError> {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
@@ -274,18 +311,28 @@ impl Writer {
         let head = MetaHead { vault: self.vault, epoch: header.epoch() };
         let meta = Meta { head, sequence: before.sequence + 1, counts };
         let meta_row = meta.seal(header.meta_key());
+        let stamped = rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry });
+        let entries: Vec<Entry> = stamped.filter(|_| self.outbox.log().is_some()).collect();
+        let outgoing = outbox::rows(header, meta.sequence, &entries);
+        let spent = self.outbox.spent(SPENT_MAX);
         let mut batch = Batch { reclaim: rest.reclaim, ..Batch::default() };
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(self.meta_row.clone())));
         batch.put.append(&mut applied.put);
         batch.delete.append(&mut applied.delete);
         batch.put.extend(rest.put);
         batch.delete.extend(rest.delete);
+        batch.put.extend(outgoing.iter().cloned());
+        batch.delete.extend(spent.iter().cloned());
         batch.put.push((meta::KEY.to_vec(), meta_row.clone()));
 
         // Whoever misses a page from here on waits for the publication before he calls it damage.
         let session = self.session.clone();
         let _publication = session.publication.write().await;
-        match self.store.commit(batch).await {
+        let outcome = self.store.commit(batch).await;
+        if outcome.is_err() {
+            self.outbox.keep(spent);
+        }
+        match outcome {
             Ok(()) => {}
             Err(StoreError::Full) => return Err(GroupError::DiskFull),
             Err(StoreError::TooLarge) => return Err(GroupError::TooLarge),
@@ -301,14 +348,9 @@ impl Writer {
             let _ = self.session.finalizer.send(Job::Worn(std::mem::take(&mut applied.worn)));
         }
         self.meta_row = meta_row;
-        if let Some(log) = &self.log {
-            let entries: Vec<Entry> =
-                rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry }).collect();
-            // Interim: the outbox makes this safe.
-            let _ = log.append(&entries);
-        }
         let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
         self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
+        self.outbox.committed(outgoing.into_iter().map(|(key, _)| key).collect(), entries);
         Ok(())
     }
 }
@@ -379,7 +421,8 @@ impl Default for Merged {
 
 impl Merged {
     fn is_empty(&self) -> bool {
-        self.edits.is_empty() && self.rest.put.is_empty() && self.rest.delete.is_empty()
+        let rest = &self.rest;
+        self.edits.is_empty() && rest.put.is_empty() && rest.delete.is_empty() && rest.entries.is_empty()
     }
 
     /// Whether a write was prepared under the schema that is in force after the writes before it, and finds the vault

@@ -6,8 +6,9 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 use vault_core::time::Timestamp;
-use vault_core::vault::{Export, ExportedField};
+use vault_core::vault::{Export, ExportedField, NewestAccesses};
 
+use super::accesses::AccessAnswer;
 use super::metadata::MetadataAnswer;
 use super::notes::{ConsentAnswer, RestrictionAnswer};
 use super::shapes::{Shown, Value};
@@ -38,7 +39,7 @@ pub(crate) struct ExportAnswer<'a> {
     restriction: Option<RestrictionAnswer<'a>>,
     /// What keeps it from being shredded, without the reason, which is the holder's.
     holds: Vec<ExportedHold<'a>>,
-    accesses: Accesses,
+    accesses: ExportedAccesses<'a>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -90,14 +91,16 @@ struct UseAnswer<'a> {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = ExportedAccesses)]
-struct Accesses {
-    recorded: bool,
-    note: &'static str,
+struct ExportedAccesses<'a> {
+    /// The newest last; at most 1,000.
+    data: Vec<AccessAnswer<'a>>,
+    /// How many more there are, older than these; `GET /v1/subjects/{id}/accesses` has them all.
+    left_off: u64,
 }
 
 impl<'a> ExportAnswer<'a> {
-    fn of(subject: &'a str, export: &'a Export) -> Self {
+    fn of(subject: &'a str, export: &'a Export, accesses: &'a NewestAccesses) -> Self {
+        let data = accesses.accesses.iter().map(AccessAnswer::of).collect();
         let holds = export.holds.iter();
         Self {
             format: FORMAT,
@@ -109,7 +112,7 @@ impl<'a> ExportAnswer<'a> {
             consents: export.consents.iter().map(ConsentAnswer::of).collect(),
             restriction: export.restriction.as_ref().map(RestrictionAnswer::of),
             holds: holds.map(|hold| ExportedHold { name: hold.name.as_str(), since: Shown(hold.since) }).collect(),
-            accesses: Accesses { recorded: false, note: "the vault keeps no access log yet" },
+            accesses: ExportedAccesses { data, left_off: accesses.left_off },
         }
     }
 }
@@ -146,5 +149,6 @@ impl<'a> FieldAnswer<'a> {
 )]
 pub(crate) async fn export(State(app): State<App>, OfSubject(id): OfSubject) -> Result<Response, Problem> {
     let export = app.vault.export(&id).await?;
-    Ok(answer(StatusCode::OK, &ExportAnswer::of(id.as_str(), &export)))
+    let accesses = app.vault.newest_accesses(&id).await?;
+    Ok(answer(StatusCode::OK, &ExportAnswer::of(id.as_str(), &export, &accesses)))
 }

@@ -1,5 +1,6 @@
 //! One file a resource: parse, call one method of the vault, answer.
 
+pub(crate) mod accesses;
 pub(crate) mod batch;
 pub(crate) mod callers;
 pub(crate) mod certificates;

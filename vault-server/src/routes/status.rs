@@ -33,6 +33,19 @@ pub(crate) struct StatusAnswer<'a> {
     store: StoreAnswer,
     cache: CacheAnswer,
     retention: RetentionAnswer,
+    /// Null if there is no audit log.
+    audit: Option<AuditAnswer>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditLog)]
+struct AuditAnswer {
+    /// Its entries.
+    size: u64,
+    /// How many of them are durable.
+    durable: u64,
+    /// Entries of what is committed that it does not take; nothing is answered meanwhile.
+    waiting: u64,
 }
 
 /// The sweep of values whose time is over: what the last pass did, or the present one did so far.
@@ -116,6 +129,7 @@ impl<'a> StatusAnswer<'a> {
             store: StoreAnswer { engine: status.store.engine, state: store_state(status.store.state) },
             cache: CacheAnswer { pages: cache.pages, bytes: cache.bytes, limit_bytes: cache.limit_bytes },
             retention: RetentionAnswer::of(&status.retention),
+            audit: status.log.map(|log| AuditAnswer { size: log.size, durable: log.durable, waiting: log.waiting }),
         }
     }
 }

@@ -9,6 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use vault_core::audit::Log;
 use vault_core::crypto::passphrase::{Cost, new_key_file};
 use vault_core::root::NewUnlock;
 use vault_core::store::MemoryStore;
@@ -21,6 +22,7 @@ use crate::unlock::Source;
 
 mod callers;
 mod idempotency;
+mod trail;
 
 /// A service over a new, unlocked vault.
 struct Site {
@@ -29,6 +31,11 @@ struct Site {
     token: String,
     store: Arc<MemoryStore>,
     dir: tempfile::TempDir,
+    log: Log,
+}
+
+fn logged(log: &Log) -> VaultOptions {
+    VaultOptions { log: Some(log.clone()), ..VaultOptions::default() }
 }
 
 struct Answer {
@@ -64,7 +71,8 @@ impl Site {
             vec![NewUnlock::KeyFile(key), NewUnlock::Passphrase("correct horse".to_owned().into(), Cost::FLOOR)];
         let store = Arc::new(MemoryStore::new());
         let slots = [dir.path().join("root.slot").into()];
-        let vault = Vault::create(store.clone(), &slots, unlocks, VaultOptions::default()).await.unwrap();
+        let log = Log::open(&dir.path().join("audit")).unwrap();
+        let vault = Vault::create(store.clone(), &slots, unlocks, logged(&log)).await.unwrap();
         let admin = NewCaller {
             name: "admin".to_owned(),
             role: Role::Admin,
@@ -74,14 +82,14 @@ impl Site {
         };
         let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
         let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), &limits).router();
-        Self { router, vault, token, store, dir }
+        Self { router, vault, token, store, dir, log }
     }
 
     /// Closes the vault and serves it anew, as a restart does.
     async fn restart(&mut self) {
         self.vault.close().await.unwrap();
         let (slots, key_path) = ([self.dir.path().join("root.slot").into()], self.dir.path().join("unlock.key"));
-        self.vault = Vault::open(self.store.clone(), &slots, VaultOptions::default()).await.unwrap();
+        self.vault = Vault::open(self.store.clone(), &slots, logged(&self.log)).await.unwrap();
         let source = Source::KeyFile(key_path);
         self.vault.unlock(source.read().unwrap()).await.unwrap();
         self.router = App::new(self.vault.clone(), Some(source), &Limits::default()).router();

@@ -76,6 +76,11 @@ impl CallerTable {
     pub(super) fn all(&self) -> Values<'_, CallerId, Arc<Listed>> {
         self.callers.values()
     }
+
+    /// The callers as they are told outside, revoked ones among them.
+    pub(in crate::vault) fn known(&self) -> impl Iterator<Item = Caller> {
+        self.all().map(|listed| listed.shown())
+    }
 }
 
 fn first_half(hash: &[u8; 32]) -> [u8; 16] {

@@ -8,11 +8,13 @@ use tokio::task::JoinSet;
 use super::change::Edited;
 use super::search::{Cursor, Match};
 use super::{MetadataEdit, MetadataQuery};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::{FieldName, SubjectId};
 use crate::time::Timestamp;
 use crate::trie::EntryKey;
 use crate::vault::session::{Session, reading};
+use crate::vault::writer::Write;
 use crate::vault::{Inner, Vault};
 
 /// Values whose changes share one commit.
@@ -44,7 +46,7 @@ impl Vault {
         query.check(&schema)?;
         edit.check(&schema, Timestamp::now())?;
         let inner = self.inner.clone();
-        let task = tokio::spawn(async move { inner.apply(&session, &query, &edit).await });
+        let task = tokio::spawn(trail::carried(async move { inner.apply(&session, &query, &edit).await }));
         task.await.map_err(|_| Error::Failed)?
     }
 }
@@ -87,7 +89,7 @@ impl Inner {
                     finals.spawn(async move { (key, subject, fields, prepared.edited, session.finalize(write).await) });
                 }
                 Some(write) => {
-                    writes.push(write);
+                    writes.push(Write { together: !writes.is_empty(), ..write });
                     waiting.push((key, subject, fields, prepared.edited));
                 }
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Metadata, MetadataEdit, RowMetadata, index};
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema};
@@ -69,6 +70,7 @@ pub(super) struct Prepared {
 impl Inner {
     async fn metadata(&self, snapshot: &Snapshot, id: &SubjectId, field: &FieldName) -> Result<Metadata, Error> {
         let spec = snapshot.schema.field(field)?;
+        trail::fields([&spec.id]);
         let found = subject::find(self, &snapshot.header, id).await?;
         let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
         let keys = record.keys(&spec.compartment).ok_or(Error::NoSuchField)?;
@@ -132,7 +134,8 @@ impl Inner {
         }
         let schema = &*snapshot.schema;
         let write = Write { guards: vec![guard], under: Some(schema.version), ..Write::default() };
-        let mut editing = Editing { snapshot, edit, now: Timestamp::now(), record, write, edited: Vec::new() };
+        let mut editing =
+            Editing { snapshot, edit, now: Timestamp::now(), record, write, edited: Vec::new(), fields: Vec::new() };
         for (compartment, specs) in by_compartment(schema, fields) {
             editing.row(self, &found, compartment, &specs).await?;
         }
@@ -156,6 +159,8 @@ struct Editing<'a> {
     record: SubjectRecord,
     write: Write,
     edited: Vec<Result<Edited, Error>>,
+    /// The ids of those that change.
+    fields: Vec<FieldName>,
 }
 
 impl Editing<'_> {
@@ -178,6 +183,7 @@ impl Editing<'_> {
             let edited = self.value(found, spec, &before);
             if let Ok(Edited { metadata: after, changed: true }) = &edited {
                 changed = true;
+                self.fields.push(spec.id.clone());
                 match *after == Metadata::default() {
                     true => metadata.0.remove(&spec.id),
                     false => metadata.0.insert(spec.id.clone(), after.clone()),
@@ -223,6 +229,7 @@ impl Editing<'_> {
         } else if stale > 0 {
             self.write.edits.push(stale::mark(header, &found.key));
         }
+        self.write.entries = trail::change(&self.record.audit_key, &self.fields);
         let entry = found.encode(self.record, Room::Data)?;
         let op = if replaces { Op::Replace(entry) } else { Op::Insert(entry) };
         self.write.edits.push((Kind::Directory, found.key, op));

@@ -1,7 +1,10 @@
 //! Values found by their metadata, in pages: through the entries of the trie, or, for what a purpose may use, by the
 //! policy itself. No value is opened.
 
+use std::collections::BTreeMap;
+
 use super::{RowMetadata, edit, index};
+use crate::audit::{Pseudonym, trail};
 use crate::crypto::tag::Tag;
 use crate::error::Error;
 use crate::ids::{FieldName, Purpose, SubjectId};
@@ -67,6 +70,8 @@ pub(crate) struct Match {
     /// The field's id.
     pub(crate) field: FieldName,
     name: FieldName,
+    /// How the trail of the request names the subject.
+    pseudonym: Option<Pseudonym>,
 }
 
 /// Where a search goes on: behind this subject, of this field and day.
@@ -96,6 +101,9 @@ impl Vault {
         let after = after.map(Cursor::parse).transpose()?.unwrap_or_default();
         let limit = limit.clamp(1, SEARCH_MAX);
         let (matches, next) = reading!(session, |snapshot| self.inner.matches(&snapshot, query, after, limit).await)?;
+        let mut fields: BTreeMap<Option<Pseudonym>, Vec<&FieldName>> = BTreeMap::new();
+        matches.iter().for_each(|found| fields.entry(found.pseudonym).or_default().push(&found.field));
+        fields.into_iter().for_each(|(pseudonym, fields)| trail::found(pseudonym, fields));
         let values = matches.into_iter().map(|m| FoundValue { subject: m.subject, field: m.name }).collect();
         Ok(MetadataPage { values, next: next.map(Cursor::text) })
     }
@@ -321,7 +329,8 @@ impl Sought<'_> {
 
 fn matched(directory: EntryKey, record: &SubjectRecord, spec: &FieldSpec) -> Result<Match, Error> {
     let subject = SubjectId::parse(&record.subject)?;
-    Ok(Match { directory, subject, field: spec.id.clone(), name: spec.name.clone() })
+    let (field, name, pseudonym) = (spec.id.clone(), spec.name.clone(), trail::name(&record.audit_key));
+    Ok(Match { directory, subject, field, name, pseudonym })
 }
 
 impl Cursor {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 use super::{Parsed, ParsedValue, Prepared, Putting, STALE_MAX};
+use crate::audit::trail;
 use crate::codec;
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
@@ -87,6 +88,7 @@ impl Inner {
             }
         }
 
+        write.entries = trail::change(&record.audit_key, parsed.iter().map(|p| &p.spec.id));
         let stale = record.lookups.iter().filter(|l| !l.live).count();
         // What is left behind takes room that something else may need.
         let crowded = stale > 0 && codec::size(&record)? + VARIANT > Room::Data as usize;
@@ -220,6 +222,7 @@ pub(super) fn enrol(
         fields.extend(new_row(putting, record.row_place(&keys), &parsed, &mut write)?);
         record.compartments.push(keys);
     }
+    write.entries = trail::change(&record.audit_key, parsed.iter().map(|p| &p.spec.id));
     write.delta.subjects = 1;
     if matches!(found.entry, Some(DirectoryEntry::Tombstone(_))) {
         write.delta.tombstones = -1;

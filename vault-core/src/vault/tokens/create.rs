@@ -11,6 +11,7 @@ use super::super::subject;
 use super::super::writer::{Guard, Write};
 use super::super::{Inner, Vault};
 use super::{Expiring, TokenShape, entry_key, list_key, token_tag};
+use crate::audit::trail;
 use crate::crypto::Random;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
@@ -104,7 +105,7 @@ impl Inner {
         let mut waiting = Vec::with_capacity(by_subject.len());
         for (&id, positions) in by_subject {
             if let Some(prepared) = self.prepared(session, items, id, positions, outcomes).await {
-                writes.push(prepared.write);
+                writes.push(Write { together: !writes.is_empty(), ..prepared.write });
                 waiting.push((id, prepared.made));
             }
         }
@@ -167,6 +168,7 @@ impl Inner {
                 (!prepared.made.is_empty()).then_some(prepared)
             }
             Err(error) => {
+                trail::ended(&Err::<(), _>(error.again()));
                 fail(positions.iter().copied(), &error, outcomes);
                 None
             }
@@ -196,12 +198,16 @@ impl Inner {
             made: Vec::new(),
             refused: Vec::new(),
         };
+        // It is told with the write, and with each token that is refused.
+        trail::anew();
+        let (name, schema) = (trail::name(&record.audit_key), &*snapshot.schema);
+        let mut fields = BTreeSet::new();
         let mut rows = BTreeMap::new();
         let mut drawn = BTreeSet::new();
         let mut random = Random::new(positions.len() * 32);
         for &at in positions {
             let new = &items[at];
-            match self.check(&snapshot.schema, &record, new, &mut rows).await {
+            match self.check(schema, &record, new, &mut rows).await {
                 Ok(spec) => {
                     let (tag, token) = self.draw(header, new.shape, &mut random, &mut drawn).await?;
                     let expires_at = new.ttl.map(|seconds| now.plus_seconds(seconds));
@@ -217,12 +223,17 @@ impl Inner {
                         spent: false,
                     };
                     put(header, tag, &made, spec, &mut prepared.write)?;
+                    fields.insert(&spec.id);
                     prepared.made.push((at, CreatedToken { token, expires_at }));
                 }
                 Err(error @ Error::Damaged(_)) => return Err(error),
-                Err(error) => prepared.refused.push((at, error)),
+                Err(error) => {
+                    trail::failed(name, schema.field(&new.field).ok().map(|spec| &spec.id), &error);
+                    prepared.refused.push((at, error));
+                }
             }
         }
+        prepared.write.entries = trail::change(&record.audit_key, fields);
         record.tokens += prepared.made.len() as u64;
         let record = encode(&DirectoryEntry::Subject(record))?;
         prepared.write.edits.push((Kind::Directory, directory, Op::Insert(record)));

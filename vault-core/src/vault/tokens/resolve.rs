@@ -11,6 +11,7 @@ use super::super::types::Reader;
 use super::super::writer::Write;
 use super::super::{Inner, Vault};
 use super::UNKNOWN;
+use crate::audit::trail;
 use crate::error::Error;
 use crate::ids::CallerId;
 use crate::policy::{self, Decision, Question, Rule, ValueFacts};
@@ -66,9 +67,13 @@ impl Vault {
         let (mut writes, mut spending) = (Vec::new(), Vec::new());
         for (at, item) in items.iter().enumerate() {
             let found = reading!(session, |snapshot| self.inner.resolve(&snapshot, *item, reader, caller).await);
+            if !matches!(found, Ok((_, Some(_)))) {
+                trail::ended(&found);
+            }
             outcomes.push(found.map(|(resolved, write)| {
                 if let Some(write) = write {
-                    writes.push(write);
+                    writes.push(Write { entries: trail::so_far(), together: !writes.is_empty(), ..write });
+                    trail::anew();
                     spending.push(at);
                 }
                 resolved
@@ -84,11 +89,13 @@ impl Vault {
         match session.commit(writes).await {
             Ok(committed) => {
                 for (at, _) in spending.into_iter().zip(committed).filter(|(_, held)| !held) {
+                    trail::failed(None, [], &UNKNOWN);
                     outcomes[at] = Err(UNKNOWN);
                 }
             }
             Err(error) => {
                 for at in spending {
+                    trail::failed(None, [], &error);
                     outcomes[at] = Err(error.again());
                 }
             }
@@ -117,6 +124,8 @@ impl Inner {
         policy::admit_token(&any, bound).map_err(refused)?;
         let token = token.ok_or(UNKNOWN)?;
         let record = self.subject_of(&snapshot.header, &token.record).await?.ok_or(UNKNOWN)?;
+        trail::subject(&record.audit_key);
+        trail::fields([&token.record.field]);
         let asked = any.about(record.standing(), &record.consents);
         policy::admit_token(&asked, token.record.purpose.as_ref()).map_err(refused)?;
         let spec = snapshot.schema.field_by_id(&token.record.field).ok_or(UNKNOWN)?;
@@ -126,7 +135,11 @@ impl Inner {
     }
 
     /// The living subject that a token is of; the same one, and not enrolled again since.
-    async fn subject_of(&self, header: &Header, token: &TokenRecord) -> Result<Option<SubjectRecord>, Error> {
+    pub(super) async fn subject_of(
+        &self,
+        header: &Header,
+        token: &TokenRecord,
+    ) -> Result<Option<SubjectRecord>, Error> {
         let found = subject::find_by_key(self, header, subject::directory_of(token.directory)).await?;
         Ok(match found.entry {
             Some(DirectoryEntry::Subject(record))
