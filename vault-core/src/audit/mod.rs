@@ -5,9 +5,13 @@
 //! lays them out as C2SP `tlog-tiles`; its head is a C2SP signed note.
 
 mod entry;
+mod files;
+mod head;
+mod journal;
 mod log;
 pub mod trail;
+mod tree;
 
 pub use entry::{Action, Concluded, Digest, Entry, Level, Outcome, Pseudonym, Shred};
-pub use log::{Log, LogError};
+pub use log::{Log, LogError, Sync};
 pub use trail::{Trail, day_of};

@@ -7,6 +7,7 @@
 //! | a slot copy, the META record | a fresh key for each write by HKDF | [`sealed_box`] |
 //! | a tag in a trie, a caller's API token | HMAC-SHA-256 | [`tag`] |
 //! | a passphrase | Argon2id | [`passphrase`] |
+//! | the head of the audit log | Ed25519 | [`LogKey`] |
 //! | randomness | one system call for each row or page batch | [`random`] |
 //!
 //! There is one opaque failure, [`Unauthentic`]: a wrong key, a changed byte and a moved ciphertext look alike.
@@ -18,12 +19,14 @@ pub mod page;
 pub mod passphrase;
 pub mod random;
 pub mod sealed_box;
+mod signing;
 pub mod tag;
 #[cfg(test)]
 mod vectors;
 
 pub use keys::{AuditKey, CallerKey, Dek, ErasureKey, MetaKey, PageKey, RootKey, SlotKey, TagKey, UnlockKey};
 pub use random::Random;
+pub use signing::LogKey;
 
 /// A wrong key, a changed byte, or a ciphertext from another place: not told apart, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

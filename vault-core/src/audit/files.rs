@@ -1,0 +1,36 @@
+//! Files of the log: small, private, and whole or not there.
+
+use std::fs::{File, OpenOptions, create_dir_all};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Reads a file of at most `limit` bytes.
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(io::Error::other("it is longer than it may be")) } else { Ok(bytes) }
+}
+
+/// Writes a file under another name and renames it, so that it is never half there; durable once [`sync`] has seen it.
+/// One that holds these bytes already is left alone.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if std::fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new("."));
+    create_dir_all(parent)?;
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&fresh, path)
+}
+
+/// Makes a file durable, and the names that lead to it from `top`.
+pub(super) fn sync(path: &Path, top: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    for parent in path.ancestors().skip(1).take_while(|parent| parent.starts_with(top)) {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}

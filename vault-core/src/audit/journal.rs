@@ -1,0 +1,179 @@
+//! The journal: where entries are appended before any answer leaves. Once their tiles are durable its segments go.
+//!
+//! ```text
+//! journal/<index of the first entry, 16 hexadecimal digits>:
+//! frames: u32 length (big-endian) ‖ first 4 bytes of SHA-256 of the entry ‖ the entry's bytes
+//! ```
+//! A crash may cut the last frames short; they were not durable, so they are cut off at the next start.
+
+use std::fs::{File, OpenOptions, create_dir_all};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::LogError;
+use crate::crypto::digest;
+
+/// The longest entry, in bytes: what a bundle can tell of.
+pub(super) const ENTRY_MAX: usize = u16::MAX as usize;
+const HEAD: usize = 8;
+
+/// Entries as they are kept in memory.
+pub(super) type Bytes = Arc<[u8]>;
+
+/// The segment that is appended to.
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    /// Up to where it holds whole frames.
+    len: u64,
+}
+
+impl Segment {
+    /// Begins a segment; its name is made durable.
+    pub(super) fn create(dir: &Path, first: u64) -> io::Result<Self> {
+        let journal = dir.join("journal");
+        create_dir_all(&journal)?;
+        let path = journal.join(format!("{first:016x}"));
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        File::open(&journal)?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(Self { path, file, len: 0 })
+    }
+
+    /// Goes on with one that holds whole frames up to `len`; what is behind is cut off.
+    fn resume(path: PathBuf, len: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).open(&path)?;
+        file.set_len(len)?;
+        file.sync_all()?;
+        Ok(Self { path, file, len })
+    }
+
+    /// Appends frames with one write. What an error left behind is cut off again.
+    ///
+    /// # Errors
+    /// The system's. `Err(None)` if the file cannot be cut either: then nothing may be appended any more.
+    pub(super) fn append(&mut self, frames: &[u8]) -> Result<(), Option<io::Error>> {
+        match self.file.write_all(frames) {
+            Ok(()) => {
+                self.len += frames.len() as u64;
+                Ok(())
+            }
+            Err(error) => match self.file.set_len(self.len) {
+                Ok(()) => Err(Some(error)),
+                Err(_) => Err(None),
+            },
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+/// Adds an entry's frame.
+pub(super) fn frame(out: &mut Vec<u8>, entry: &[u8]) {
+    out.extend_from_slice(&u32::try_from(entry.len()).expect("an entry is far smaller").to_be_bytes());
+    out.extend_from_slice(&digest(entry)[..4]);
+    out.extend_from_slice(entry);
+}
+
+/// What the segments hold, one behind the other.
+pub(super) struct Replayed {
+    /// Index of the first entry.
+    pub(super) first: u64,
+    pub(super) entries: Vec<Bytes>,
+    pub(super) segments: Vec<PathBuf>,
+    /// Where the last segment ends with a whole frame.
+    len: u64,
+    /// Whether something behind that is no frame.
+    pub(super) torn: bool,
+}
+
+/// Reads the segments; none if there are none.
+///
+/// # Errors
+/// [`LogError::Damaged`] if a frame before the last segment's end is no frame, or a segment is missing.
+pub(super) fn replay(dir: &Path) -> Result<Option<Replayed>, LogError> {
+    let unavailable = |why: io::Error| LogError::unavailable(dir, &why);
+    let journal = dir.join("journal");
+    let mut segments: Vec<(u64, PathBuf)> = Vec::new();
+    match std::fs::read_dir(&journal) {
+        Ok(names) => {
+            for name in names {
+                let path = name.map_err(unavailable)?.path();
+                let first = path.file_name().and_then(|name| name.to_str());
+                let first = first.filter(|name| name.len() == 16).and_then(|name| u64::from_str_radix(name, 16).ok());
+                segments.extend(first.map(|first| (first, path)));
+            }
+        }
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+        Err(why) => return Err(unavailable(why)),
+    }
+    segments.sort();
+    let Some(&(first, _)) = segments.first() else { return Ok(None) };
+    let mut replayed = Replayed { first, entries: Vec::new(), segments: Vec::new(), len: 0, torn: false };
+    for (begin, path) in segments {
+        let next = first + replayed.entries.len() as u64;
+        if replayed.torn || begin != next {
+            return Err(LogError::damaged(dir, next, "the journal breaks off there, and goes on behind"));
+        }
+        let bytes = std::fs::read(&path).map_err(unavailable)?;
+        let whole = read_frames(&bytes, &mut replayed.entries);
+        replayed.len = whole as u64;
+        replayed.torn = whole < bytes.len();
+        replayed.segments.push(path);
+    }
+    Ok(Some(replayed))
+}
+
+impl Replayed {
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The last segment, to be appended to.
+    pub(super) fn resume(&self) -> io::Result<Segment> {
+        Segment::resume(self.segments.last().cloned().unwrap_or_default(), self.len)
+    }
+}
+
+/// Reads whole frames; answers where they end.
+fn read_frames(bytes: &[u8], entries: &mut Vec<Bytes>) -> usize {
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..at + HEAD) {
+        let length = u32::from_be_bytes(head[..4].try_into().expect("4 bytes")) as usize;
+        let Some(entry) = bytes.get(at + HEAD..at + HEAD + length).filter(|_| (1..=ENTRY_MAX).contains(&length)) else {
+            break;
+        };
+        if digest(entry)[..4] != head[4..] {
+            break;
+        }
+        entries.push(entry.into());
+        at += HEAD + length;
+    }
+    at
+}
+
+/// Reads a bundle of entries; none if it is not 256 of them and nothing else.
+pub(super) fn read_bundle(bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut entries = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, tail)) = rest.split_first_chunk::<2>() {
+        let (entry, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        entries.push(entry);
+        rest = tail;
+    }
+    (rest.is_empty()).then_some(entries)
+}
+
+/// The bytes of a bundle.
+pub(super) fn write_bundle<'a>(entries: impl IntoIterator<Item = &'a Bytes>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        bytes.extend_from_slice(&u16::try_from(entry.len()).expect("checked when it was appended").to_be_bytes());
+        bytes.extend_from_slice(entry);
+    }
+    bytes
+}
