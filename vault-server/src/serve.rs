@@ -95,6 +95,7 @@ async fn close(vault: &Vault) {
         Ok(Err(error)) => tracing::warn!("the vault did not close cleanly and recovers at the next start: {error}"),
         Err(_) => tracing::warn!("the vault did not close in time and recovers at the next start"),
     }
+    vault.close_log();
 }
 
 /// Tells where the server listens, for people and for programs that wait for it.

@@ -132,12 +132,25 @@ pub struct Entry {
     /// What an [`Action::Shredded`] entry proves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shred: Option<Shred>,
+    /// Which key signs the log from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_key: Option<KeyChange>,
     /// The level that an erasure as a whole reached, for [`Action::ErasureLevel`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
     /// The request as it ended, for an [`Action::ErasureLevel`] of F1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Concluded>,
+}
+
+/// A change of the key that signs the log; both are C2SP verifier keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyChange {
+    /// The one before.
+    pub old: String,
+    /// The one from here on.
+    pub new: String,
 }
 
 word_enum! {
@@ -256,6 +269,7 @@ impl Entry {
             erasure: None,
             commit: None,
             shred: None,
+            log_key: None,
             level: None,
             request: None,
         }

@@ -133,6 +133,19 @@ impl Log {
         self.inner().head().signer.as_ref().map(Signer::vkey).ok_or(LogError::Locked)
     }
 
+    /// The verifier key of a key of this vault's log.
+    pub fn vkey_of(&self, vault: VaultId, key: &LogKey) -> String {
+        vkey(&origin(vault), &key.public())
+    }
+
+    /// Whether the key was changed to this one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn changed_to(&self, key: &str) -> Result<bool, LogError> {
+        Ok(self.key_changes()?.iter().any(|note| signed_by(note.as_bytes(), &[key])))
+    }
+
     /// The notes of all changes of the key, oldest first.
     ///
     /// # Errors

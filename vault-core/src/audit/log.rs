@@ -187,15 +187,7 @@ impl Log {
             }
         }
         head.fits(dir, &tree)?;
-        let state = State {
-            segment,
-            older,
-            recent,
-            recent_from: base,
-            awaited: false,
-            closing: false,
-            broken: None,
-        };
+        let state = State { segment, older, recent, recent_from: base, awaited: false, closing: false, broken: None };
         let durable = watch::Sender::new(tree.size());
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
@@ -563,7 +555,8 @@ fn bundle(dir: &Path, number: u64) -> Result<Vec<Bytes>, LogError> {
         io::ErrorKind::NotFound => LogError::MovedAway { index },
         _ => LogError::unavailable(dir, &why),
     })?;
-    let entries = journal::read_bundle(&bytes).ok_or_else(|| LogError::damaged(dir, index, "its bundle is not whole"))?;
+    let entries =
+        journal::read_bundle(&bytes).ok_or_else(|| LogError::damaged(dir, index, "its bundle is not whole"))?;
     Ok(entries.into_iter().map(Bytes::from).collect())
 }
 

@@ -12,6 +12,6 @@ mod log;
 pub mod trail;
 mod tree;
 
-pub use entry::{Action, Concluded, Digest, Entry, Level, Outcome, Pseudonym, Shred};
+pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
 pub use log::{Log, LogError, Sync};
 pub use trail::{Trail, day_of};

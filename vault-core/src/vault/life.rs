@@ -197,7 +197,12 @@ impl Vault {
             Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
             Finalizing::AtRest => None,
         };
-        *life = Some(Tasks { writer, finalizer, last_used, retention });
+        let tasks = Tasks { writer, finalizer, last_used, retention };
+        if let Err(error) = inner.unlock_log(&session, matches!(finalizing, Finalizing::AtRest)).await {
+            self.end(&session, tasks).await;
+            return Err(error);
+        }
+        *life = Some(tasks);
         inner.session.store(Some(session));
         Ok(())
     }
@@ -210,27 +215,39 @@ impl Vault {
         let mut life = self.inner.life.lock().await;
         let session = self.inner.session.swap(None);
         if let (Some(session), Some(tasks)) = (session, life.take()) {
-            if let Some(last_used) = tasks.last_used {
-                last_used.abort();
-                // Not what the request to lock did.
-                trail::aside(callers::note_all(&self.inner, &session)).await;
-            }
-            session.stop();
-            if let Some(retention) = tasks.retention {
-                // What it has under way is final or untouched.
-                retention.abort();
-                let _ = retention.await;
-            }
-            // Either may have ended already, when the engine failed.
-            let _ = session.finalizer.send(Job::Stop);
-            let _ = tasks.finalizer.await;
-            let _ = session.writer.send(Command::Stop).await;
-            let _ = tasks.writer.await;
+            self.end(&session, tasks).await;
         }
         self.inner.outbox.clear();
         self.inner.file_slots.iter().for_each(FileSlot::lock);
         self.inner.pages.clear();
         Ok(())
+    }
+
+    /// Ends what runs for a session, once what was queued is committed.
+    async fn end(&self, session: &Arc<Session>, tasks: Tasks) {
+        if let Some(last_used) = tasks.last_used {
+            last_used.abort();
+            // Not what the request to lock did.
+            trail::aside(callers::note_all(&self.inner, session)).await;
+        }
+        session.stop();
+        if let Some(retention) = tasks.retention {
+            // What it has under way is final or untouched.
+            retention.abort();
+            let _ = retention.await;
+        }
+        // Either may have ended already, when the engine failed.
+        let _ = session.finalizer.send(Job::Stop);
+        let _ = tasks.finalizer.await;
+        let _ = session.writer.send(Command::Stop).await;
+        let _ = tasks.writer.await;
+        if let Some(log) = self.inner.outbox.log() {
+            // The last head of the log is signed with what is durable by now.
+            if let Err(error) = log.checkpoint() {
+                tracing::debug!(%error, "the log was not signed at the end");
+            }
+            log.lock();
+        }
     }
 
     /// Locks the vault and lets the store go.
@@ -240,6 +257,13 @@ impl Vault {
     pub async fn close(&self) -> Result<(), Error> {
         self.lock().await?;
         Ok(self.inner.store.close().await?)
+    }
+
+    /// Makes the audit log durable and lets it go; after [`Vault::close`].
+    pub fn close_log(&self) {
+        if let Some(log) = self.inner.outbox.log() {
+            log.close();
+        }
     }
 
     /// What opens the root slots.

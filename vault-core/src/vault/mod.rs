@@ -46,6 +46,7 @@ mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod log_key;
 mod logged;
 mod meta;
 mod metadata;
@@ -95,6 +96,7 @@ pub use export::{Export, ExportedField, Use};
 pub use holds::{HOLDS_MAX, HeldSubject, Hold};
 pub use idempotency::{Idempotency, Made};
 pub use last4::Last4Lookup;
+pub use log_key::LogKeys;
 pub use metadata::{
     Applied, FoundValue, Metadata, MetadataEdit, MetadataLists, MetadataPage, MetadataPatch, MetadataQuery, SEARCH_MAX,
 };
