@@ -58,6 +58,8 @@ pub(crate) struct DevArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("other").args(["key_file", "pkcs11"]).multiple(true))]
 pub(crate) struct InitArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -68,8 +70,11 @@ pub(crate) struct InitArgs {
     /// Write a new key file here, which unlocks the vault as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// No passphrase: the key file is the only unlock key.
-    #[arg(long, requires = "key_file", conflicts_with = "passphrase_file")]
+    /// Make a key in the HSM token that [unlock] pkcs11 names, which unlocks the vault as well.
+    #[arg(long)]
+    pub(crate) pkcs11: bool,
+    /// No passphrase: a key file or an HSM is the only unlock key.
+    #[arg(long, requires = "other", conflicts_with = "passphrase_file")]
     pub(crate) no_passphrase: bool,
     /// Write the admin's API token to this file (0600) instead of printing it.
     #[arg(long, value_name = "FILE")]
