@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    accesses, batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, status,
+    accesses, batch, callers, erasures, export, fields, health, keys, lock, lookups, metadata, notes, schema, slots, status,
     subjects, tokens,
 };
 
@@ -112,6 +112,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(keys::show))
         .routes(routes!(keys::rotate, keys::rotations))
         .routes(routes!(keys::rotation, keys::change_rotation))
+        .routes(routes!(slots::list))
+        .routes(routes!(slots::rotate))
         .routes(routes!(lock::lock))
         .routes(routes!(lock::unlock))
         .routes(routes!(callers::create, callers::list))

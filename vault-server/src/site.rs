@@ -144,6 +144,14 @@ impl Site {
         })
     }
 
+    /// The same vault without one of its slots; none if it is the last.
+    pub(crate) fn without(&self, place: &SlotPlace) -> Option<Self> {
+        let slots: Vec<SlotPlace> = self.slots.iter().filter(|slot| *slot != place).cloned().collect();
+        let hardware = slots.iter().all(SlotPlace::is_hardware).then_some(Source::Hardware);
+        let unlock = hardware.or_else(|| self.unlock.clone());
+        (!slots.is_empty()).then(|| Self { slots, unlock, ..self.clone() })
+    }
+
     /// The slots that lie on the store's own disk, where one image holds both.
     pub(crate) fn slots_beside_store(&self) -> Vec<String> {
         let outside = self.slots.iter().filter(|slot| !slot.is_hardware());

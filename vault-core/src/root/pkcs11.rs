@@ -337,8 +337,7 @@ impl Hsm {
 }
 
 fn gcm<'a>(iv: &'a mut [u8; IV_LEN], aad: &'a [u8]) -> Mechanism<'a> {
-    let tag = TAG_BITS.try_into().expect("128 fits any number");
-    Mechanism::AesGcm(GcmParams::new(iv, aad, tag).expect("lengths below 4 GiB fit any number"))
+    Mechanism::AesGcm(GcmParams::new(iv, aad, TAG_BITS.into()).expect("lengths below 4 GiB fit any number"))
 }
 
 /// A loaded module. There is one for each library in a process, whoever asks: PKCS#11 starts it once.

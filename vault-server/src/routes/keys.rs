@@ -92,7 +92,8 @@ impl Keys {
     }
 }
 
-fn method_word(method: Method) -> &'static str {
+/// A way to unlock, in the API.
+pub(super) fn method_word(method: Method) -> &'static str {
     match method {
         Method::Passphrase => "passphrase",
         Method::KeyFile => "key-file",
