@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::logging::LogFormat;
+use crate::remote::RemoteArgs;
 
 /// A vault for personal data that can really forget.
 ///
@@ -43,6 +44,13 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Make a new admin API token for a stopped vault, for who lost the last one and can unlock it.
     AdminToken(AdminTokenArgs),
+    /// The root slots, which hold the root key: list, check, add, remove, rotate.
+    ///
+    /// Keep at least two. A slot in a file is opened by the vault's unlock key. A slot in hardware is opened by a key in an
+    /// HSM alone; a rotation replaces and destroys that key, so that not even images of the slot's own disk bring a shredded
+    /// subject back.
+    #[command(subcommand)]
+    Slots(SlotsCommand),
     /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
     CheckConfig(RunArgs),
 }
@@ -58,6 +66,8 @@ pub(crate) struct DevArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("other").args(["key_file", "pkcs11"]).multiple(true))]
 pub(crate) struct InitArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -68,8 +78,11 @@ pub(crate) struct InitArgs {
     /// Write a new key file here, which unlocks the vault as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// No passphrase: the key file is the only unlock key.
-    #[arg(long, requires = "key_file", conflicts_with = "passphrase_file")]
+    /// Make a key in the HSM token that [unlock] pkcs11 names, which unlocks the vault as well.
+    #[arg(long)]
+    pub(crate) pkcs11: bool,
+    /// No passphrase: a key file or an HSM is the only unlock key.
+    #[arg(long, requires = "other", conflicts_with = "passphrase_file")]
     pub(crate) no_passphrase: bool,
     /// Write the admin's API token to this file (0600) instead of printing it.
     #[arg(long, value_name = "FILE")]
@@ -92,6 +105,81 @@ pub(crate) struct Which {
     /// The configuration file of a vault made by `init`.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SlotsCommand {
+    /// List them, without opening any.
+    List(OfSlots),
+    /// Open each, and say what it holds and whether they agree. Exits 8 if something is wrong.
+    Check(OfSlots),
+    /// Give slots in hardware fresh keys now, and destroy the ones from before.
+    Rotate(OfSlots),
+    /// Make one more, in a file or in hardware, with the present root in it. The server must be stopped.
+    Add(AddSlot),
+    /// Wipe one, with its key in the HSM. The server must be stopped; the last one stays.
+    Remove(RemoveSlot),
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whose {
+    /// The directory of a vault made by `dev`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The configuration file of a vault made by `init`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Ask the server that runs at this address.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct OfSlots {
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AddSlot {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The file of the new slot, best on a disk of its own.
+    pub(crate) place: PathBuf,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Write a new key file here, which opens the new slot as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// In hardware: the PKCS#11 module.
+    #[arg(long, value_name = "FILE", requires_all = ["token", "pin_file"])]
+    pub(crate) module: Option<PathBuf>,
+    /// The token in it, by its label or its serial number.
+    #[arg(long, value_name = "NAME", requires = "module")]
+    pub(crate) token: Option<String>,
+    /// A file with its PIN.
+    #[arg(long, value_name = "FILE", requires = "module")]
+    pub(crate) pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RemoveSlot {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The file of the slot, as `slots list` shows it.
+    pub(crate) place: PathBuf,
+    /// Take the passphrase from this file (its first line) instead of asking.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -83,6 +83,8 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("GET", "/v1/keys/rotations", KEYS, Some(Action::Keys)),
     ("GET", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
     ("PATCH", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
+    ("GET", "/v1/slots", KEYS, Some(Action::Keys)),
+    ("POST", "/v1/slots/rotate", KEYS, Some(Action::Keys)),
     ("POST", "/v1/lock", KEYS, Some(Action::Lock)),
     // A passphrase is the proof itself; without one the handler asks for a caller of `KEYS`.
     ("POST", "/v1/unlock", Access::Open, Some(Action::Unlock)),
@@ -261,6 +263,8 @@ mod tests {
         ("GET", "/v1/keys/rotations", "ak"),
         ("GET", "/v1/keys/rotations/{id}", "ak"),
         ("PATCH", "/v1/keys/rotations/{id}", "ak"),
+        ("GET", "/v1/slots", "ak"),
+        ("POST", "/v1/slots/rotate", "ak"),
         ("POST", "/v1/lock", "ak"),
         ("POST", "/v1/unlock", "open"),
         ("POST", "/v1/callers", "ak"),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
+use vault_core::root::HsmPlace;
 
 use crate::logging::LogFormat;
 
@@ -49,11 +50,55 @@ pub(crate) struct Store {
 }
 
 /// `[slots]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Slots {
-    /// The root slots; all must agree.
+    /// Root slots in files that the unlock key opens. All slots must agree.
     pub(crate) files: Vec<PathBuf>,
+    /// Root slots in hardware: each is opened by its own HSM token alone.
+    pub(crate) pkcs11: Vec<HardwareSlot>,
+    /// How old the key of a slot in hardware gets before it is replaced and destroyed, in seconds; 0 for on demand only.
+    pub(crate) rotation_seconds: u64,
+}
+
+/// `[[slots.pkcs11]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HardwareSlot {
+    /// The slot's file.
+    pub(crate) file: PathBuf,
+    /// The PKCS#11 module.
+    pub(crate) module: PathBuf,
+    /// The token, by its label or its serial number.
+    pub(crate) token: String,
+    /// A file with its PIN.
+    pub(crate) pin_file: PathBuf,
+}
+
+impl HardwareSlot {
+    /// Where its key is.
+    pub(crate) fn hsm(&self) -> HsmPlace {
+        HsmPlace { module: self.module.clone(), token: self.token.clone(), pin_file: self.pin_file.clone() }
+    }
+}
+
+/// An HSM token that opens slots in files.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HsmUnlock {
+    /// The PKCS#11 module.
+    pub(crate) module: PathBuf,
+    /// The token, by its label or its serial number.
+    pub(crate) token: String,
+    /// A file with its PIN.
+    pub(crate) pin_file: PathBuf,
+}
+
+impl HsmUnlock {
+    /// Where the key is.
+    pub(crate) fn hsm(&self) -> HsmPlace {
+        HsmPlace { module: self.module.clone(), token: self.token.clone(), pin_file: self.pin_file.clone() }
+    }
 }
 
 /// `[unlock]`: how the vault unlocks by itself; nothing means that it starts locked.
@@ -64,6 +109,8 @@ pub(crate) struct Unlock {
     pub(crate) key_file: Option<PathBuf>,
     /// A file with the passphrase.
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// An HSM token; see `init --pkcs11`.
+    pub(crate) pkcs11: Option<HsmUnlock>,
 }
 
 /// `[tls]`: both or none.
@@ -110,6 +157,12 @@ pub(crate) struct Retention {
 pub(crate) struct Log {
     /// `text` or `json`.
     pub(crate) format: LogFormat,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { files: Vec::new(), pkcs11: Vec::new(), rotation_seconds: 3600 }
+    }
 }
 
 impl Default for Server {
@@ -199,13 +252,17 @@ impl Config {
         if self.store.dir.as_os_str().is_empty() {
             return Err("the store has no directory: add `dir = \"…\"` under [store]");
         }
-        if self.slots.files.is_empty() {
+        if self.slots.files.is_empty() && self.slots.pkcs11.is_empty() {
             return Err(
                 "there is no root slot: add `files = [\"…\"]` under [slots], best on another disk than the store",
             );
         }
-        if self.unlock.key_file.is_some() && self.unlock.passphrase_file.is_some() {
-            return Err("[unlock] has both key_file and passphrase_file: keep one of them");
+        let Unlock { key_file, passphrase_file, pkcs11 } = &self.unlock;
+        if [key_file.is_some(), passphrase_file.is_some(), pkcs11.is_some()].into_iter().filter(|&is| is).count() > 1 {
+            return Err("[unlock] has more than one of key_file, passphrase_file and pkcs11: keep one of them");
+        }
+        if self.slots.files.is_empty() && self.unlock != Unlock::default() {
+            return Err("[unlock] opens slots in files, and there are none: slots in hardware have their own tokens");
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("[tls] takes cert and key together: give both, or neither");
@@ -228,6 +285,9 @@ impl Config {
         self.slots.files.iter_mut().for_each(&mut change);
         self.unlock.key_file.iter_mut().for_each(&mut change);
         self.unlock.passphrase_file.iter_mut().for_each(&mut change);
+        let hardware = self.slots.pkcs11.iter_mut().flat_map(|s| [&mut s.file, &mut s.module, &mut s.pin_file]);
+        hardware.for_each(&mut change);
+        self.unlock.pkcs11.iter_mut().flat_map(|hsm| [&mut hsm.module, &mut hsm.pin_file]).for_each(&mut change);
         self.tls.cert.iter_mut().for_each(&mut change);
         self.tls.key.iter_mut().for_each(&mut change);
     }
@@ -264,6 +324,10 @@ mod tests {
 
     const GOOD: &str = "[store]\ndir = \"store\"\n[slots]\nfiles = [\"root.slot\", \"/media/usb/root.slot\"]\n";
 
+    const HARDWARE: &str =
+        "[store]\ndir = \"s\"\n[[slots.pkcs11]]\nfile = \"h.slot\"\nmodule = \"/m.so\"\npin_file = \"p\"\n";
+    const HSM: &str = "[unlock.pkcs11]\nmodule = \"m.so\"\ntoken = \"t\"\npin_file = \"p\"\n";
+
     fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::parse(text, "vault.toml", Path::new("/etc/udv"), variables)
@@ -291,6 +355,16 @@ mod tests {
         assert_eq!(config.slots.files, [Path::new("/etc/udv/root.slot"), Path::new("/media/usb/root.slot")]);
         assert_eq!(config.unlock.key_file.as_deref(), Some(Path::new("/etc/udv/key")));
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn slots_in_hardware_have_a_place_of_their_own() {
+        let config = parse(&format!("{HARDWARE}token = \"t\"\n"), &[]).unwrap();
+        assert_eq!(config.slots.pkcs11[0].file, Path::new("/etc/udv/h.slot"));
+        let hsm = config.slots.pkcs11[0].hsm();
+        assert_eq!((hsm.module.as_path(), hsm.token.as_str()), (Path::new("/m.so"), "t"));
+        assert_eq!((hsm.pin_file.as_path(), config.slots.rotation_seconds), (Path::new("/etc/udv/p"), 3600));
+        assert!(parse(HARDWARE, &[]).is_err(), "no token");
     }
 
     #[test]
@@ -325,6 +399,10 @@ mod tests {
             (format!("{GOOD}[server]\nlisten = \"0.0.0.0:8250\"\n[tls]\ncert = \"c\"\nkey = \"k\"\n"), false),
             (format!("{GOOD}[unlock]\nkey_file = \"k\"\npassphrase_file = \"p\"\n"), true),
             (format!("{GOOD}[limits]\nmax_in_flight = 0\n"), true),
+            (format!("{HARDWARE}token = \"t\"\n"), false),
+            (format!("{HARDWARE}token = \"t\"\n{HSM}"), true),
+            (format!("{GOOD}{HSM}"), false),
+            (format!("{GOOD}[unlock]\nkey_file = \"k\"\n{HSM}"), true),
             (format!("{GOOD}[retention]\nsweep_seconds = 0\n"), true),
             (format!("{GOOD}[retention]\nsweep_seconds = 60\n"), false),
         ] {

@@ -13,6 +13,7 @@ mod logging;
 mod metrics;
 mod openapi;
 mod problem;
+mod remote;
 mod routes;
 mod serve;
 mod site;

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
     accesses, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata, notes,
-    schema, status, subjects, tokens,
+    schema, slots, status, subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -114,6 +114,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(keys::show))
         .routes(routes!(keys::rotate, keys::rotations))
         .routes(routes!(keys::rotation, keys::change_rotation))
+        .routes(routes!(slots::list))
+        .routes(routes!(slots::rotate))
         .routes(routes!(lock::lock))
         .routes(routes!(lock::unlock))
         .routes(routes!(callers::create, callers::list))

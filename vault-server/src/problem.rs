@@ -237,7 +237,7 @@ impl From<Error> for Problem {
             Error::Failed => logged(Kind::EngineFailed, told),
             Error::Slot(SlotError::NoSuchMethod { .. }) => Self::new(
                 Kind::Conflict,
-                "no root slot of this vault is unlocked in this way: use its key file or passphrase",
+                "a root slot of this vault is not unlocked in this way: use its key file, its passphrase or its HSM",
             ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
             Error::Log(_) => logged(Kind::AuditUnavailable, told),

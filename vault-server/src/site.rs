@@ -18,7 +18,7 @@ use crate::unlock::Source;
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) store: PathBuf,
-    pub(crate) slots: Vec<PathBuf>,
+    pub(crate) slots: Vec<SlotPlace>,
     pub(crate) unlock: Option<Source>,
     /// The directory of the audit log.
     audit: PathBuf,
@@ -38,7 +38,7 @@ impl Site {
     pub(crate) fn of_dir(dir: &Path) -> Self {
         Self {
             store: dir.join(STORE),
-            slots: vec![dir.join(SLOT)],
+            slots: vec![SlotPlace::File(dir.join(SLOT))],
             unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
             audit: dir.join(AUDIT),
             engine: SledOptions::default(),
@@ -51,10 +51,16 @@ impl Site {
         const MIB: u64 = 1024 * 1024;
         let key_file = config.unlock.key_file.clone().map(Source::KeyFile);
         let passphrase_file = config.unlock.passphrase_file.clone().map(Source::PassphraseFile);
+        let hsm = config.unlock.pkcs11.as_ref().map(|hsm| Source::Pkcs11(hsm.hsm()));
+        let slots = slots(config);
+        let unlock = match slots.iter().all(SlotPlace::is_hardware) {
+            true => Some(Source::Hardware),
+            false => key_file.or(passphrase_file).or(hsm).or_else(Source::credential),
+        };
         Self {
             store: config.store.dir.clone(),
-            slots: config.slots.files.clone(),
-            unlock: key_file.or(passphrase_file).or_else(Source::credential),
+            slots,
+            unlock,
             audit: files::parent(&config.store.dir).join(AUDIT),
             engine: SledOptions {
                 cache_bytes: config.store.cache_mib.saturating_mul(MIB),
@@ -65,6 +71,7 @@ impl Site {
                 cache_bytes: config.cache.pages_mib.saturating_mul(1024 * 1024),
                 tombstone_seconds: config.limits.tombstone_days.saturating_mul(24 * 3600),
                 sweep_seconds: config.retention.sweep_seconds,
+                slot_rotation_seconds: config.slots.rotation_seconds,
                 ..VaultOptions::default()
             },
         }
@@ -76,7 +83,7 @@ impl Site {
     /// If there is one already, or its places cannot be written.
     pub(crate) async fn create(&self, unlocks: Vec<vault_core::root::NewUnlock>) -> Result<Vault, Failure> {
         let store = self.open_store()?;
-        Ok(Vault::create(store, &self.places(), unlocks, self.logged()?).await?)
+        Ok(Vault::create(store, &self.slots, unlocks, self.logged()?).await?)
     }
 
     /// Opens the vault, locked.
@@ -89,11 +96,7 @@ impl Site {
             return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));
         }
         let store = self.open_store()?;
-        Ok(Vault::open(store, &self.places(), self.logged()?).await?)
-    }
-
-    fn places(&self) -> Vec<SlotPlace> {
-        self.slots.iter().cloned().map(SlotPlace::File).collect()
+        Ok(Vault::open(store, &self.slots, self.logged()?).await?)
     }
 
     fn logged(&self) -> Result<VaultOptions, Failure> {
@@ -128,7 +131,11 @@ impl Site {
         Ok(vault.unlock_at_rest(self.unlock_key(passphrase_file)?).await?)
     }
 
-    fn unlock_key(&self, passphrase_file: Option<&Path>) -> Result<Unlock, Failure> {
+    /// What the vault is unlocked with: see [`Site::unlock`].
+    ///
+    /// # Errors
+    /// If there is no terminal, or a file cannot be read.
+    pub(crate) fn unlock_key(&self, passphrase_file: Option<&Path>) -> Result<Unlock, Failure> {
         let source =
             passphrase_file.map(|path| Source::PassphraseFile(path.to_owned())).or_else(|| self.unlock.clone());
         Ok(match source {
@@ -137,11 +144,25 @@ impl Site {
         })
     }
 
+    /// The same vault without one of its slots; none if it is the last.
+    pub(crate) fn without(&self, place: &SlotPlace) -> Option<Self> {
+        let slots: Vec<SlotPlace> = self.slots.iter().filter(|slot| *slot != place).cloned().collect();
+        let hardware = slots.iter().all(SlotPlace::is_hardware).then_some(Source::Hardware);
+        let unlock = hardware.or_else(|| self.unlock.clone());
+        (!slots.is_empty()).then(|| Self { slots, unlock, ..self.clone() })
+    }
+
     /// The slots that lie on the store's own disk, where one image holds both.
     pub(crate) fn slots_beside_store(&self) -> Vec<String> {
-        let beside = self.slots.iter().filter(|slot| files::same_disk(slot, &self.store));
-        beside.map(|slot| slot.display().to_string()).collect()
+        let outside = self.slots.iter().filter(|slot| !slot.is_hardware());
+        outside.filter(|slot| files::same_disk(slot.file(), &self.store)).map(SlotPlace::to_string).collect()
     }
+}
+
+fn slots(config: &Config) -> Vec<SlotPlace> {
+    let files = config.slots.files.iter().cloned().map(SlotPlace::File);
+    let hardware = config.slots.pkcs11.iter();
+    files.chain(hardware.map(|slot| SlotPlace::Pkcs11 { file: slot.file.clone(), hsm: slot.hsm() })).collect()
 }
 
 /// Asks for a secret at the terminal, without showing it.

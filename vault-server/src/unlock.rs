@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vault_core::crypto::passphrase::parse_key_file;
-use vault_core::root::Unlock;
+use vault_core::root::{Hsm, HsmPlace, Unlock};
 use zeroize::Zeroizing;
 
 use crate::files;
 
-/// A file that unlocks the vault without anybody at the keyboard.
+/// What unlocks the vault without anybody at the keyboard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A key file.
@@ -19,6 +19,10 @@ pub(crate) enum Source {
     PassphraseFile(PathBuf),
     /// Either, as a credential that the service manager hands over.
     Credential(PathBuf),
+    /// An HSM token, with its PIN in a file.
+    Pkcs11(HsmPlace),
+    /// Nothing more: every root slot is in hardware and has its own token.
+    Hardware,
 }
 
 /// The name of the credential, in the directory that systemd names.
@@ -54,6 +58,8 @@ impl Source {
                 let text = secret(path)?;
                 key(&text, path).or_else(|_| passphrase(text, path))
             }
+            Self::Pkcs11(place) => Ok(Unlock::Pkcs11(Hsm::new(place.clone()))),
+            Self::Hardware => Ok(Unlock::Hardware),
         }
     }
 }

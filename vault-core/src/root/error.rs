@@ -1,5 +1,6 @@
 //! What can go wrong with a root slot and at recovery: each names the slot and the next step.
 
+use super::HsmError;
 use crate::crypto::passphrase::CostOutOfBounds;
 use crate::store::StoreError;
 
@@ -82,6 +83,23 @@ pub enum SlotError {
          belongs to; put back the current store. Nothing was written to the slot"
     )]
     Newer {
+        /// The slot.
+        slot: String,
+    },
+    /// The HSM that it needs.
+    #[error("the root slot {slot}: {error}")]
+    Hsm {
+        /// The slot.
+        slot: String,
+        /// What is wrong with it.
+        error: HsmError,
+    },
+    /// The two files are one slot.
+    #[error(
+        "the root slot {slot} is a copy of another one: a rotation of either would end both. Make each with \
+         `vault-server slots add`"
+    )]
+    Copied {
         /// The slot.
         slot: String,
     },

@@ -9,10 +9,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+mod hardware;
+
 use super::copies::{COPIES, Copies, Copy, next_sequence, overwriting_order, reading};
 use super::layout::{BLOCK_LEN, Block, ENTRIES_MAX, STANZAS_MAX, block};
 use super::stanza::{Stanza, Unlocking};
-use super::{Method, NewUnlock, Reading, RootEntry, RootSlot, SlotError, Unlock};
+use super::{Hardware, Hsm, Method, NewUnlock, Reading, RootEntry, RootSlot, SlotError, Unlock};
 use crate::crypto::{Random, SlotKey};
 use crate::ids::VaultId;
 
@@ -23,13 +25,20 @@ pub struct FileSlot(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     vault: VaultId,
+    /// Of a slot in hardware: the token that alone opens it.
+    hsm: Option<Hsm>,
     /// Held over every access to the file, so that accesses do not overlap.
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
     stanzas: Vec<Stanza>,
     key: Option<SlotKey>,
+    /// Drawn for a slot rotation that has not sealed the copies with it yet.
+    fresh: Option<(Stanza, SlotKey)>,
+    /// What a slot rotation waits for.
+    waits_for: Option<String>,
 }
 
 impl FileSlot {
@@ -48,18 +57,23 @@ impl FileSlot {
         if !(1..=STANZAS_MAX).contains(&unlocks.len()) {
             return Err(SlotError::Count { what: "unlock keys", most: STANZAS_MAX });
         }
-        let slot_key = SlotKey::draw(&mut Random::for_keys(1));
-        let stanzas = unlocks.iter().map(|u| Stanza::new(vault, u, &slot_key)).collect::<Result<Vec<_>, _>>()?;
+        Self::make(path, vault, unlocks, None, first)
+    }
+
+    fn make(
+        path: &Path,
+        vault: VaultId,
+        unlocks: &[NewUnlock],
+        hsm: Option<Hsm>,
+        first: &RootEntry,
+    ) -> Result<FileSlot, SlotError> {
         make_file(path)?;
-        let state = State { stanzas, key: Some(slot_key) };
-        let inner = Inner { path: path.to_owned(), vault, state: Mutex::new(state) };
-        let written = inner.write(std::slice::from_ref(first), COPIES).and_then(|()| inner.sync_directory());
-        if let Err(error) = written {
+        let filled = fill(path, vault, unlocks, hsm, first);
+        if filled.is_err() {
             // Nothing depends on the file yet, and a half-made one would only be in the way of the next attempt.
             drop(std::fs::remove_file(path));
-            return Err(error);
         }
-        Ok(FileSlot(Arc::new(inner)))
+        filled
     }
 
     /// Opens the file and leaves it locked.
@@ -67,12 +81,16 @@ impl FileSlot {
     /// # Errors
     /// [`SlotError::Missing`], [`SlotError::Damaged`] if no copy is whole, [`SlotError::Unreachable`].
     pub fn open(path: &Path) -> Result<FileSlot, SlotError> {
+        Self::open_with(path, None)
+    }
+
+    fn open_with(path: &Path, hsm: Option<Hsm>) -> Result<FileSlot, SlotError> {
         let newest = read_blocks(path)?.into_iter().flatten().max_by_key(|b| b.sequence);
         let Some(Block { vault, stanzas, .. }) = newest else {
             return Err(SlotError::Damaged { slot: name(path) });
         };
-        let state = Mutex::new(State { stanzas, key: None });
-        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, state })))
+        let state = Mutex::new(State { stanzas, ..State::default() });
+        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, state })))
     }
 
     /// The vault it says it belongs to; certain once it is unlocked.
@@ -98,18 +116,21 @@ impl FileSlot {
         self.0.state().key.is_some()
     }
 
-    /// Loads the slot key. Blocks: a passphrase costs an Argon2id run.
+    /// Loads the slot key. A slot in hardware is opened by its own token, whatever is given. Blocks: a passphrase costs an
+    /// Argon2id run, an HSM may take its time.
     ///
     /// # Errors
-    /// [`SlotError::NoSuchMethod`], [`SlotError::WrongUnlockKey`]; [`SlotError::Damaged`] if the unlock key is right and
-    /// yet no copy opens; as [`FileSlot::open`].
+    /// [`SlotError::NoSuchMethod`], [`SlotError::WrongUnlockKey`], [`SlotError::Hsm`]; [`SlotError::Damaged`] if the unlock
+    /// key is right and yet no copy opens; as [`FileSlot::open`].
     pub fn unlock(&self, unlock: &Unlock) -> Result<(), SlotError> {
         self.0.unlock(unlock)
     }
 
     /// Drops the slot key.
     pub fn lock(&self) {
-        self.0.state().key = None;
+        let mut state = self.0.state();
+        state.key = None;
+        state.fresh = None;
     }
 
     /// Runs blocking work on the file away from the async workers.
@@ -142,6 +163,22 @@ impl RootSlot for FileSlot {
         let entries: Vec<_> = entries.iter().map(RootEntry::duplicate).collect();
         self.blocking(move |inner| inner.write(&entries, COPIES)).await
     }
+
+    fn hardware(&self) -> Option<Hardware> {
+        self.0.hardware()
+    }
+
+    async fn draw_keys(&self) -> Result<(), SlotError> {
+        self.blocking(Inner::draw_keys).await
+    }
+
+    async fn reseal(&self) -> Result<(), SlotError> {
+        self.blocking(Inner::reseal).await
+    }
+
+    async fn destroy_old_keys(&self) -> Result<(), SlotError> {
+        self.blocking(Inner::destroy_old_keys).await
+    }
 }
 
 impl Inner {
@@ -157,18 +194,28 @@ impl Inner {
         if blocks.is_empty() {
             return Err(self.damaged());
         }
+        let own = self.hsm.clone().map(Unlock::Pkcs11);
+        let unlock = own.as_ref().unwrap_or(unlock);
         self.offer(unlock.method(), &blocks)?;
         let mut unlocking = Unlocking::new(unlock);
-        let mut right_key = false;
+        let mut refusal = SlotError::WrongUnlockKey { slot: name(&self.path) };
         for block in blocks {
-            let Some(key) = unlocking.slot_key(self.vault, &block.stanzas)? else { continue };
-            right_key = true;
+            let key = match unlocking.slot_key(self.vault, &block.stanzas) {
+                Ok(Some(key)) => key,
+                Ok(None) => continue,
+                Err(error) => {
+                    refusal = error.of_slot(&name(&self.path));
+                    continue;
+                }
+            };
             if block.entries(&key).is_ok() {
-                *self.state() = State { stanzas: block.stanzas, key: Some(key) };
+                let mut state = self.state();
+                (state.stanzas, state.key) = (block.stanzas, Some(key));
                 return Ok(());
             }
+            refusal = self.damaged();
         }
-        Err(if right_key { self.damaged() } else { SlotError::WrongUnlockKey { slot: name(&self.path) } })
+        Err(refusal)
     }
 
     /// Refuses a way that no copy offers, naming those there are.
@@ -257,6 +304,24 @@ impl Inner {
     fn unreachable(&self, why: &str) -> SlotError {
         SlotError::Unreachable { slot: name(&self.path), why: why.to_owned() }
     }
+}
+
+/// The slot of a new, empty file.
+fn fill(
+    path: &Path,
+    vault: VaultId,
+    unlocks: &[NewUnlock],
+    hsm: Option<Hsm>,
+    first: &RootEntry,
+) -> Result<FileSlot, SlotError> {
+    let slot_key = SlotKey::draw(&mut Random::for_keys(1));
+    let stanza = |unlock| Stanza::new(vault, unlock, &slot_key).map_err(|error| error.of_slot(&name(path)));
+    let stanzas = unlocks.iter().map(stanza).collect::<Result<Vec<_>, _>>()?;
+    let state = Mutex::new(State { stanzas, key: Some(slot_key), ..State::default() });
+    let inner = Inner { path: path.to_owned(), vault, hsm, state };
+    inner.write(std::slice::from_ref(first), COPIES)?;
+    inner.sync_directory()?;
+    Ok(FileSlot(Arc::new(inner)))
 }
 
 fn make_file(path: &Path) -> Result<(), SlotError> {

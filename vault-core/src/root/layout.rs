@@ -7,6 +7,9 @@
 //! off 32    u8   number of unlock stanzas, 1 to 8, then each:
 //!                u8 1, u32 memory in KiB, u32 passes, u32 lanes, 16 B salt    (passphrase, Argon2id)
 //!             or u8 2                                                         (key file)
+//!             or u8 3, 16 B family, 16 B id of the key in the HSM, u64 made at (ms), 12 B IV,
+//!                48 B unlock key, sealed in the HSM by AES-256-GCM,           (HSM, through PKCS#11)
+//!                AAD = "uv1/slot/hsm" ‖ vault id ‖ family ‖ id ‖ made at
 //!                81 B the slot key, wrapped (sealed box, label "uv1/slot/wrap", AAD = vault id ‖ the above)
 //!           u16  length of the sealed entries, then
 //!                sealed box, label "uv1/slot/entries", AAD = all bytes of the block before it, of
@@ -19,10 +22,11 @@
 use zeroize::Zeroizing;
 
 use super::RootEntry;
-use super::stanza::{self, Origin, Stanza, WRAPPED_LEN};
+use super::stanza::{self, HsmKey, Origin, Stanza, WRAPPED_LEN};
 use crate::crypto::passphrase::Cost;
 use crate::crypto::{RootKey, SlotKey, Unauthentic, digest, sealed_box};
 use crate::ids::{RootId, VaultId};
+use crate::time::Timestamp;
 
 /// Length of a copy, in bytes.
 pub(super) const BLOCK_LEN: usize = 4096;
@@ -111,6 +115,13 @@ fn read_stanza(at: &mut Cursor<'_>) -> Option<Stanza> {
             Origin::Passphrase { cost: cost.check().ok()?, salt: at.array()? }
         }
         stanza::KEY_FILE => Origin::KeyFile,
+        stanza::PKCS11 => Origin::Pkcs11(HsmKey {
+            family: at.array()?,
+            id: at.array()?,
+            made_at: Timestamp(u64::from_be_bytes(at.array()?)),
+            iv: at.array()?,
+            sealed: at.array()?,
+        }),
         _ => return None,
     };
     Some(Stanza { origin, wrapped: at.array::<WRAPPED_LEN>()? })

@@ -6,32 +6,40 @@
 //! After a crash, or a commit in doubt, [`Roots::recover`] keeps the root that opens the store's header and wipes the
 //! rest. `model` enumerates every crash point of this.
 //!
-//! Overwriting in place does not erase flash, copy-on-write filesystems or snapshots of the slot's own disk: what is
-//! final there depends on where the slot lives.
+//! Overwriting in place does not erase flash, copy-on-write filesystems or snapshots of the slot's own disk. A slot in
+//! hardware, which only a key in an HSM opens, does not depend on that: a slot rotation destroys the key.
 
 mod copies;
 mod error;
 mod file;
 mod layout;
+mod pkcs11;
 mod place;
 mod protocol;
+mod rotation;
 mod stanza;
 
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
+mod hardware_tests;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod protocol_tests;
+#[cfg(test)]
+pub(crate) mod softhsm;
 
 pub use error::{RootError, SlotError};
 pub use file::FileSlot;
+pub use pkcs11::{Hsm, HsmError, HsmPlace};
 pub use place::SlotPlace;
 pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};
 pub use stanza::{Method, NewUnlock, Unlock};
 
 use crate::crypto::{Random, RootKey};
 use crate::ids::RootId;
+use crate::time::Timestamp;
 
 /// A root key with its name. Printing it shows the name only.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +75,16 @@ pub struct Reading {
     pub even: bool,
 }
 
+/// Of a slot that only a key in an HSM opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hardware {
+    /// When its key was made: the end of what images of the slot's own disk from before are good for, once the older keys
+    /// are destroyed.
+    pub keys_since: Timestamp,
+    /// Why its last rotation was not completed.
+    pub waits_for: Option<String>,
+}
+
 /// A small place outside the store that can be overwritten: it keeps root keys sealed, in copies, so that a write cut
 /// short by a crash loses nothing.
 #[async_trait::async_trait]
@@ -93,4 +111,34 @@ pub trait RootSlot: Send + Sync + 'static {
     /// # Errors
     /// As [`RootSlot::stage`]; old roots may then still be there.
     async fn settle(&self, entries: &[RootEntry]) -> Result<(), SlotError>;
+
+    /// If only a key in an HSM opens it.
+    fn hardware(&self) -> Option<Hardware> {
+        None
+    }
+
+    /// First step of a slot rotation: draws fresh keys, on which nothing depends yet. Nothing to do outside hardware, here
+    /// and in the next steps.
+    ///
+    /// # Errors
+    /// [`SlotError::Hsm`].
+    async fn draw_keys(&self) -> Result<(), SlotError> {
+        Ok(())
+    }
+
+    /// Second step: seals what the slot holds with the fresh keys, one copy after the other, of which one always opens.
+    ///
+    /// # Errors
+    /// As [`RootSlot::stage`]; both old and new keys are needed then.
+    async fn reseal(&self) -> Result<(), SlotError> {
+        Ok(())
+    }
+
+    /// Last step: destroys all keys of the slot in the HSM but the one that its copies name, and sees that they are gone.
+    ///
+    /// # Errors
+    /// [`SlotError::Hsm`]; if the copies do not agree, and then nothing was destroyed.
+    async fn destroy_old_keys(&self) -> Result<(), SlotError> {
+        Ok(())
+    }
 }

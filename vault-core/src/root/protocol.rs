@@ -5,17 +5,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{RootEntry, RootError, RootSlot, SlotError};
+use super::{Hardware, RootEntry, RootError, RootSlot, SlotError};
 use crate::crypto::{Random, RootKey};
 use crate::store::StoreError;
 
 /// The configured root slots.
 pub struct Roots {
-    slots: Vec<Arc<dyn RootSlot>>,
+    pub(super) slots: Vec<Arc<dyn RootSlot>>,
     /// What is known of each slot, in their order.
     known: Mutex<Vec<(SlotState, Option<String>)>>,
     /// One step of the protocol at a time; whether a root batch is staged and neither finished nor abandoned.
-    outstanding: tokio::sync::Mutex<bool>,
+    pub(super) outstanding: tokio::sync::Mutex<bool>,
 }
 
 /// A new root that lies beside the current one in every slot.
@@ -56,6 +56,8 @@ pub struct SlotStatus {
     pub state: SlotState,
     /// Why it is not [`SlotState::Ok`].
     pub detail: Option<String>,
+    /// If only a key in an HSM opens it.
+    pub hardware: Option<Hardware>,
 }
 
 impl Roots {
@@ -165,7 +167,12 @@ impl Roots {
     /// How each slot is.
     pub fn status(&self) -> Vec<SlotStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let named = |(slot, (state, detail)): (&Arc<dyn RootSlot>, _)| SlotStatus { name: slot.name(), state, detail };
+        let named = |(slot, (state, detail)): (&Arc<dyn RootSlot>, _)| SlotStatus {
+            name: slot.name(),
+            state,
+            detail,
+            hardware: slot.hardware(),
+        };
         self.slots.iter().zip(known).map(named).collect()
     }
 
@@ -225,7 +232,7 @@ impl Roots {
     }
 
     /// Keeps a slot that was never read [`SlotState::Unreachable`].
-    fn note_failure(&self, at: usize, error: &SlotError) {
+    pub(super) fn note_failure(&self, at: usize, error: &SlotError) {
         let was = self.known.lock().unwrap_or_else(PoisonError::into_inner)[at].0;
         let state = if was == SlotState::Unreachable { was } else { SlotState::Behind };
         self.note(at, state, Some(error.to_string()));

@@ -208,7 +208,7 @@ pub(super) async fn find_guarded(
     Ok((decode(&payload)?, guard))
 }
 
-async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
+pub(super) async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
     let mut records: Vec<ErasureRecord> = Vec::new();
     loop {
         let after = records.last().map(|r| r.id);

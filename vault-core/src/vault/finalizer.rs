@@ -18,11 +18,12 @@ use super::rotate::{Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
 use super::writer::{Command, GroupError, RootDone, Write};
-use super::{erase, evidence, expire, stale, tokens};
+use super::{erase, evidence, expire, slots, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
 use crate::root::{Finish, RootEntry, SlotError};
+use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
 
 /// Subjects that one root batch shreds.
@@ -48,6 +49,10 @@ pub(crate) enum Job {
     Alter(Alteration),
     /// Give the pages on the way to these keys fresh keys: theirs have sealed often enough.
     Worn(Vec<(Kind, EntryKey)>),
+    /// Seal the root anew in every slot in hardware; answers when that was begun.
+    Reseal { reply: oneshot::Sender<Result<Timestamp, SlotError>> },
+    /// Note that shreds that were final by then are final on the slots' own disks as well.
+    SlotFinal { begun: Timestamp, reply: oneshot::Sender<Result<(), Error>> },
     /// Finish the round, then end.
     Stop,
 }
@@ -158,6 +163,14 @@ impl Finalizer {
                 let outcome = self.rotations.alter(&self.inner, &self.session, &ask).await;
                 // Who asked may have gone away; it is done all the same.
                 let _ = ask.reply.send(outcome);
+            }
+            Job::Reseal { reply } => {
+                let begun = Timestamp::now();
+                let resealed = self.inner.roots.reseal(&self.session.root.load_full()).await;
+                let _ = reply.send(resealed.map(|()| begun));
+            }
+            Job::SlotFinal { begun, reply } => {
+                let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
             }
             Job::Stop => self.stopping = true,
         }

@@ -12,12 +12,12 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema};
+use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema, slots};
 use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
-use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, SlotPlace, Unlock};
+use crate::root::{FileSlot, Hsm, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, SlotPlace, Unlock};
 use crate::store::{Batch, Expect, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{Header, Pages};
@@ -73,9 +73,11 @@ impl Vault {
         let head = MetaHead::decode(&meta_row(&*store).await?)?;
         let mut slots = Vec::with_capacity(places.len());
         for place in places {
-            let SlotPlace::File(path) = place;
-            let slot = FileSlot::open(path)?;
+            let slot = FileSlot::open_place(place)?;
             slot.belongs_to(head.vault)?;
+            if place.is_hardware() && slots.iter().any(|other| slot.is_copy_of(other)) {
+                return Err(SlotError::Copied { slot: slot.name() }.into());
+            }
             slots.push(slot);
         }
         Ok(Self::assemble(store, head.vault, slots, options))
@@ -96,6 +98,7 @@ impl Vault {
             callers: ArcSwap::from_pointee(None),
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
+            rotating_slots: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
             sweeps: retention::Sweeps::default(),
             outbox: Arc::new(Outbox::new(log)),
@@ -128,7 +131,7 @@ impl Vault {
         // From before the slots, so that a lock that runs beside it does not take their keys away half way.
         let mut life = self.inner.life.lock().await;
         let slots = self.inner.file_slots.clone();
-        let opened = tokio::task::spawn_blocking(move || slots.iter().try_for_each(|slot| slot.unlock(&unlock))).await;
+        let opened = tokio::task::spawn_blocking(move || unlock_slots(&slots, &unlock)).await;
         let started = match opened {
             Ok(Ok(())) => self.start(&mut life, finalizing).await,
             Ok(Err(error)) => Err(error.into()),
@@ -197,7 +200,11 @@ impl Vault {
             Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
             Finalizing::AtRest => None,
         };
-        let tasks = Tasks { writer, finalizer, last_used, retention };
+        let slots = match finalizing {
+            Finalizing::Resumed => Some(tokio::spawn(slots::run(inner.clone(), session.clone()))),
+            Finalizing::AtRest => None,
+        };
+        let tasks = Tasks { writer, finalizer, last_used, retention, slots };
         if let Err(error) = inner.unlock_log(&session, matches!(finalizing, Finalizing::AtRest)).await {
             self.end(&session, tasks).await;
             return Err(error);
@@ -231,6 +238,11 @@ impl Vault {
             trail::aside(callers::note_all(&self.inner, session)).await;
         }
         session.stop();
+        if let Some(slots) = tasks.slots {
+            // Whatever step it is at, the slots open.
+            slots.abort();
+            let _ = slots.await;
+        }
         if let Some(retention) = tasks.retention {
             // What it has under way is final or untouched.
             retention.abort();
@@ -290,6 +302,7 @@ impl Vault {
             epoch: snapshot.as_ref().map(|s| s.header.epoch()),
             counts: snapshot.as_ref().map(|s| s.counts),
             slots: inner.roots.status(),
+            all_in_hardware: inner.roots.all_in_hardware(),
             store: inner.store.health(),
             cache: inner.pages.stats(),
             retention: inner.sweeps.status(),
@@ -335,10 +348,45 @@ async fn create_slots(
     }
     let (places, root) = (places.to_vec(), root.duplicate());
     let created = tokio::task::spawn_blocking(move || {
-        let made = places.iter().map(|SlotPlace::File(path)| FileSlot::create(path, vault, &unlocks, &root));
-        made.collect::<Result<Vec<_>, SlotError>>()
+        let mut made = Vec::new();
+        for place in &places {
+            match create_slot(place, vault, &unlocks, &root) {
+                Ok(slot) => made.push(slot),
+                Err(error) => {
+                    // Nothing depends on them, and half of the slots would only be in the way of the next attempt.
+                    made.into_iter().for_each(|slot: FileSlot| drop(slot.wipe()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
     });
     Ok(created.await.map_err(|_| Error::Failed)??)
+}
+
+/// Makes one slot. One in hardware has no other unlock key.
+pub(super) fn create_slot(
+    place: &SlotPlace,
+    vault: VaultId,
+    unlocks: &[NewUnlock],
+    root: &RootEntry,
+) -> Result<FileSlot, SlotError> {
+    match place {
+        SlotPlace::File(path) => FileSlot::create(path, vault, unlocks, root),
+        SlotPlace::Pkcs11 { file, hsm } => FileSlot::create_in_hardware(file, vault, Hsm::new(hsm.clone()), root),
+    }
+}
+
+/// Those outside hardware first: they show that the unlock key is right, before any HSM is asked.
+fn unlock_slots(slots: &[FileSlot], unlock: &Unlock) -> Result<(), SlotError> {
+    let (hardware, files): (Vec<&FileSlot>, Vec<&FileSlot>) = slots.iter().partition(|slot| slot.hardware().is_some());
+    let fits = files.is_empty() == matches!(unlock, Unlock::Hardware);
+    if let (false, Some(slot)) = (fits, files.first().or(hardware.first())) {
+        let others = slot.methods().iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+        let method = if files.is_empty() { unlock.method().as_str() } else { "an HSM alone" };
+        return Err(SlotError::NoSuchMethod { slot: slot.name(), method, others });
+    }
+    files.iter().chain(&hardware).try_for_each(|slot| slot.unlock(unlock))
 }
 
 async fn meta_row(store: &dyn Store) -> Result<Vec<u8>, Error> {

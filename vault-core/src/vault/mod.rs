@@ -14,6 +14,7 @@
 //! | `accesses` | who saw what of a subject, and whose data a caller saw |
 //! | `metadata` | what is known of each value besides itself |
 //! | `retention` | values whose time is over are forgotten for good |
+//! | `slots` | rotation of root slots in hardware: F2 |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
@@ -40,6 +41,8 @@ mod export;
 mod finalizer;
 #[cfg(test)]
 mod forensic;
+#[cfg(test)]
+mod forensic_hsm;
 mod holds;
 mod idempotency;
 mod last4;
@@ -71,6 +74,9 @@ mod schema;
 mod schema_tests;
 mod session;
 mod shred;
+mod slots;
+#[cfg(test)]
+mod slots_tests;
 mod stale;
 mod subject;
 #[cfg(test)]
@@ -131,6 +137,8 @@ pub(crate) struct Inner {
     callers: ArcSwap<Option<CallerTable>>,
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
+    /// Held over a slot rotation.
+    rotating_slots: Mutex<()>,
     under_way: idempotency::UnderWay,
     /// What the sweeps of expired values did.
     sweeps: retention::Sweeps,
@@ -150,6 +158,8 @@ struct Tasks {
     last_used: Option<JoinHandle<()>>,
     /// Forgets what has expired; none at rest.
     retention: Option<JoinHandle<()>>,
+    /// Rotates slots in hardware; none at rest.
+    slots: Option<JoinHandle<()>>,
 }
 
 impl Vault {

@@ -27,6 +27,8 @@ pub struct VaultOptions {
     pub idempotency_seconds: u64,
     /// How often values whose time is over are looked for and finally forgotten, in seconds; at least 1.
     pub sweep_seconds: u64,
+    /// How old the key of a root slot in hardware gets before a slot rotation, in seconds; 0 for rotations on demand only.
+    pub slot_rotation_seconds: u64,
     /// Where it is logged what is done; none only where nobody else has access.
     pub log: Option<Log>,
 }
@@ -38,6 +40,7 @@ impl Default for VaultOptions {
             tombstone_seconds: 365 * 24 * 3600,
             idempotency_seconds: 24 * 3600,
             sweep_seconds: 3600,
+            slot_rotation_seconds: 3600,
             log: None,
         }
     }
@@ -400,6 +403,8 @@ pub struct Status {
     pub counts: Option<Counts>,
     /// The root slots.
     pub slots: Vec<SlotStatus>,
+    /// Whether a key in an HSM opens every slot, so that a slot rotation makes shreds final on the slots' own disks (F2).
+    pub all_in_hardware: bool,
     /// The storage engine.
     pub store: Health,
     /// The cache of opened pages.

@@ -1,9 +1,9 @@
 //! `init`: a vault for real use, as its configuration says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vault_core::crypto::passphrase::{Cost, new_key_file};
-use vault_core::root::{NewUnlock, Unlock};
+use vault_core::root::{Hsm, NewUnlock, SlotPlace, Unlock};
 use zeroize::Zeroizing;
 
 use super::dev::admin;
@@ -23,7 +23,10 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
     refuse_existing(&site, args)?;
     warn(&site);
     let mut unlocks = Vec::new();
-    if !args.no_passphrase {
+    if let Some(hsm) = hsm(args, config)? {
+        unlocks.push(NewUnlock::Pkcs11(hsm));
+    }
+    if asks_for_passphrase(args, &site)? {
         let passphrase = passphrase(args.passphrase_file.as_deref())?;
         unlocks.push(NewUnlock::Passphrase(passphrase, Cost::DEFAULT));
     }
@@ -32,7 +35,7 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
         files::write_secret(path, &text).map_err(|why| unwritable(path, &why))?;
         unlocks.push(NewUnlock::KeyFile(key));
     }
-    let ways = unlocks.len();
+    let ways = if site.slots.iter().all(SlotPlace::is_hardware) { site.slots.len() } else { unlocks.len() };
     let token = block_on(make(&site, unlocks)).inspect_err(|_| {
         // It opens nothing: there is no vault.
         if let Some(path) = &args.key_file {
@@ -42,10 +45,34 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
     tell(args, ways, &token)
 }
 
+/// The HSM that is to open the slots in files, too.
+fn hsm(args: &InitArgs, config: &Config) -> Result<Option<Hsm>, Failure> {
+    if !args.pkcs11 {
+        return Ok(None);
+    }
+    let configured = config.unlock.pkcs11.as_ref().map(|hsm| Hsm::new(hsm.hsm()));
+    let told = "--pkcs11 needs [unlock] pkcs11 = { module = …, token = …, pin_file = … } in the configuration";
+    configured.map(Some).ok_or_else(|| Failure::usage(told))
+}
+
+/// A vault whose slots are all in hardware has no other unlock key.
+fn asks_for_passphrase(args: &InitArgs, site: &Site) -> Result<bool, Failure> {
+    if !site.slots.iter().all(SlotPlace::is_hardware) {
+        return Ok(!args.no_passphrase);
+    }
+    match args.key_file.is_some() || args.passphrase_file.is_some() || args.pkcs11 {
+        true => {
+            Err(Failure::usage("every root slot is in hardware: no other unlock key would open anything, leave it out"))
+        }
+        false => Ok(false),
+    }
+}
+
 /// Before anybody is asked for a passphrase, and before anything is written.
 fn refuse_existing(site: &Site, args: &InitArgs) -> Result<(), Failure> {
-    let files = site.slots.iter().chain(&args.key_file).chain(&args.token_out);
-    if let Some(path) = files.into_iter().find(|path| path.exists()) {
+    let files = site.slots.iter().map(SlotPlace::file);
+    let written = args.key_file.iter().chain(&args.token_out).map(PathBuf::as_path);
+    if let Some(path) = files.chain(written).find(|path| path.exists()) {
         let told = "exists already and is never overwritten: nothing was changed. Choose another path, or serve the vault \
                     that is there with `vault-server run`";
         return Err(Failure::failed(format!("{} {told}", path.display())));
@@ -68,11 +95,12 @@ fn warn(site: &Site) {
     }
 }
 
-fn passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
+/// A new passphrase, from a file or asked twice.
+pub(super) fn passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
     let passphrase = match file {
         Some(path) => match Source::PassphraseFile(path.to_owned()).read()? {
             Unlock::Passphrase(text) => text,
-            Unlock::KeyFile(_) => return Err(Failure::failed("the file holds a key, not a passphrase")),
+            _ => return Err(Failure::failed("the file holds a key, not a passphrase")),
         },
         None => {
             let first = prompt("New passphrase of the vault: ")?;
@@ -90,7 +118,7 @@ fn passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
 }
 
 async fn make(site: &Site, unlocks: Vec<NewUnlock>) -> Result<Zeroizing<String>, Failure> {
-    for place in site.slots.iter().chain([&site.store]) {
+    for place in site.slots.iter().map(SlotPlace::file).chain([site.store.as_path()]) {
         let parent = files::parent(place);
         std::fs::create_dir_all(parent).map_err(|why| unwritable(parent, &why))?;
     }
@@ -111,7 +139,7 @@ fn tell(args: &InitArgs, unlocks: usize, token: &str) -> Result<(), Failure> {
     if unlocks < 2 {
         eprintln!(
             "there is one unlock key only, and who loses it loses everybody's data: keep it in two places. A vault made \
-             with both a passphrase and --key-file has two"
+             with both a passphrase and --key-file has two, and so has one with two slots in hardware"
         );
     }
     eprintln!("serve the vault with: vault-server run --config {}", args.config.display());
@@ -135,6 +163,6 @@ pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), Failure> 
     }
 }
 
-fn unwritable(path: &Path, why: &std::io::Error) -> Failure {
+pub(super) fn unwritable(path: &Path, why: &std::io::Error) -> Failure {
     Failure::failed(format!("{} cannot be written: {why}", path.display()))
 }

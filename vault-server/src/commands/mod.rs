@@ -5,6 +5,7 @@ mod check_config;
 mod dev;
 mod init;
 mod run;
+mod slots;
 mod verify;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::Run(args) => run::run(&load(&args.config, format)?),
         Command::Verify(args) => verify::run(&args, &site(&args.which, format)?),
         Command::AdminToken(args) => admin_token::run(&args, &site(&args.which, format)?),
+        Command::Slots(command) => slots::run(&command, format),
         Command::CheckConfig(args) => check_config::run(&args.config),
     }
 }
@@ -63,7 +65,7 @@ impl Failure {
     }
 
     /// It was asked for in a way that is not taken.
-    fn usage(text: impl Into<String>) -> Self {
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self { exit: 2, ..Self::failed(text) }
     }
 

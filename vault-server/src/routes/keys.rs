@@ -62,14 +62,10 @@ impl LastRotation {
 
 impl Keys {
     fn of(status: &KeyStatus) -> Self {
-        let word = |method: &Method| match method {
-            Method::Passphrase => "passphrase",
-            Method::KeyFile => "key-file",
-        };
         let last = |rotation: &Option<Rotation>| Some(rotation.as_ref().map(LastRotation::of));
         let unlock = KeyLayer {
             layer: "unlock",
-            methods: Some(status.methods.iter().map(word).collect()),
+            methods: Some(status.methods.iter().map(|method| method_word(*method)).collect()),
             ..KeyLayer::default()
         };
         let root = KeyLayer {
@@ -93,6 +89,15 @@ impl Keys {
             ..KeyLayer::default()
         };
         Self { layers: vec![unlock, root, keks, lookups] }
+    }
+}
+
+/// A way to unlock, in the API.
+pub(super) fn method_word(method: Method) -> &'static str {
+    match method {
+        Method::Passphrase => "passphrase",
+        Method::KeyFile => "key-file",
+        Method::Pkcs11 => "pkcs11",
     }
 }
 

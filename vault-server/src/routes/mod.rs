@@ -15,6 +15,7 @@ pub(crate) mod metadata;
 pub(crate) mod notes;
 pub(crate) mod schema;
 pub(crate) mod shapes;
+pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod subjects;
 #[cfg(test)]

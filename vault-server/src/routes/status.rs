@@ -6,12 +6,12 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 use vault_core::ids::VaultId;
-use vault_core::root::{SlotState, SlotStatus};
 use vault_core::store::HealthState;
 use vault_core::time::Timestamp;
 use vault_core::vault::{RetentionStatus, Status};
 
 use super::shapes::Shown;
+use super::slots::Slot;
 use crate::app::App;
 use crate::body::answer;
 
@@ -78,15 +78,6 @@ struct StatusCounts {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Slot<'a> {
-    name: &'a str,
-    /// `ok`, `behind` or `unreachable`.
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-}
-
-#[derive(Serialize, ToSchema)]
 #[schema(as = Store)]
 struct StoreAnswer {
     engine: &'static str,
@@ -144,17 +135,6 @@ impl RetentionAnswer {
             held: status.held,
             failed: status.failed,
         }
-    }
-}
-
-impl<'a> Slot<'a> {
-    fn of(slot: &'a SlotStatus) -> Self {
-        let state = match slot.state {
-            SlotState::Ok => "ok",
-            SlotState::Behind => "behind",
-            SlotState::Unreachable => "unreachable",
-        };
-        Self { name: &slot.name, state, detail: slot.detail.as_deref() }
     }
 }
 
