@@ -71,6 +71,9 @@ pub enum Error {
     /// The field's version is not the one that was named.
     #[error("the field has changed: read it again, then retry with its present version")]
     PreconditionFailed,
+    /// Who asked for something cannot agree to it as well.
+    #[error("a second person has to agree: somebody else than who asked")]
+    SecondPerson,
     /// The root key is not loaded.
     #[error("the vault is locked: unlock it first")]
     Locked,

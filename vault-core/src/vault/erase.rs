@@ -3,22 +3,30 @@
 //! While a shred is on its way each of its subjects has an entry under the erasure; the root batch removes it. What stays
 //! names the request and counts; it names no subject.
 
+mod due;
+mod open;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use due::run;
+pub(crate) use open::OpenTable;
+
 use super::finalizer::Job;
 use super::idempotency::{Begun, Idempotency, Made};
-use super::records::{DirectoryEntry, ErasureRecord, SubjectState, decode, encode};
+use super::records::{Approval, DirectoryEntry, ErasureItem, ErasureRecord, ItemState, decode, encode};
 use super::refuse::{Refused, Standing, standing};
 use super::session::{Session, Snapshot, reading};
 use super::subject;
-use super::types::{Erasure, ErasureCounts, NewErasure};
+use super::types::{Erasure, ErasureCounts, ErasureState, NewErasure, OpenItem, VaultOptions};
 use super::writer::{Guard, Write};
 use super::{Inner, Vault, evidence};
 use crate::crypto::{ErasureKey, Random, digest};
 use crate::error::Error;
-use crate::ids::{Compartment, ErasureId, SubjectId};
+use crate::ids::{CallerId, Compartment, ErasureId, HoldName, SubjectId};
 use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op};
@@ -54,9 +62,21 @@ impl Vault {
                 return Ok(Made { made, repeated: Some(earlier.status) });
             }
         };
-        let mut record = new_record(&asked, subjects.len());
+        let mut record = new_record(&asked, subjects.len(), &self.inner.options);
+        if !record.waits()
+            && let Some(hold) = self.inner.all_held(&session, &subjects, asked.compartment.as_ref()).await?
+        {
+            return Err(Error::Held { hold });
+        }
         let mut refused = Refused::default();
         let outcome = self.inner.refuse(&session, &subjects, &mut record, claim.as_ref(), &mut refused).await;
+        if outcome.is_err() && record.waits() {
+            // Nobody is told of it, so nothing of it may run.
+            (record.accepted, record.cancelled_at) = (true, Some(Timestamp::now()));
+        }
+        if record.counts != ErasureCounts::default() {
+            session.open.note(&record);
+        }
         // After a failure half way too: what is refused goes on to be final.
         let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused.keys });
         outcome?;
@@ -67,9 +87,11 @@ impl Vault {
             evidence::conclude(&header, &mut record, Timestamp::now(), &mut write)?;
             write.edits.push(note(&header, &record)?);
             session.commit(vec![write]).await?;
+            session.open.note(&record);
         }
-        let made = self.erasure(record.id).await?;
-        Ok(Made::now(Erasure { held: refused.held, ..made }))
+        // Somebody waits for its time.
+        session.open.changed.notify_one();
+        Ok(Made::now(self.erasure(record.id).await?))
     }
 
     /// What [`Vault::shred`] would do, changing nothing.
@@ -97,7 +119,7 @@ impl Vault {
         Ok(counts)
     }
 
-    /// Waits until the erasure is final, or until `limit` has passed; answers how it is then.
+    /// Waits until nothing of the erasure is merely refused, or until `limit` has passed; answers how it is then.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such erasure.
@@ -108,7 +130,7 @@ impl Vault {
         loop {
             progress.mark_unchanged();
             let erasure = self.erasure(id).await?;
-            if erasure.f1_at.is_some() {
+            if erasure.state != ErasureState::Refused {
                 return Ok(erasure);
             }
             if tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
@@ -124,9 +146,9 @@ impl Vault {
     pub async fn erasure(&self, id: ErasureId) -> Result<Erasure, Error> {
         let session = self.session()?;
         let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
-        let items = match record.f1_at {
+        let items = match record.ended_at {
             Some(_) => Vec::new(),
-            None => reading!(session, |snapshot| self.inner.refused_items(&snapshot, id, record.f0_at).await)?,
+            None => reading!(session, |snapshot| self.inner.open_items(&snapshot, id).await)?,
         };
         Ok(shown(record, items, &session))
     }
@@ -149,46 +171,70 @@ impl Vault {
 }
 
 impl Inner {
-    /// The subjects that an erasure has refused, with the time of it: their own, or for a compartment the erasure's.
-    async fn refused_items(
+    /// A hold, if holds keep all of the subjects.
+    async fn all_held(
         &self,
-        snapshot: &Snapshot,
-        id: ErasureId,
-        f0_at: Timestamp,
-    ) -> Result<Vec<(SubjectId, Timestamp)>, Error> {
+        session: &Session,
+        subjects: &[&SubjectId],
+        compartment: Option<&Compartment>,
+    ) -> Result<Option<HoldName>, Error> {
+        let mut kept = None;
+        for id in subjects {
+            let found = reading!(session, |snapshot| subject::find(self, &snapshot.header, id).await)?;
+            match standing(&found, compartment, self.options.tombstone_seconds) {
+                Standing::Held(hold) => kept = Some(hold),
+                _ => return Ok(None),
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The subjects of an erasure that are not final yet.
+    async fn open_items(&self, snapshot: &Snapshot, id: ErasureId) -> Result<Vec<OpenItem>, Error> {
         let header = &*snapshot.header;
         let mut items = Vec::new();
-        for directory in items_of(self, header, id, None, ITEMS_MAX).await? {
+        for (directory, item) in items_of(self, header, id, None, ITEMS_MAX).await? {
             let found = subject::find_by_key(self, header, directory).await?;
-            if let Some(DirectoryEntry::Subject(record)) = found.entry {
-                let at = match record.state {
-                    SubjectState::Refused { at, .. } => at,
-                    SubjectState::Active => f0_at,
+            if let Some(DirectoryEntry::Subject(record)) = found.entry
+                && record.uuid == item.uuid
+            {
+                let state = match item.state {
+                    ItemState::Pending => ErasureState::Pending,
+                    ItemState::Held => ErasureState::Held,
+                    ItemState::Refused => ErasureState::Refused,
                 };
-                items.push((SubjectId::parse(&record.subject)?, at));
+                let hold = record.holds.first().filter(|_| item.state != ItemState::Refused).cloned();
+                items.push(OpenItem { subject: SubjectId::parse(&record.subject)?, state, f0_at: item.f0_at, hold });
             }
         }
         Ok(items)
     }
 }
 
-/// The shreds that an earlier run refused and did not finish.
+/// The shreds that an earlier run refused and did not finish; notes what is open.
 pub(crate) async fn unfinished(inner: &Inner, session: &Session) -> Result<Vec<(ErasureId, EntryKey)>, Error> {
-    let mut pending = Vec::new();
-    for record in all(inner, session).await?.into_iter().filter(|r| r.f1_at.is_none()) {
+    let mut refused = Vec::new();
+    for mut record in all(inner, session).await?.into_iter().filter(|record| record.ended_at.is_none()) {
+        if !record.accepted {
+            // A crash cut it short while it was being written down, and nobody was told of it.
+            record.accepted = true;
+            record.cancelled_at = record.cancelled_at.or(Some(Timestamp::now()));
+        }
+        session.open.note(&record);
         let mut after = None;
         loop {
             let part =
-                reading!(session, |snapshot| { items_of(inner, &snapshot.header, record.id, after, ITEMS_MAX).await })?;
-            after = part.last().map(subject::tag_of);
+                reading!(session, |snapshot| items_of(inner, &snapshot.header, record.id, after, ITEMS_MAX).await)?;
+            after = part.last().map(|(directory, _)| subject::tag_of(directory));
             let full = part.len() == ITEMS_MAX;
-            pending.extend(part.into_iter().map(|directory| (record.id, directory)));
+            let due = part.into_iter().filter(|(_, item)| item.state == ItemState::Refused);
+            refused.extend(due.map(|(directory, _)| (record.id, directory)));
             if !full {
                 break;
             }
         }
     }
-    Ok(pending)
+    Ok(refused)
 }
 
 pub(super) async fn find(inner: &Inner, header: &Header, id: ErasureId) -> Result<ErasureRecord, Error> {
@@ -232,18 +278,18 @@ pub(super) async fn list(
     entries.iter().map(|(_, payload)| decode(payload)).collect()
 }
 
-/// The directory keys of an erasure's refused subjects.
+/// Items of an erasure, with the directory keys of their subjects, behind that of `after`.
 async fn items_of(
     inner: &Inner,
     header: &Header,
     id: ErasureId,
     after: Option<[u8; 16]>,
     limit: usize,
-) -> Result<Vec<EntryKey>, Error> {
+) -> Result<Vec<(EntryKey, ErasureItem)>, Error> {
     let prefix = &item_key(header, id, [0; 16])[..16];
     let after = after.map(|subject| item_key(header, id, subject));
     let items = trie::scan(&inner.pages, header, Kind::Erasures, prefix, after.as_ref(), limit).await?;
-    Ok(items.iter().map(|(item, _)| subject::directory_behind(item)).collect())
+    items.iter().map(|(item, payload)| Ok((subject::directory_behind(item), decode(payload)?))).collect()
 }
 
 /// Erasures lie together and in the order of their time, which their ids begin with.
@@ -259,26 +305,48 @@ pub(super) fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, Ent
     Ok((Kind::Erasures, record_key(header, record.id), Op::Insert(encode(record)?)))
 }
 
-fn shown(record: ErasureRecord, items: Vec<(SubjectId, Timestamp)>, session: &Session) -> Erasure {
+fn shown(record: ErasureRecord, items: Vec<OpenItem>, session: &Session) -> Erasure {
+    let state = record.state();
+    let Approval::By(second) = record.approval else { return shown_by(record, None, state, items, session) };
+    shown_by(record, Some(second), state, items, session)
+}
+
+fn shown_by(
+    record: ErasureRecord,
+    approved_by: Option<CallerId>,
+    state: ErasureState,
+    items: Vec<OpenItem>,
+    session: &Session,
+) -> Erasure {
     Erasure {
         id: record.id,
+        state,
+        late: record.ended_at.is_none() && record.deadline <= Timestamp::now(),
         reason: record.reason,
         reference: record.reference,
         compartment: record.compartment,
         created_at: record.created_at,
+        not_before: record.not_before,
+        deadline: record.deadline,
+        requested_by: record.requested_by,
+        approved_by,
         counts: record.counts,
         total: record.total,
         f0_at: record.f0_at,
         f1_at: record.f1_at,
-        waiting_for: if record.f1_at.is_none() { session.waiting() } else { Vec::new() },
+        f2_at: record.f2_at,
+        f3_at: record.f3_at,
+        waiting_for: if state == ErasureState::Refused { session.waiting() } else { Vec::new() },
         items,
-        held: Vec::new(),
     }
 }
 
-fn new_record(asked: &NewErasure, subjects: usize) -> ErasureRecord {
+fn new_record(asked: &NewErasure, subjects: usize, options: &VaultOptions) -> ErasureRecord {
     let now = Timestamp::now();
     let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
+    let second = options.approve_above > 0 && subjects as u64 > options.approve_above;
+    let approval = if second { Approval::Awaited } else { Approval::NotNeeded };
+    let not_before = asked.not_before.filter(|at| *at > now);
     ErasureRecord {
         id: ErasureId(*id.as_bytes()),
         reason: asked.reason.clone(),
@@ -287,7 +355,15 @@ fn new_record(asked: &NewErasure, subjects: usize) -> ErasureRecord {
         created_at: now,
         counts: ErasureCounts::default(),
         total: subjects as u64,
-        f0_at: now,
+        not_before,
+        refuse_now: asked.refuse_now,
+        deadline: asked.deadline.unwrap_or_else(|| now.plus_seconds(options.erasure_deadline_seconds)),
+        // What is not due is written down in parts before anything of it is done; what is due is done part by part.
+        accepted: approval == Approval::NotNeeded && not_before.is_none(),
+        approval,
+        cancelled_at: None,
+        f0_at: None,
+        ended_at: None,
         f1_at: None,
         f2_at: None,
         f3_at: None,

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use keys::sweep as forget_keys;
 
-use super::records::ErasureRecord;
+use super::records::{Approval, ErasureRecord};
 use super::session::{Session, Snapshot, reading};
+use super::types::ErasureState;
 use super::writer::Write;
 use super::{Inner, erase};
 use crate::audit::{Action, Concluded, Digest, Entry, Level, Log, Outcome, Shred};
@@ -104,9 +105,10 @@ pub(super) fn request_salt(key: &ErasureKey) -> [u8; 16] {
 pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> {
     for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header).await)? {
         loop {
-            let write = reading!(session, |snapshot| telling(inner, &snapshot, &row, &destroyed).await)?;
+            let (write, records) = reading!(session, |snapshot| telling(inner, &snapshot, &row, &destroyed).await)?;
             // An erasure may have been changed meanwhile: then it is prepared again.
             if session.commit(vec![write]).await? == [true] {
+                records.iter().for_each(|record| session.open.note(record));
                 break;
             }
         }
@@ -115,7 +117,12 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
 }
 
 /// The write that turns a row of evidence into entries of the log and times of its erasures.
-async fn telling(inner: &Inner, snapshot: &Snapshot, row: &[u8], destroyed: &Destroyed) -> Result<Write, Error> {
+async fn telling(
+    inner: &Inner,
+    snapshot: &Snapshot,
+    row: &[u8],
+    destroyed: &Destroyed,
+) -> Result<(Write, Vec<ErasureRecord>), Error> {
     let header = &*snapshot.header;
     let now = Timestamp::now();
     let mut write = Write { delete: vec![row.to_vec()], reclaim: true, ..Write::default() };
@@ -140,7 +147,7 @@ async fn telling(inner: &Inner, snapshot: &Snapshot, row: &[u8], destroyed: &Des
         }
         write.edits.push(erase::note(header, record)?);
     }
-    Ok(write)
+    Ok((write, records.into_values().collect()))
 }
 
 fn shredded(record: &ErasureRecord, destroyed: &Destroyed, shredding: &Shredding, now: Timestamp) -> Entry {
@@ -159,11 +166,6 @@ fn shredded(record: &ErasureRecord, destroyed: &Destroyed, shredding: &Shredding
 }
 
 impl ErasureRecord {
-    /// Whether nothing of it is still to be done.
-    pub(super) fn is_done(&self) -> bool {
-        self.counts.refused + self.counts.pending == 0
-    }
-
     /// The key that salts its commitments, for as long as the tombstones stay.
     ///
     /// # Errors
@@ -187,6 +189,10 @@ pub(super) fn conclude(
     now: Timestamp,
     write: &mut Write,
 ) -> Result<(), Error> {
+    record.ended_at = Some(now);
+    if record.state() == ErasureState::Cancelled {
+        return Ok(());
+    }
     record.f1_at = Some(now);
     record.f3_at = Some(now);
     let salt = request_salt(record.salts()?);
@@ -195,12 +201,15 @@ pub(super) fn conclude(
         commitment: request_commitment(&salt, &record.id.0, &record.reason, record.reference.as_deref()),
         asked_at: record.created_at,
         asked_by: record.requested_by,
-        approved_by: None,
+        approved_by: match record.approval {
+            Approval::By(second) => Some(second),
+            Approval::NotNeeded | Approval::Awaited => None,
+        },
         total: record.total,
         r#final: counts.r#final,
         shredded: counts.shredded,
         unknown: counts.unknown,
-        cancelled: 0,
+        cancelled: counts.cancelled,
         held: counts.held,
     };
     write.entries.push(Entry { request: Some(request), ..reached(record.id, Level::F1, now) });

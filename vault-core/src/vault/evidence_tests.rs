@@ -82,7 +82,7 @@ async fn each_subject_is_told_once_with_what_was_destroyed() {
         assert_eq!(*of, erasure.id);
         assert_eq!((shred.epochs, shred.headers), ([before.0, after.0], [before.1, after.1]));
         assert_eq!(shred.slots, [slot(&fixture.dir).display().to_string()]);
-        assert!(shred.f0_at <= shred.f1_at && erasure.f0_at <= shred.f0_at);
+        assert!(shred.f0_at <= shred.f1_at && erasure.f0_at <= Some(shred.f0_at));
     }
     assert_eq!(fixture.levels(erasure.id), [Level::F1, Level::F3]);
     let ended = fixture.logged().into_iter().rev().find_map(|entry| entry.request).unwrap();

@@ -103,7 +103,10 @@ impl Vault {
             }
             Ok(Noted::Now(()))
         };
-        self.inner.change_note(&session, id, &release).await
+        self.inner.change_note(&session, id, &release).await?;
+        // An erasure may have waited for that.
+        session.open.changed.notify_one();
+        Ok(())
     }
 
     /// The subjects under a hold, in pages, in no order that means anything. A page may have fewer than `limit`, even none,

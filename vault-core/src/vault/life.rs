@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, callers, idempotency, retention, schema, slots};
+use super::{Inner, Tasks, Vault, callers, erase, idempotency, retention, schema, slots};
 use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
@@ -204,7 +204,11 @@ impl Vault {
             Finalizing::Resumed => Some(tokio::spawn(slots::run(inner.clone(), session.clone()))),
             Finalizing::AtRest => None,
         };
-        let tasks = Tasks { writer, finalizer, last_used, retention, slots };
+        let erasures = match finalizing {
+            Finalizing::Resumed => Some(tokio::spawn(erase::run(inner.clone(), session.clone()))),
+            Finalizing::AtRest => None,
+        };
+        let tasks = Tasks { writer, finalizer, last_used, retention, slots, erasures };
         if let Err(error) = inner.unlock_log(&session, matches!(finalizing, Finalizing::AtRest)).await {
             self.end(&session, tasks).await;
             return Err(error);
@@ -238,6 +242,11 @@ impl Vault {
             trail::aside(callers::note_all(&self.inner, session)).await;
         }
         session.stop();
+        if let Some(erasures) = tasks.erasures {
+            // What it has under way goes on after the next unlock.
+            erasures.abort();
+            let _ = erasures.await;
+        }
         if let Some(slots) = tasks.slots {
             // Whatever step it is at, the slots open.
             slots.abort();
@@ -295,6 +304,7 @@ impl Vault {
             Some(_) => State::Unlocked,
             None => State::Locked,
         };
+        let erasures = session.as_ref().map(|session| session.open.status(Timestamp::now()));
         let snapshot = session.map(|session| session.snapshot());
         Status {
             vault: inner.vault,
@@ -306,6 +316,7 @@ impl Vault {
             store: inner.store.health(),
             cache: inner.pages.stats(),
             retention: inner.sweeps.status(),
+            erasures,
             log: inner.outbox.status(),
         }
     }

@@ -160,6 +160,8 @@ struct Tasks {
     retention: Option<JoinHandle<()>>,
     /// Rotates slots in hardware; none at rest.
     slots: Option<JoinHandle<()>>,
+    /// Looks after erasures that wait; none at rest.
+    erasures: Option<JoinHandle<()>>,
 }
 
 impl Vault {

@@ -169,8 +169,22 @@ pub(crate) struct ErasureRecord {
     pub(crate) created_at: Timestamp,
     pub(crate) counts: ErasureCounts,
     pub(crate) total: u64,
-    pub(crate) f0_at: Timestamp,
-    /// Written once the old root is gone from every slot.
+    /// Its subjects are left alone until then.
+    pub(crate) not_before: Option<Timestamp>,
+    /// Whether reads are refused until then already.
+    pub(crate) refuse_now: bool,
+    /// By when it should be done.
+    pub(crate) deadline: Timestamp,
+    pub(crate) approval: Approval,
+    /// Whether all of its subjects are written down; one that is not after a crash was never acknowledged.
+    pub(crate) accepted: bool,
+    /// Set before anything is taken back.
+    pub(crate) cancelled_at: Option<Timestamp>,
+    /// When the first refusals were durable.
+    pub(crate) f0_at: Option<Timestamp>,
+    /// When nothing of it was open any more.
+    pub(crate) ended_at: Option<Timestamp>,
+    /// Written once the old root is gone from every slot, for all of its subjects.
     pub(crate) f1_at: Option<Timestamp>,
     /// Written once the hardware keys of all slots are others, if all of them have some.
     pub(crate) f2_at: Option<Timestamp>,
@@ -188,10 +202,32 @@ pub(crate) struct ErasureRecord {
 /// A subject of an erasure that is not shredded yet; the entry's key leads to it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ErasureItem {
+    pub(crate) state: ItemState,
+    /// The subject; enrolled again, it is another one.
+    pub(crate) uuid: SubjectUuid,
     /// When its refusal was durable.
-    pub(crate) f0_at: Timestamp,
+    pub(crate) f0_at: Option<Timestamp>,
     /// What the evidence of its shred names it by.
     pub(crate) commitment: [u8; 32],
+}
+
+/// How a subject of an erasure stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ItemState {
+    /// Not due yet.
+    Pending,
+    /// Due, and kept by a legal hold.
+    Held,
+    /// F0: on its way to be final.
+    Refused,
+}
+
+/// Whether a second person must agree to an erasure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Approval {
+    NotNeeded,
+    Awaited,
+    By(CallerId),
 }
 
 /// A rotation and where it goes on after a restart.

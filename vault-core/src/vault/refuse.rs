@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::erase::{item_key, note};
 use super::idempotency::Claim;
-use super::records::{DirectoryEntry, ErasureItem, ErasureRecord, SubjectRecord, SubjectState, encode};
+use super::records::{DirectoryEntry, ErasureItem, ErasureRecord, ItemState, SubjectRecord, SubjectState, encode};
 use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Found};
 use super::writer::Write;
@@ -13,7 +13,7 @@ use crate::audit::{Entry, trail};
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Kind, Op};
+use crate::trie::{EntryKey, Header, Kind, Op};
 
 /// Subjects whose refusal shares one commit.
 const REFUSE_TOGETHER: usize = 500;
@@ -21,8 +21,6 @@ const REFUSE_TOGETHER: usize = 500;
 const ATTEMPTS: usize = 64;
 /// How often that is done with several before they are parted.
 const TOGETHER_ATTEMPTS: usize = 8;
-/// Held subjects that are named beside an erasure.
-const HELD_NAMED: usize = 1000;
 
 impl SubjectRecord {
     fn refuse(&mut self, compartment: &Compartment, erasure: ErasureId) {
@@ -37,8 +35,6 @@ impl SubjectRecord {
 pub(super) struct Refused {
     /// The directory keys of those that are refused.
     pub(super) keys: Vec<EntryKey>,
-    /// Subjects that were left alone, and a hold of each.
-    pub(super) held: Vec<(SubjectId, HoldName)>,
 }
 
 /// How a subject stands towards a shred.
@@ -71,9 +67,7 @@ pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombsto
 }
 
 impl Inner {
-    /// F0 for all subjects, part by part; adds those it refused, and those it left alone.
-    ///
-    /// If holds keep all of them nothing is written, and the answer is [`Error::Held`].
+    /// Writes down all subjects, part by part, and refuses those that are due (F0), whose keys it adds.
     ///
     /// The last part carries the claim: a repetition may rely on all of them, and after a crash between two parts it
     /// refuses the rest.
@@ -87,8 +81,8 @@ impl Inner {
     ) -> Result<(), Error> {
         let mut parts: VecDeque<_> = subjects.chunks(REFUSE_TOGETHER).collect();
         while let Some(part) = parts.pop_front() {
-            let claim = claim.filter(|_| parts.is_empty());
-            let some = match self.refuse_part(session, part, record, claim).await {
+            let last = parts.is_empty();
+            let some = match self.refuse_part(session, part, record, claim.filter(|_| last), last).await {
                 // A busy subject among them: it must not hold up the others.
                 Err(Error::Conflict(_)) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
@@ -99,32 +93,27 @@ impl Inner {
                 some => some?,
             };
             refused.keys.extend(some.keys);
-            refused.held.extend(some.held);
-            refused.held.truncate(HELD_NAMED);
-            if let Some((_, hold)) = refused.held.first().filter(|_| record.counts.held == record.total) {
-                return Err(Error::Held { hold: hold.clone() });
-            }
         }
         Ok(())
     }
 
-    /// F0 for some subjects, in one commit; answers those it refused, and those it left alone.
+    /// The same for some subjects, in one commit; answers those it refused.
     async fn refuse_part(
         &self,
         session: &Session,
         part: &[&SubjectId],
         record: &mut ErasureRecord,
         claim: Option<&Claim<'_>>,
+        last: bool,
     ) -> Result<Refused, Error> {
         let attempts = if part.len() > 1 { TOGETHER_ATTEMPTS } else { ATTEMPTS };
         let mut turn = None;
         for _ in 0..attempts {
             let mut next = record.clone();
-            next.f0_at = Timestamp::now();
+            next.accepted |= last;
             let (write, refused) =
                 reading!(session, |snapshot| self.prepare_refusal(&snapshot, part, &mut next, claim).await)?;
-            // As long as there are but held subjects there may be nothing to do at all.
-            if next.counts.is_all_held() || session.commit(vec![write]).await? == [true] {
+            if session.commit(vec![write]).await? == [true] {
                 *record = next;
                 return Ok(refused);
             }
@@ -143,39 +132,44 @@ impl Inner {
         claim: Option<&Claim<'_>>,
     ) -> Result<(Write, Refused), Error> {
         let header = &*snapshot.header;
+        let now = Timestamp::now();
         let mut write = Write { reclaim: true, ..Write::default() };
         let mut refused = Refused::default();
         let before = record.counts;
         for id in part {
             let found = subject::find(self, header, id).await.inspect_err(|_| record.counts = before)?;
-            match standing(&found, record.compartment.as_ref(), self.options.tombstone_seconds) {
-                Standing::Unknown => record.counts.unknown += 1,
-                Standing::Shredded => record.counts.shredded += 1,
-                Standing::Held(hold) => {
-                    record.counts.held += 1;
-                    refused.held.push(((*id).clone(), hold));
+            let stands = standing(&found, record.compartment.as_ref(), self.options.tombstone_seconds);
+            let state = match stands {
+                Standing::Unknown => {
+                    record.counts.unknown += 1;
+                    continue;
                 }
-                standing @ (Standing::Living | Standing::Refused) => {
+                Standing::Shredded => {
+                    record.counts.shredded += 1;
+                    continue;
+                }
+                _ if record.waits() => ItemState::Pending,
+                Standing::Held(_) => ItemState::Held,
+                Standing::Living | Standing::Refused => ItemState::Refused,
+            };
+            write.guards.push(found.guard());
+            let (key, Some(DirectoryEntry::Subject(mut subject))) = (found.key, found.entry) else { continue };
+            let marked = state == ItemState::Refused || (record.refuse_now && !matches!(stands, Standing::Held(_)));
+            let commitment = evidence::commitment(record.salts()?, record.id, id);
+            let item = ErasureItem { state, uuid: subject.uuid, f0_at: marked.then_some(now), commitment };
+            write.edits.push(keep(header, record.id, &key, &item)?);
+            match state {
+                ItemState::Pending => record.counts.pending += 1,
+                ItemState::Held => record.counts.held += 1,
+                ItemState::Refused => {
                     record.counts.refused += 1;
-                    write.guards.push(found.guard());
-                    let key = found.key;
                     refused.keys.push(key);
-                    let item = item_key(header, record.id, subject::tag_of(&key));
-                    let commitment = evidence::commitment(record.salts()?, record.id, id);
-                    let kept = ErasureItem { f0_at: record.f0_at, commitment };
-                    write.edits.push((Kind::Erasures, item, Op::Insert(encode(&kept)?)));
-                    let (Standing::Living, Some(DirectoryEntry::Subject(mut subject))) = (standing, found.entry) else {
-                        continue;
-                    };
-                    match &record.compartment {
-                        None => {
-                            write.delta.refused += 1;
-                            subject.state = SubjectState::Refused { at: record.f0_at, erasure: record.id };
-                        }
-                        Some(name) => subject.refuse(name, record.id),
-                    }
-                    write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
                 }
+            }
+            if marked {
+                record.f0_at = record.f0_at.or(Some(now));
+                write.delta.refused += i64::from(mark(&mut subject, record, now));
+                write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
             }
         }
         // It names no subject: beside the certificate, that would tell whose all its entries of the day are.
@@ -188,4 +182,33 @@ impl Inner {
         }
         Ok((write, refused))
     }
+}
+
+/// Marks a subject, or a compartment of it, as refused by this erasure; answers whether a whole subject was not before. One
+/// that another erasure had marked is this one's from here on: that one may be taken back, this one must not be with it.
+pub(super) fn mark(subject: &mut SubjectRecord, record: &ErasureRecord, now: Timestamp) -> bool {
+    match (&record.compartment, subject.state) {
+        (Some(name), _) => {
+            subject.refuse(name, record.id);
+            false
+        }
+        (None, SubjectState::Refused { at, .. }) => {
+            subject.state = SubjectState::Refused { at, erasure: record.id };
+            false
+        }
+        (None, SubjectState::Active) => {
+            subject.state = SubjectState::Refused { at: now, erasure: record.id };
+            true
+        }
+    }
+}
+
+/// The edit that keeps an erasure's item.
+pub(super) fn keep(
+    header: &Header,
+    erasure: ErasureId,
+    directory: &EntryKey,
+    item: &ErasureItem,
+) -> Result<(Kind, EntryKey, Op), Error> {
+    Ok((Kind::Erasures, item_key(header, erasure, subject::tag_of(directory)), Op::Insert(encode(item)?)))
 }

@@ -51,13 +51,8 @@ impl Fixture {
     }
 
     pub(super) async fn shred_compartment(&self, subject: &str, compartment: &str) {
-        let asked = NewErasure {
-            subjects: vec![id(subject)],
-            compartment: Some(Compartment::parse(compartment).unwrap()),
-            reason: "test".into(),
-            reference: None,
-            by: None,
-        };
+        let asked =
+            NewErasure { compartment: Some(Compartment::parse(compartment).unwrap()), ..erasure_of(vec![id(subject)]) };
         let erasure = self.vault.shred(asked, None).await.unwrap().made;
         let erasure = self.vault.wait_final(erasure.id, std::time::Duration::from_secs(20)).await.unwrap();
         assert_eq!((erasure.counts.r#final, erasure.f1_at.is_some()), (1, true));

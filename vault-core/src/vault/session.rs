@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use super::erase::OpenTable;
 use super::finalizer::Job;
 use super::types::Counts;
 use super::writer::{Command, Write};
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     /// What root batches wait for, in words for the operator.
     waiting_for: Mutex<Vec<String>>,
     stopping: AtomicBool,
+    /// The erasures that are not ended.
+    pub(crate) open: OpenTable,
 }
 
 impl Session {
@@ -55,6 +58,7 @@ impl Session {
             progress: watch::Sender::new(0),
             waiting_for: Mutex::new(Vec::new()),
             stopping: AtomicBool::new(false),
+            open: OpenTable::default(),
         }
     }
 

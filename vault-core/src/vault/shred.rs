@@ -52,7 +52,8 @@ async fn prepare_final_from(
         // Its erasure counts it once the old root is gone: see `evidence`.
         let item = item_key(header, erasure, subject::tag_of(&directory));
         if let Some(payload) = trie::find(&inner.pages, header, Kind::Erasures, &item).await? {
-            let ErasureItem { f0_at, commitment } = decode(&payload)?;
+            let ErasureItem { f0_at, commitment, .. } = decode(&payload)?;
+            let f0_at = f0_at.ok_or(Error::Damaged("a subject is shredded that was not refused"))?;
             write.shreds.push(Shredding { erasure, commitment, f0_at });
             write.edits.push((Kind::Erasures, item, Op::Remove));
         }

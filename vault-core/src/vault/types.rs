@@ -27,6 +27,10 @@ pub struct VaultOptions {
     pub idempotency_seconds: u64,
     /// How often values whose time is over are looked for and finally forgotten, in seconds; at least 1.
     pub sweep_seconds: u64,
+    /// How long an erasure may take if it does not say so itself, in seconds.
+    pub erasure_deadline_seconds: u64,
+    /// Erasures of more subjects wait for a second person; 0 for none.
+    pub approve_above: u64,
     /// How old the key of a root slot in hardware gets before a slot rotation, in seconds; 0 for rotations on demand only.
     pub slot_rotation_seconds: u64,
     /// Where it is logged what is done; none only where nobody else has access.
@@ -40,6 +44,8 @@ impl Default for VaultOptions {
             tombstone_seconds: 365 * 24 * 3600,
             idempotency_seconds: 24 * 3600,
             sweep_seconds: 3600,
+            erasure_deadline_seconds: 30 * 24 * 3600,
+            approve_above: 0,
             slot_rotation_seconds: 3600,
             log: None,
         }
@@ -185,12 +191,18 @@ pub struct NewErasure {
     pub reference: Option<String>,
     /// Who asks.
     pub by: Option<CallerId>,
+    /// Leave the subjects alone until then.
+    pub not_before: Option<Timestamp>,
+    /// Refuse reads until then already.
+    pub refuse_now: bool,
+    /// By when it should be done; none for the usual time.
+    pub deadline: Option<Timestamp>,
 }
 
 /// How the subjects of an erasure stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ErasureCounts {
-    /// Would be shredded (dry runs only).
+    /// Not due yet, or in a dry run: would be shredded.
     pub pending: u64,
     /// F0: durable, reads answer 410, not final yet.
     pub refused: u64,
@@ -200,15 +212,10 @@ pub struct ErasureCounts {
     pub unknown: u64,
     /// Had been shredded before.
     pub shredded: u64,
-    /// Left alone, for a legal hold keeps them.
+    /// Due, and left alone for as long as a legal hold keeps them.
     pub held: u64,
-}
-
-impl ErasureCounts {
-    /// Whether there are only subjects that a hold keeps.
-    pub(crate) fn is_all_held(&self) -> bool {
-        self.held > 0 && self.pending + self.refused + self.r#final + self.unknown + self.shredded == 0
-    }
+    /// Taken back before they were due.
+    pub cancelled: u64,
 }
 
 /// An erasure request and how far it is.
@@ -228,16 +235,78 @@ pub struct Erasure {
     pub counts: ErasureCounts,
     /// Distinct subjects asked for.
     pub total: u64,
-    /// When refusal was durable.
-    pub f0_at: Timestamp,
+    /// How it is as a whole.
+    pub state: ErasureState,
+    /// Until when its subjects are left alone.
+    pub not_before: Option<Timestamp>,
+    /// By when it should be done.
+    pub deadline: Timestamp,
+    /// Whether that has passed with something still open.
+    pub late: bool,
+    /// Who asked.
+    pub requested_by: Option<CallerId>,
+    /// The second person who agreed, where one had to.
+    pub approved_by: Option<CallerId>,
+    /// When the first refusals were durable.
+    pub f0_at: Option<Timestamp>,
     /// When the old root was gone from every slot, for all of its subjects.
     pub f1_at: Option<Timestamp>,
+    /// When the hardware keys of all slots were others.
+    pub f2_at: Option<Timestamp>,
+    /// When no root was retained for a backup.
+    pub f3_at: Option<Timestamp>,
     /// What a shred that is not final yet waits for.
     pub waiting_for: Vec<String>,
-    /// Subjects that are refused and not final yet, and since when; at most 1,000.
-    pub items: Vec<(SubjectId, Timestamp)>,
-    /// Subjects that were left alone and a hold of each; at most 1,000, and only in the answer to the request itself.
-    pub held: Vec<(SubjectId, HoldName)>,
+    /// Subjects that are not final yet; at most 1,000.
+    pub items: Vec<OpenItem>,
+}
+
+/// A subject of an erasure that is not final yet.
+#[derive(Clone, Debug)]
+pub struct OpenItem {
+    /// Which.
+    pub subject: SubjectId,
+    /// Pending, held or refused.
+    pub state: ErasureState,
+    /// When its refusal was durable.
+    pub f0_at: Option<Timestamp>,
+    /// A hold that keeps it.
+    pub hold: Option<HoldName>,
+}
+
+word_enum! {
+    /// How an erasure, or a subject of one, is.
+    ErasureState {
+        /// A second person has to agree first.
+        AwaitingApproval = "awaiting_approval",
+        /// Not due yet.
+        Pending = "pending",
+        /// Due, and kept by a legal hold; an erasure, if nothing else of it is open.
+        Held = "held",
+        /// F0: refused, and not final yet.
+        Refused = "refused",
+        /// F1: final.
+        Final = "final",
+        /// Taken back.
+        Cancelled = "cancelled",
+    }
+}
+
+/// The erasures that are open, for the operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenErasures {
+    /// Waiting for a second person.
+    pub awaiting_approval: u64,
+    /// Not due yet.
+    pub pending: u64,
+    /// Refused, and not final yet.
+    pub refused: u64,
+    /// Only held subjects are left.
+    pub held: u64,
+    /// Past their deadline.
+    pub late: u64,
+    /// The next deadline of those that are not.
+    pub next_deadline: Option<Timestamp>,
 }
 
 word_enum! {
@@ -411,6 +480,8 @@ pub struct Status {
     pub cache: CacheStats,
     /// The sweep of values whose time is over.
     pub retention: RetentionStatus,
+    /// The erasures that are open; unknown while locked.
+    pub erasures: Option<OpenErasures>,
     /// The audit log; none if there is none.
     pub log: Option<LogStatus>,
 }
