@@ -24,6 +24,7 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
+    pub(crate) erasure: Erasure,
     pub(crate) log: Log,
 }
 
@@ -151,6 +152,16 @@ pub(crate) struct Retention {
     pub(crate) sweep_seconds: u64,
 }
 
+/// `[erasure]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Erasure {
+    /// How long an erasure may take if it does not say so itself, in days.
+    pub(crate) deadline_days: u64,
+    /// Erasures of more subjects wait for a second person; 0 for none.
+    pub(crate) approve_above: u64,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -186,6 +197,12 @@ impl Default for Cache {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_in_flight: 1024, tombstone_days: 365, lookups_per_minute: 3000 }
+    }
+}
+
+impl Default for Erasure {
+    fn default() -> Self {
+        Self { deadline_days: 30, approve_above: 0 }
     }
 }
 

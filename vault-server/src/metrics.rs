@@ -159,6 +159,17 @@ fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {
         ("retention_held", "Expired values that it left, for a legal hold keeps them", status.retention.held),
         ("retention_failed", "Subjects that it could not deal with", status.retention.failed),
     ];
+    if let Some(open) = &status.erasures {
+        all.extend([
+            ("erasures_awaiting_approval", "Erasures that wait for a second person", open.awaiting_approval),
+            ("erasures_pending", "Erasures that are not due yet", open.pending),
+            ("erasures_refused", "Erasures with subjects that are refused and not final yet", open.refused),
+            ("erasures_held", "Erasures of which only held subjects are left", open.held),
+            ("erasures_late", "Open erasures that are past their deadline", open.late),
+        ]);
+        let next = open.next_deadline.map(|at| at.0 / 1000);
+        all.extend(next.map(|at| ("erasure_next_deadline_seconds", "The next deadline of an erasure, since 1970", at)));
+    }
     for (name, help, at) in [
         ("retention_started_seconds", "When the last sweep was begun, since 1970", status.retention.started_at),
         ("retention_finished_seconds", "When a sweep was last completed, since 1970", status.retention.finished_at),

@@ -71,6 +71,8 @@ impl Site {
                 cache_bytes: config.cache.pages_mib.saturating_mul(1024 * 1024),
                 tombstone_seconds: config.limits.tombstone_days.saturating_mul(24 * 3600),
                 sweep_seconds: config.retention.sweep_seconds,
+                erasure_deadline_seconds: config.erasure.deadline_days.saturating_mul(24 * 3600),
+                approve_above: config.erasure.approve_above,
                 slot_rotation_seconds: config.slots.rotation_seconds,
                 ..VaultOptions::default()
             },

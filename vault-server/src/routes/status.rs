@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use vault_core::ids::VaultId;
 use vault_core::store::HealthState;
 use vault_core::time::Timestamp;
-use vault_core::vault::{RetentionStatus, Status};
+use vault_core::vault::{OpenErasures, RetentionStatus, Status};
 
 use super::shapes::Shown;
 use super::slots::Slot;
@@ -33,6 +33,8 @@ pub(crate) struct StatusAnswer<'a> {
     store: StoreAnswer,
     cache: CacheAnswer,
     retention: RetentionAnswer,
+    /// The open ones; null while locked.
+    erasures: Option<OpenAnswer>,
     /// Null if there is no audit log.
     audit: Option<AuditAnswer>,
 }
@@ -120,8 +122,30 @@ impl<'a> StatusAnswer<'a> {
             store: StoreAnswer { engine: status.store.engine, state: store_state(status.store.state) },
             cache: CacheAnswer { pages: cache.pages, bytes: cache.bytes, limit_bytes: cache.limit_bytes },
             retention: RetentionAnswer::of(&status.retention),
+            erasures: status.erasures.map(OpenAnswer::of),
             audit: status.log.map(|log| AuditAnswer { size: log.size, durable: log.durable, waiting: log.waiting }),
         }
+    }
+}
+
+/// Erasures by their state, a request counting once.
+#[derive(Serialize, ToSchema)]
+struct OpenAnswer {
+    awaiting_approval: u64,
+    pending: u64,
+    refused: u64,
+    held: u64,
+    /// Past their deadline.
+    late: u64,
+    /// The next deadline of the others.
+    #[schema(value_type = Option<String>)]
+    next_deadline: Option<Shown<Timestamp>>,
+}
+
+impl OpenAnswer {
+    fn of(open: OpenErasures) -> Self {
+        let OpenErasures { awaiting_approval, pending, refused, held, late, next_deadline } = open;
+        Self { awaiting_approval, pending, refused, held, late, next_deadline: next_deadline.map(Shown) }
     }
 }
 

@@ -9,7 +9,7 @@ use vault_core::Error;
 use vault_core::ids::{HoldName, Purpose};
 use vault_core::policy::SubjectStanding;
 use vault_core::time::Timestamp;
-use vault_core::vault::{Description, NewErasure};
+use vault_core::vault::{Description, ErasureState, NewErasure};
 
 use super::erasures::{ErasureAnswer, compartment};
 use super::fields::FINAL_WAIT;
@@ -135,9 +135,19 @@ pub(crate) async fn shred(
         return Err(Error::Shredded.into());
     }
     let by = Some(who.caller.id);
-    let asked = NewErasure { subjects, compartment, reason: REASON.to_owned(), reference: None, by };
+    let asked = NewErasure {
+        subjects,
+        compartment,
+        reason: REASON.to_owned(),
+        reference: None,
+        by,
+        not_before: None,
+        refuse_now: false,
+        deadline: None,
+    };
     let asked = app.vault.shred(asked, None).await?.made;
     let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
-    let status = if erasure.f1_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let done = erasure.state == ErasureState::Final;
+    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))
 }
