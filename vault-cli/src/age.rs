@@ -35,6 +35,25 @@ fn span(seconds: i64) -> String {
     format!("{count} {unit}{plural}")
 }
 
+/// A point in time, as an RFC 3339 time: taken as it is, or so long from now (`90s`, `15m`, `12h`, `30d`).
+pub(crate) fn point(text: &str) -> Result<String, String> {
+    if text.parse::<Timestamp>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let told = || "give an RFC 3339 time, or a time from now such as 15m, 12h or 30d".to_owned();
+    let unit = text.chars().next_back().ok_or_else(told)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => MINUTE,
+        'h' => HOUR,
+        'd' => DAY,
+        _ => return Err(told()),
+    };
+    let count: i64 = text[..text.len() - 1].parse().map_err(|_| told())?;
+    let ahead = count.checked_mul(seconds).filter(|ahead| (0..=100 * 365 * DAY).contains(ahead)).ok_or_else(told)?;
+    Timestamp::from_second(Timestamp::now().as_second() + ahead).map(|at| at.to_string()).map_err(|_| told())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -60,5 +79,18 @@ mod tests {
             assert_eq!(since(then, now), words, "{then}");
         }
         assert_eq!(until("2026-03-10T12:05:00Z", now), "5 minutes");
+    }
+
+    #[test]
+    fn points_in_time_are_absolute_or_from_now() {
+        assert_eq!(point("2026-03-10T12:00:00Z").unwrap(), "2026-03-10T12:00:00Z");
+        let ahead = |text: &str| {
+            let at: Timestamp = point(text).unwrap().parse().unwrap();
+            at.as_second() - Timestamp::now().as_second()
+        };
+        assert!((29 * DAY..=30 * DAY).contains(&ahead("30d")) && (89..=90).contains(&ahead("90s")));
+        for bad in ["", "d", "-1d", "soon", "9999999999999d", "3w", "1ü"] {
+            assert!(point(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn ids_and_subcommands_of_erase_are_told_apart() {
         let Command::Erase(listing) = parse(&["erase", "list"]).unwrap() else { panic!("not erase") };
-        assert!(matches!(listing.command, Some(EraseCommand::List)));
+        assert!(matches!(listing.command, Some(EraseCommand::List { state: None })));
         let Command::Erase(ids) = parse(&["erase", "--", "list", "show"]).unwrap() else { panic!("not erase") };
         assert!(ids.command.is_none());
         assert_eq!(ids.ids, ["list", "show"]);

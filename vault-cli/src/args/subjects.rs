@@ -229,6 +229,15 @@ pub(crate) struct EraseArgs {
     /// Shred only this compartment of the subjects; the rest of them stays
     #[arg(long, value_name = "NAME")]
     pub(crate) compartment: Option<String>,
+    /// Leave the subjects alone until then (RFC 3339, or a time from now such as 30d); until then it can be cancelled
+    #[arg(long, value_name = "TIME", value_parser = crate::age::point)]
+    pub(crate) not_before: Option<String>,
+    /// With --not-before: refuse reads until then already
+    #[arg(long, requires = "not_before")]
+    pub(crate) refuse_now: bool,
+    /// By when it should be done (as for --not-before); in 30 days, unless the server is configured otherwise
+    #[arg(long, value_name = "TIME", value_parser = crate::age::point)]
+    pub(crate) deadline: Option<String>,
     /// Only count what would be shredded; changes nothing and does not ask
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -240,12 +249,28 @@ pub(crate) struct EraseArgs {
     pub(crate) certificates: Option<PathBuf>,
 }
 
-/// `vault-cli erase list|show|certificate|check`
+/// `vault-cli erase list|show|cancel|approve|certificate|check`
 #[derive(Debug, Subcommand)]
 pub(crate) enum EraseCommand {
-    /// List erasure requests, newest first
-    #[command(after_help = "Example:\n  vault-cli erase list --output json")]
-    List,
+    /// List erasure requests, newest first: what is due, late, held
+    #[command(after_help = "Examples:\n  vault-cli erase list --state late\n  vault-cli erase list --output json")]
+    List {
+        /// Only those in this state: late, awaiting_approval, pending, held, refused, final or cancelled
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+    },
+    /// Take back what of an erasure is not due yet, or held
+    #[command(after_help = "Example:\n  vault-cli erase cancel 0197a1de7c1f700080003c54f1f3b1aa")]
+    Cancel {
+        /// Id of the erasure request
+        erasure: String,
+    },
+    /// Agree to an erasure that waits for a second person: somebody else than who asked
+    #[command(after_help = "Example:\n  vault-cli erase approve 0197a1de7c1f700080003c54f1f3b1aa")]
+    Approve {
+        /// Id of the erasure request
+        erasure: String,
+    },
     /// Show one erasure request and what it still waits for
     #[command(after_help = "Example:\n  vault-cli erase show 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
     Show {

@@ -46,7 +46,7 @@ pub(crate) fn print(
     if let Some(dir) = out {
         let count = save(dir, erasure, subjects, &client, &context.ui)?;
         context.ui.note(&format!("{count} certificates are in {}", dir.display()));
-        return Ok(missing(subjects.len(), count - 1));
+        return Ok(missing(subjects.len() + 1, count));
     }
     if subjects.is_empty() {
         write_out(client.get(&place(erasure))?.text()?)?;
@@ -73,9 +73,16 @@ fn missing(wanted: usize, found: usize) -> Exit {
 /// Writes the certificate of a request and those of its subjects into a directory, a file each; tells how many.
 pub(crate) fn save(dir: &Path, erasure: &str, subjects: &[String], client: &Client, ui: &Ui) -> Result<usize, Failure> {
     fs::create_dir_all(dir).map_err(|why| unwritable(dir, &why))?;
-    let whole = client.get(&place(erasure))?;
-    write_file(&dir.join(format!("{}.json", printable(erasure))), whole.text()?)?;
-    let mut written = 1;
+    let mut written = 0;
+    match client.get(&place(erasure)) {
+        Ok(whole) => {
+            write_file(&dir.join(format!("{}.json", printable(erasure))), whole.text()?)?;
+            written += 1;
+        }
+        // Some of its subjects are held: it has not ended, and those that are final have their own.
+        Err(failure) if failure.exit == Exit::Conflict => ui.warn(&failure.message),
+        Err(failure) => return Err(failure),
+    }
     let bar = progress::counting(ui, "certificates", subjects.len() as u64);
     for some in subjects.chunks(TOGETHER) {
         for one in fetch(erasure, some, client)? {

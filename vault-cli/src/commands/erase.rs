@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Context, certificate};
 use crate::address::segment;
 use crate::args::{EraseArgs, EraseCommand};
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::exit::{Exit, Failure};
 use crate::output::{Ui, printable};
 use crate::progress;
@@ -19,8 +19,9 @@ mod ids;
 mod tests;
 
 const ERASURES: &str = "/v1/erasures";
-/// Subjects in one request; more are split, so that none comes near the size limit of a request.
-const MAX_SUBJECTS: usize = 10_000;
+/// Subjects in one request, and bytes of their ids; more are split.
+const MAX_SUBJECTS: usize = 100_000;
+const MAX_BYTES: usize = 6 * 1024 * 1024;
 /// Held subjects that are told one by one.
 const HELD_TOLD: usize = 20;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
@@ -36,6 +37,12 @@ struct NewErasure<'a> {
     compartment: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    refuse_now: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<&'a str>,
 }
 
 /// An erasure request as the server tells it.
@@ -53,9 +60,18 @@ struct Erasure {
     counts: Counts,
     total: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    deadline: String,
+    late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     f0_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     f1_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    f2_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    f3_at: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting_for: Vec<String>,
     /// What is told of single subjects.
@@ -122,7 +138,16 @@ impl Outcome {
 /// Runs `erase` or one of its subcommands.
 pub(crate) fn run(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
     match &args.command {
-        Some(EraseCommand::List) => list(context),
+        Some(EraseCommand::List { state }) => list(state.as_deref(), context),
+        Some(EraseCommand::Cancel { erasure }) => {
+            shown(&context.client()?.delete(&place(erasure))?, context)?;
+            Ok(Exit::Done)
+        }
+        Some(EraseCommand::Approve { erasure }) => {
+            let path = format!("{}/approve", place(erasure));
+            shown(&context.client()?.post(&path, &serde_json::json!({}))?, context)?;
+            Ok(Exit::Done)
+        }
         Some(EraseCommand::Show { erasure }) => show(erasure, context),
         Some(EraseCommand::Certificate { erasure, subject, file, out }) => {
             let subjects = match (subject.is_empty(), file) {
@@ -146,14 +171,35 @@ fn erase(args: &EraseArgs, context: &Context) -> Result<Exit, Failure> {
     context.ui.confirm(&question(&subjects, args.compartment.as_deref()))?;
     let begun = begin(args, &subjects, &client)?;
     let erasures = if args.no_wait { begun } else { wait(begun, &client, &context.ui)? };
+    if let Some(erasure) = erasures.iter().find(|erasure| erasure.state == "awaiting_approval") {
+        let told = "a second person has to approve it: vault-cli erase approve";
+        context.ui.warn(&format!("{told} {}", printable(&erasure.id)));
+    }
     if let Some(dir) = &args.certificates {
         let mut written = 0;
-        for erasure in erasures.iter().filter(|erasure| erasure.id != "-") {
+        for erasure in erasures.iter().filter(|erasure| erasure.counts.get("final").is_some_and(|&n| n > 0)) {
             written += certificate::save(dir, &erasure.id, &subjects, &client, &context.ui)?;
         }
         context.ui.note(&format!("{written} certificates are in {}", dir.display()));
     }
     conclude(erasures, context)
+}
+
+/// The subjects, as many to a request as it may have.
+fn parts(subjects: &[String]) -> Vec<&[String]> {
+    let mut parts = Vec::new();
+    let (mut begin, mut bytes) = (0, 0);
+    for (at, subject) in subjects.iter().enumerate() {
+        // Quotes, a comma, and twice as much for what has to be escaped.
+        let size = 2 * subject.len() + 3;
+        if at - begin == MAX_SUBJECTS || bytes + size > MAX_BYTES {
+            parts.push(&subjects[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    parts.push(&subjects[begin..]);
+    parts
 }
 
 fn question(subjects: &[String], compartment: Option<&str>) -> String {
@@ -172,12 +218,15 @@ fn request<'a>(args: &'a EraseArgs, subjects: &'a [String]) -> NewErasure<'a> {
         reference: args.reference.as_deref(),
         compartment: args.compartment.as_deref(),
         dry_run: args.dry_run,
+        not_before: args.not_before.as_deref(),
+        refuse_now: args.refuse_now,
+        deadline: args.deadline.as_deref(),
     }
 }
 
 fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Context) -> Result<Exit, Failure> {
     let mut outcome = Outcome::default();
-    for some in subjects.chunks(MAX_SUBJECTS) {
+    for some in parts(subjects) {
         let counted: DryRun = client.post(ERASURES, &request(args, some))?.json()?;
         outcome.add(counted.total, &counted.counts);
     }
@@ -203,23 +252,25 @@ fn dry_run(args: &EraseArgs, subjects: &[String], client: &Client, context: &Con
 
 fn begin(args: &EraseArgs, subjects: &[String], client: &Client) -> Result<Vec<Erasure>, Failure> {
     let mut begun: Vec<Erasure> = Vec::new();
-    for some in subjects.chunks(MAX_SUBJECTS) {
+    let (parts, mut taken) = (parts(subjects), 0);
+    for some in &parts {
         let answer = client.post(ERASURES, &request(args, some)).and_then(|answer| answer.json());
         match answer {
             Ok(erasure) => begun.push(erasure),
             // Holds keep all of these, and the ones after them may still go.
-            Err(failure) if failure.code == "held" && subjects.len() > MAX_SUBJECTS => begun.push(all_held(args, some)),
+            Err(failure) if failure.code == "held" && parts.len() > 1 => begun.push(all_held(args, some)),
             Err(failure) if begun.is_empty() => return Err(failure),
             Err(failure) => {
                 let ids: Vec<_> = begun.iter().map(|e| printable(&e.id)).collect();
                 return Err(failure.hint(format!(
                     "{} of {} ids were taken before that, in erasures {}; asking for all again is safe",
-                    begun.len() * MAX_SUBJECTS,
+                    taken,
                     subjects.len(),
                     ids.join(", ")
                 )));
             }
         }
+        taken += some.len();
     }
     Ok(begun)
 }
@@ -229,7 +280,7 @@ fn all_held(args: &EraseArgs, subjects: &[String]) -> Erasure {
     let held = subjects.len() as u64;
     Erasure {
         id: "-".into(),
-        state: "final".into(),
+        state: "held".into(),
         reason: args.reason.clone(),
         reference: args.reference.clone(),
         counts: [("held".to_owned(), held)].into(),
@@ -247,12 +298,11 @@ fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, F
     let mut before = 0;
     let mut told = false;
     for mut erasure in begun {
-        // Only the answer to the request itself names them.
-        let held: Vec<_> = erasure.items.extract_if(.., |item| item.state == "held").collect();
         let mut pause = FIRST_LOOK;
         loop {
             bar.set_position(before + of(&erasure, "final"));
-            if erasure.state == "final" && of(&erasure, "refused") == 0 {
+            // Pending, held, or waiting for somebody: that can take days.
+            if erasure.state != "refused" {
                 break;
             }
             if !told && !erasure.waiting_for.is_empty() {
@@ -271,7 +321,7 @@ fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, F
             erasure = client.get(&place(&erasure.id))?.json()?;
         }
         before += of(&erasure, "final");
-        erasure.items = held;
+        erasure.items.retain(|item| item.state == "held");
         ended.push(erasure);
     }
     bar.finish_and_clear();
@@ -293,9 +343,10 @@ fn conclude(erasures: Vec<Erasure>, context: &Context) -> Result<Exit, Failure> 
         let rows: Vec<_> = outcome.erasures.iter().map(row).collect();
         context.ui.table(&HEADER, &rows)?;
         context.ui.note(&format!(
-            "{} of {} shredded for good, {} held, {} still refused, {} unknown, {} shredded before",
+            "{} of {} shredded for good, {} not due yet, {} held, {} still refused, {} unknown, {} shredded before",
             outcome.count("final"),
             outcome.total,
+            outcome.count("pending"),
             outcome.count("held"),
             outcome.count("refused"),
             outcome.count("unknown"),
@@ -322,7 +373,8 @@ fn held_lines(outcome: &Outcome) -> Vec<String> {
     lines
 }
 
-const HEADER: [&str; 9] = ["ERASURE", "STATE", "CREATED", "FINAL", "HELD", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
+const HEADER: [&str; 10] =
+    ["ERASURE", "STATE", "DEADLINE", "FINAL", "PENDING", "HELD", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
 
 fn row(erasure: &Erasure) -> Vec<String> {
     let count = |state| erasure.counts.get(state).copied().unwrap_or(0).to_string();
@@ -332,9 +384,10 @@ fn row(erasure: &Erasure) -> Vec<String> {
     };
     vec![
         erasure.id.clone(),
-        erasure.state.clone(),
-        erasure.created_at.clone(),
+        if erasure.late { format!("{} LATE", erasure.state) } else { erasure.state.clone() },
+        erasure.deadline.clone(),
         count("final"),
+        count("pending"),
         count("held"),
         count("refused"),
         count("unknown"),
@@ -343,15 +396,16 @@ fn row(erasure: &Erasure) -> Vec<String> {
     ]
 }
 
-fn list(context: &Context) -> Result<Exit, Failure> {
+fn list(state: Option<&str>, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
     let mut erasures = Vec::new();
-    let mut path = format!("{ERASURES}?limit=200");
+    let wanted = state.map(|state| format!("&state={}", segment(state))).unwrap_or_default();
+    let mut path = format!("{ERASURES}?limit=200{wanted}");
     loop {
         let page: Page = client.get(&path)?.json()?;
         erasures.extend(page.data);
         match page.next {
-            Some(next) => path = format!("{ERASURES}?limit=200&after={}", segment(&next)),
+            Some(next) => path = format!("{ERASURES}?limit=200{wanted}&after={}", segment(&next)),
             None => break,
         }
     }
@@ -367,14 +421,25 @@ fn list(context: &Context) -> Result<Exit, Failure> {
 }
 
 fn show(id: &str, context: &Context) -> Result<Exit, Failure> {
-    let answer = context.client()?.get(&place(id))?;
+    shown(&context.client()?.get(&place(id))?, context)?;
+    Ok(Exit::Done)
+}
+
+fn shown(answer: &Answer, context: &Context) -> Result<(), Failure> {
     if context.ui.wants_json() {
-        context.ui.line(answer.text()?)?;
-        return Ok(Exit::Done);
+        return context.ui.line(answer.text()?);
     }
     let erasure: Erasure = answer.json()?;
     context.ui.table(&HEADER, &[row(&erasure)])?;
-    let times = [("refused since", &erasure.f0_at), ("final since", &erasure.f1_at)];
+    let deadline = (!erasure.deadline.is_empty()).then(|| erasure.deadline.clone());
+    let times = [
+        ("not before", &erasure.not_before),
+        (if erasure.late { "LATE: should have been done by" } else { "should be done by" }, &deadline),
+        ("refused (F0) since", &erasure.f0_at),
+        ("final (F1) since", &erasure.f1_at),
+        ("slot-final (F2) since", &erasure.f2_at),
+        ("backup-final (F3) since", &erasure.f3_at),
+    ];
     for (what, time) in times {
         if let Some(time) = time {
             context.ui.line(&format!("{what} {}", printable(time)))?;
@@ -383,7 +448,11 @@ fn show(id: &str, context: &Context) -> Result<Exit, Failure> {
     for slot in &erasure.waiting_for {
         context.ui.line(&format!("waiting for {}", printable(slot)))?;
     }
-    Ok(Exit::Done)
+    for item in erasure.items.iter().filter(|item| item.hold.is_some()) {
+        let hold = printable(item.hold.as_deref().unwrap_or_default());
+        context.ui.line(&format!("{} waits: the legal hold {hold} keeps it", printable(&item.subject)))?;
+    }
+    Ok(())
 }
 
 fn place(id: &str) -> String {
@@ -401,6 +470,9 @@ pub(crate) fn shred_one(client: &Client, subject: &str, ui: &Ui) -> Result<(), F
                 reference: None,
                 compartment: None,
                 dry_run: false,
+                not_before: None,
+                refuse_now: false,
+                deadline: None,
             },
         )?
         .json()?;

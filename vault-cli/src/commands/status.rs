@@ -20,6 +20,7 @@ struct Status {
     store: Store,
     cache: Option<Cache>,
     retention: Option<Retention>,
+    erasures: Option<Erasures>,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +49,15 @@ struct Cache {
     pages: u64,
     bytes: u64,
     limit_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Erasures {
+    awaiting_approval: u64,
+    pending: u64,
+    held: u64,
+    late: u64,
+    next_deadline: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +101,14 @@ fn rows(status: &Status, now: Timestamp) -> Vec<(String, String)> {
     for slot in &status.slots {
         let detail = slot.detail.as_deref().map(|d| format!(": {d}"));
         rows.push(("root slot".into(), format!("{} {}{}", slot.name, slot.state, detail.unwrap_or_default())));
+    }
+    if let Some(open) = &status.erasures {
+        let next = open.next_deadline.as_ref().map(|at| format!("; the next deadline is {at}")).unwrap_or_default();
+        let told = format!(
+            "{} to be approved, {} not due yet, {} held, {} LATE{next}",
+            open.awaiting_approval, open.pending, open.held, open.late
+        );
+        rows.push(("erasures".into(), told));
     }
     rows.push(("store".into(), format!("{} {}", status.store.engine, status.store.state)));
     if let Some(Retention { finished_at: Some(at), forgotten, held }) = &status.retention {

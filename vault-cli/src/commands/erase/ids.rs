@@ -36,7 +36,7 @@ pub(super) fn collect(given: &[String], file: Option<&Path>, escaped: bool) -> R
 }
 
 fn is_subcommand(id: &str) -> bool {
-    matches!(id, "list" | "show" | "certificate" | "check")
+    matches!(id, "list" | "show" | "cancel" | "approve" | "certificate" | "check")
 }
 
 #[derive(Default)]

@@ -34,7 +34,8 @@ fn the_exit_code_tells_what_became_of_the_ids() {
 fn it_says_which_hold_keeps_whom() {
     let begun = r#"{"id":"e1","state":"refused","total":3,"counts":{"refused":1,"held":2},"items":[
         {"subject":"a","state":"refused","f0_at":"t"},{"subject":"b","state":"held","hold":"case_1"}]}"#;
-    let ended = r#"{"id":"e1","state":"final","total":3,"counts":{"final":1,"held":2}}"#;
+    let ended = r#"{"id":"e1","state":"held","total":3,"counts":{"final":1,"held":2},
+        "items":[{"subject":"b","state":"held","hold":"case_1"}]}"#;
     let fake = FakeVault::answering(vec![(200, ended.into())]);
     let client = Client::anonymous(&fake.connection()).unwrap();
     let ui = Ui { format: Format::Table, quiet: true, progress: false, yes: true };
@@ -62,10 +63,13 @@ fn a_request_of_nothing_but_held_ones_among_several_does_not_stop_the_rest() {
         dry_run: false,
         no_wait: true,
         certificates: None,
+        not_before: None,
+        refuse_now: false,
+        deadline: None,
     };
-    let subjects: Vec<_> = (0..10_002).map(|n| n.to_string()).collect();
+    let subjects: Vec<_> = (0..100_002).map(|n| n.to_string()).collect();
     let begun = begin(&args, &subjects, &client).unwrap();
-    assert_eq!((begun[0].counts["held"], begun[1].counts["final"]), (10_000, 2));
+    assert_eq!((begun[0].counts["held"], begun[1].counts["final"]), (100_000, 2));
     let failure = begin(&args, &subjects[..1], &client).unwrap_err();
     assert_eq!(failure.exit as u8, 5);
     assert!(failure.message.contains("case_1"));
@@ -96,6 +100,9 @@ fn an_erasure_is_waited_for_until_nothing_is_merely_refused() {
         dry_run: false,
         no_wait: false,
         certificates: None,
+        not_before: None,
+        refuse_now: false,
+        deadline: None,
     };
     let subjects = ["a".to_owned(), "b".to_owned()];
     let begun = begin(&args, &subjects, &client).unwrap();
@@ -108,7 +115,7 @@ fn an_erasure_is_waited_for_until_nothing_is_merely_refused() {
 }
 
 #[test]
-fn many_ids_are_split_into_requests_of_ten_thousand() {
+fn many_ids_are_split_into_requests_of_a_hundred_thousand() {
     let fake = FakeVault::answering(vec![
         (201, answer("final", 2, 0)),
         (423, r#"{"code":"locked","detail":"locked"}"#.into()),
@@ -124,10 +131,13 @@ fn many_ids_are_split_into_requests_of_ten_thousand() {
         dry_run: false,
         no_wait: true,
         certificates: None,
+        not_before: None,
+        refuse_now: false,
+        deadline: None,
     };
-    let subjects: Vec<_> = (0..10_001).map(|n| n.to_string()).collect();
+    let subjects: Vec<_> = (0..100_001).map(|n| n.to_string()).collect();
     let failure = begin(&args, &subjects, &client).unwrap_err();
     assert_eq!(failure.exit as u8, 6);
-    assert!(failure.hint.unwrap().contains("10000 of 10001 ids"));
-    assert!(fake.requests()[1].contains(r#"{"subjects":["10000"],"#));
+    assert!(failure.hint.unwrap().contains("100000 of 100001 ids"));
+    assert!(fake.requests()[1].contains(r#"{"subjects":["100000"],"#));
 }
