@@ -36,7 +36,10 @@ fn an_erasure_counts_each_subject_once() {
     // Refused from the very answer on.
     admin.get("/v1/subjects/a").problem(410, "shredded");
     let erasure = is_final(admin, &erasure);
-    assert_eq!(erasure["counts"], json!({ "final": 2, "refused": 0, "unknown": 1, "shredded": 1, "held": 0 }));
+    let counts = json!({
+        "pending": 0, "final": 2, "refused": 0, "unknown": 1, "shredded": 1, "held": 0, "cancelled": 0
+    });
+    assert_eq!(erasure["counts"], counts);
     assert_eq!((&erasure["total"], &erasure["reason"]), (&json!(4), &json!("moved away")));
     assert_eq!(erasure["reference"], "T-1");
     for time in ["created_at", "f0_at", "f1_at"] {
@@ -96,7 +99,8 @@ fn what_is_no_erasure_is_refused_and_shreds_nobody() {
         (json!({ "subjects": ["jane"], "reason": "r".repeat(2000) }), "reason"),
         (json!({ "subjects": ["jane"], "reason": "x", "reference": "a\nb" }), "reference"),
         (json!({ "subjects": ["jane"], "reason": "x", "compartment": "nowhere" }), "compartment"),
-        (json!({ "subjects": ["jane"], "reason": "x", "not_before": "2030-01-01T00:00:00Z" }), "not_before"),
+        (json!({ "subjects": ["jane"], "reason": "x", "not_before": "tomorrow" }), "not_before"),
+        (json!({ "subjects": ["jane"], "reason": "x", "deadline": "soon" }), "deadline"),
     ] {
         assert_eq!(admin.post("/v1/erasures", &body).problem(422, "invalid_value")["field"], field);
     }
@@ -130,4 +134,52 @@ fn the_command_line_erases_shows_and_lists() {
     assert!(erasures.len() >= 3, "{listed}");
     running.cli(&["erase", "show", erasures[0]["id"].as_str().unwrap()]).expect(0);
     running.stop();
+}
+
+#[test]
+fn an_erasure_waits_for_its_time_and_for_a_second_person() {
+    let vault = Vault::unmade("[unlock]\nkey_file = \"unlock.key\"\n[erasure]\napprove_above = 1\ndeadline_days = 7\n");
+    let key = vault.data().join("unlock.key");
+    vault.init(&["--no-passphrase", "--key-file", key.to_str().unwrap()]).expect(0);
+    let running = vault.start();
+    let admin = &running.admin;
+    for id in ["a", "b", "c"] {
+        admin.set(id, &json!({ "name": id })).expect(201);
+    }
+    let ask = |more: &Value| {
+        let mut body = json!({ "subjects": ["a", "b"], "reason": "moved away" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        admin.post("/v1/erasures", &body).expect(201).json()
+    };
+    let large = ask(&json!({}));
+    assert_eq!(large["state"], "awaiting_approval");
+    let path = format!("/v1/erasures/{}", large["id"].as_str().unwrap());
+    admin.post(&format!("{path}/approve"), &json!({})).problem(403, "second_person");
+    admin.get("/v1/subjects/a").expect(200);
+    let status = admin.get("/v1/status").expect(200).json();
+    assert_eq!((&status["erasures"]["awaiting_approval"], &status["erasures"]["late"]), (&json!(1), &json!(0)));
+    let privacy = running.caller("privacy", &[]);
+    let approved = privacy.post(&format!("{path}/approve"), &json!({})).expect(200).json();
+    assert_ne!(approved["approved_by"], approved["requested_by"]);
+    wait_for("the approved erasure", || (admin.get(&path).expect(200).json()["state"] == "final").then_some(()));
+    admin.get("/v1/subjects/a").problem(410, "shredded");
+
+    let later =
+        json!({ "subjects": ["c"], "reason": "later", "not_before": "2099-01-01T00:00:00Z", "refuse_now": true });
+    let later = admin.post("/v1/erasures", &later).expect(201).json();
+    admin.get("/v1/subjects/c").problem(410, "shredded");
+    let pending = admin.get("/v1/erasures?state=pending").expect(200).json();
+    assert_eq!(pending["data"].as_array().unwrap().len(), 1);
+    admin.get("/v1/erasures?state=nonsense").problem(422, "invalid_value");
+    running.stop();
+    let running = vault.start();
+    let id = later["id"].as_str().unwrap();
+    let listed = running.cli(&["erase", "list", "--state", "pending"]).expect(0);
+    assert!(listed.out.contains(id), "{}", listed.out);
+    running.cli(&["erase", "cancel", id]).expect(0);
+    running.cli(&["erase", "cancel", id]).expect(5);
+    assert_eq!(running.admin.get(&format!("/v1/erasures/{id}")).expect(200).json()["state"], "cancelled");
+    running.admin.get("/v1/subjects/c").expect(200);
+    running.stop();
+    vault.verify().expect(0);
 }

@@ -26,6 +26,29 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&fresh, path)
 }
 
+/// Kept back, so that entries can still be logged on a full disk: some ten thousand of them.
+const RESERVE: u64 = 3 * 1024 * 1024;
+
+/// Lets the reserve go; answers whether there was one.
+pub(super) fn release_reserve(dir: &Path) -> bool {
+    std::fs::remove_file(dir.join("reserve")).is_ok()
+}
+
+/// Keeps the reserve back again, once there is room.
+pub(super) fn keep_reserve(dir: &Path) -> io::Result<()> {
+    let path = dir.join("reserve");
+    if path.exists() {
+        return Ok(());
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let kept = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE);
+    kept.map_err(|why| {
+        // Half of it would be in the way of the entries that it is for.
+        let _ = std::fs::remove_file(&path);
+        why.into()
+    })
+}
+
 /// Makes a file durable, and the names that lead to it from `top`.
 pub(super) fn sync(path: &Path, top: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;

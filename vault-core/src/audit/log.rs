@@ -92,10 +92,7 @@ pub enum LogError {
 impl LogError {
     pub(super) fn unavailable(place: &Path, why: &io::Error) -> Self {
         let place = place.display().to_string();
-        match why.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { place },
-            _ => Self::Unavailable { place, why: why.to_string() },
-        }
+        if is_full(why) { Self::Full { place } } else { Self::Unavailable { place, why: why.to_string() } }
     }
 
     pub(super) fn damaged(place: &Path, index: u64, why: impl Into<String>) -> Self {
@@ -182,9 +179,7 @@ impl Log {
             None => (Segment::create(dir, 0).map_err(told)?, VecDeque::new()),
         };
         for entry in &recent {
-            for (level, number, bytes) in tree.push(tlog_tiles::record_hash(entry)) {
-                files::write(&tree::tile_path(dir, level, number), &bytes).map_err(told)?;
-            }
+            tree.push(tlog_tiles::record_hash(entry));
         }
         head.fits(dir, &tree)?;
         let state = State { segment, older, recent, recent_from: base, awaited: false, closing: false, broken: None };
@@ -199,7 +194,6 @@ impl Log {
             durable,
             _lock: lock,
         });
-        inner.bundle_up().map_err(told)?;
         let own = inner.clone();
         let thread = std::thread::Builder::new().name("audit log".to_owned()).spawn(move || own.run()).map_err(told)?;
         Ok(Self(Arc::new(Owner { inner, thread: Mutex::new(Some(thread)) })))
@@ -221,7 +215,12 @@ impl Log {
         if let Some(broken) = &state.broken {
             return Err(broken.clone());
         }
-        if let Err(error) = state.segment.append(&frames) {
+        let mut appended = state.segment.append(&frames);
+        if matches!(&appended, Err(Some(why)) if is_full(why)) && files::release_reserve(&inner.dir) {
+            // Reads and shreds go on for a while on a full disk.
+            appended = state.segment.append(&frames);
+        }
+        if let Err(error) = appended {
             return Err(match error {
                 Some(why) => LogError::unavailable(&inner.dir, &why),
                 None => {
@@ -424,7 +423,12 @@ impl Inner {
         let mut signed = Instant::now();
         loop {
             let closing = self.wait(every);
-            if let Err(error) = self.settle() {
+            let settled = self.settle();
+            if let Err(why) = self.tidy() {
+                // The journal has everything: it is tried again.
+                tracing::debug!(%why, "tiles of the audit log wait to be written");
+            }
+            if let Err(error) = settled {
                 tracing::error!(%error, "the audit log cannot be made durable; nothing is acknowledged any more");
                 self.state().broken = Some(error);
                 self.durable.send_replace(u64::MAX);
@@ -454,7 +458,7 @@ impl Inner {
         state.closing
     }
 
-    /// Makes what was appended durable, hashes it, and moves it on into tiles.
+    /// Makes what was appended durable, and hashes it.
     fn settle(&self) -> Result<(), LogError> {
         let told = |why: io::Error| LogError::unavailable(&self.dir, &why);
         let hashed = self.tree().size();
@@ -468,19 +472,17 @@ impl Inner {
             return Ok(());
         }
         file.sync_data().map_err(told)?;
-        let mut filled = Vec::new();
-        {
-            let mut tree = self.tree();
-            for entry in &fresh {
-                // Readers of the tree look into files for full tiles, so they are there first.
-                for (level, number, bytes) in tree.push(tlog_tiles::record_hash(entry)) {
-                    files::write(&tree::tile_path(&self.dir, level, number), &bytes).map_err(told)?;
-                    filled.push((level, number));
-                }
-            }
-            self.durable.send_replace(tree.size());
-        }
-        if filled.is_empty() { Ok(()) } else { self.bundle_up().map_err(told) }
+        let mut tree = self.tree();
+        fresh.iter().for_each(|entry| tree.push(tlog_tiles::record_hash(entry)));
+        self.durable.send_replace(tree.size());
+        Ok(())
+    }
+
+    /// Moves on what is durable: into tiles and bundles, and out of the journal.
+    fn tidy(&self) -> io::Result<()> {
+        self.tree().write()?;
+        self.bundle_up()?;
+        files::keep_reserve(&self.dir)
     }
 
     /// Writes full bundles, and lets segments of the journal go whose entries lie in durable tiles.
@@ -545,6 +547,10 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn is_full(why: &io::Error) -> bool {
+    matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The entries of a bundle on disk.

@@ -8,6 +8,8 @@
 //! <number> = in groups of three digits, all but the last with an x before: 1234067 is x001/x234/067
 //! ```
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tlog_tiles::Tile;
@@ -25,6 +27,8 @@ pub(super) struct Tree {
     size: u64,
     /// By level: the hashes that do not fill a tile yet.
     edge: Vec<Vec<Hash>>,
+    /// Full tiles that are not in their files yet, by level and number.
+    unwritten: BTreeMap<(u8, u64), Vec<u8>>,
 }
 
 impl Tree {
@@ -33,7 +37,7 @@ impl Tree {
     /// # Errors
     /// The number of a tile that is missing or cut short, by its path.
     pub(super) fn open(dir: &Path, size: u64) -> Result<Self, String> {
-        let mut tree = Self { dir: dir.to_owned(), size, edge: vec![Vec::new()] };
+        let mut tree = Self { dir: dir.to_owned(), size, edge: vec![Vec::new()], unwritten: BTreeMap::new() };
         let mut tiles = size / WIDTH;
         let mut level = 0;
         while tiles > 0 {
@@ -52,9 +56,8 @@ impl Tree {
         self.size
     }
 
-    /// Adds the hash of an entry; answers the tiles that it filled, as level, number and bytes.
-    pub(super) fn push(&mut self, leaf: Hash) -> Vec<(u8, u64, Vec<u8>)> {
-        let mut filled = Vec::new();
+    /// Adds the hash of an entry. Tiles that it fills wait for [`Tree::write`].
+    pub(super) fn push(&mut self, leaf: Hash) {
         let mut hash = leaf;
         self.size += 1;
         for level in 0..HEIGHT {
@@ -69,9 +72,17 @@ impl Tree {
             let bytes: Vec<u8> = self.edge[at].drain(..).flat_map(|hash| hash.0).collect();
             hash = root_of(&bytes);
             let number = (self.size >> (u32::from(HEIGHT) * (u32::from(level) + 1))) - 1;
-            filled.push((level, number, bytes));
+            self.unwritten.insert((level, number), bytes);
         }
-        filled
+    }
+
+    /// Writes full tiles into their files.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        while let Some((&(level, number), bytes)) = self.unwritten.first_key_value() {
+            files::write(&tile_path(&self.dir, level, number), bytes)?;
+            self.unwritten.pop_first();
+        }
+        Ok(())
     }
 
     /// The root over the first `size` entries.
@@ -112,6 +123,9 @@ impl Tree {
     /// The hashes of a tile, full or not.
     fn hashes(&self, level: u8, number: u64) -> Result<Vec<u8>, String> {
         let full = self.size >> (u32::from(HEIGHT) * (u32::from(level) + 1));
+        if let Some(bytes) = self.unwritten.get(&(level, number)) {
+            return Ok(bytes.clone());
+        }
         if number < full {
             return read_tile(&self.dir, level, number);
         }
@@ -216,8 +230,9 @@ mod tests {
         let last = 66_000;
         for index in 0..last {
             let entry = format!("entry {index}");
-            for (level, number, bytes) in tree.push(record_hash(entry.as_bytes())) {
-                files::write(&tile_path(dir.path(), level, number), &bytes).unwrap();
+            tree.push(record_hash(entry.as_bytes()));
+            if index % 1000 == 999 {
+                tree.write().unwrap();
             }
             let more = stored_hashes(index, entry.as_bytes(), &all).unwrap();
             all.0.extend(more);
@@ -235,6 +250,7 @@ mod tests {
                 }
             }
         }
+        tree.write().unwrap();
         // Opened again at a multiple of 256 it goes on alike.
         let size = last / WIDTH * WIDTH;
         let again = Tree::open(dir.path(), size).unwrap();
