@@ -33,6 +33,8 @@ const ONE_SUBJECT: Access = Access::Roles(&[Admin, Service, Privacy]);
 const CONSENTS: Access = ONE_SUBJECT;
 /// What concerns the rights of subjects: erasures, holds, exports, what is known of values.
 const RIGHTS: Access = Access::Roles(&[Admin, Privacy]);
+/// Checks the audit log.
+const AUDIT: Access = Access::Roles(&[Admin, Auditor]);
 const KEYS: Access = Access::Roles(&[Admin, Security]);
 
 /// Tells nothing of anybody: an answer leaves no entry in the audit log, only a refusal does.
@@ -55,6 +57,14 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("POST", "/v1/metadata/apply", RIGHTS, Some(Action::Metadata)),
     ("GET", "/v1/subjects/{id}/export", RIGHTS, Some(Action::Export)),
     ("GET", "/v1/subjects/{id}/accesses", RIGHTS, Some(Action::Accesses)),
+    ("GET", "/v1/audit/entries", AUDIT, Some(Action::Audit)),
+    // Who checks the log does not make it grow.
+    ("GET", "/v1/audit/checkpoint", AUDIT, UNLOGGED),
+    ("GET", "/v1/audit/tile/{*path}", AUDIT, UNLOGGED),
+    ("GET", "/v1/audit/proof/{index}", AUDIT, UNLOGGED),
+    ("GET", "/v1/audit/consistency", AUDIT, UNLOGGED),
+    ("GET", "/v1/audit/keys", AUDIT, UNLOGGED),
+    ("POST", "/v1/audit/keys/rotate", KEYS, Some(Action::LogKey)),
     // It answers subject ids: an auditor sees pseudonyms only.
     ("POST", "/v1/audit/accesses", RIGHTS, Some(Action::Accesses)),
     ("GET", "/v1/subjects/{id}", ONE_SUBJECT, Some(Action::Describe)),
@@ -238,6 +248,13 @@ mod tests {
         ("POST", "/v1/metadata/apply", "ap"),
         ("GET", "/v1/subjects/{id}/export", "ap"),
         ("GET", "/v1/subjects/{id}/accesses", "ap"),
+        ("GET", "/v1/audit/entries", "au"),
+        ("GET", "/v1/audit/checkpoint", "au"),
+        ("GET", "/v1/audit/tile/{*path}", "au"),
+        ("GET", "/v1/audit/proof/{index}", "au"),
+        ("GET", "/v1/audit/consistency", "au"),
+        ("GET", "/v1/audit/keys", "au"),
+        ("POST", "/v1/audit/keys/rotate", "ak"),
         ("POST", "/v1/audit/accesses", "ap"),
         ("GET", "/v1/subjects/{id}", "asp"),
         ("DELETE", "/v1/subjects/{id}", "ap"),

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    accesses, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata, notes,
-    schema, slots, status, subjects, tokens,
+    accesses, audit, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata,
+    notes, schema, slots, status, subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -112,6 +112,13 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(erasures::approve))
         .routes(routes!(certificates::of_erasure))
         .routes(routes!(certificates::of_subjects))
+        .routes(routes!(audit::checkpoint))
+        .routes(routes!(audit::entries))
+        .routes(routes!(audit::tile))
+        .routes(routes!(audit::proof))
+        .routes(routes!(audit::consistency))
+        .routes(routes!(audit::keys))
+        .routes(routes!(audit::rotate))
         .routes(routes!(keys::show))
         .routes(routes!(keys::rotate, keys::rotations))
         .routes(routes!(keys::rotation, keys::change_rotation))

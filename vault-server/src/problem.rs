@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use vault_core::Error;
+use vault_core::audit::LogError;
 use vault_core::policy::Rule;
 use vault_core::root::SlotError;
 use vault_core::schema::SchemaError;
@@ -244,6 +245,9 @@ impl From<Error> for Problem {
                 "a root slot of this vault is not unlocked in this way: use its key file, its passphrase or its HSM",
             ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
+            Error::Log(LogError::None(_) | LogError::MovedAway { .. }) => Self::new(Kind::NotFound, told),
+            Error::Log(LogError::Locked) => Self::new(Kind::Locked, told),
+            Error::Log(LogError::Full { .. }) => logged(Kind::DiskFull, told),
             Error::Log(_) => logged(Kind::AuditUnavailable, told),
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),

@@ -20,7 +20,7 @@ use super::tree::{self, Tree, WIDTH};
 use super::{Entry, files};
 
 /// Bytes of a segment of the journal, after which the next one is begun.
-const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
+const SEGMENT_MAX: u64 = if cfg!(test) { 20 * 1024 } else { 4 * 1024 * 1024 };
 /// How often a log that has grown is signed without being asked.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
 
@@ -509,10 +509,10 @@ impl Inner {
         let (bundled, spent) = {
             let mut state = self.state();
             if state.segment.len() > SEGMENT_MAX {
+                // Before there is another: nobody syncs it later, and only the last one may be torn.
+                state.segment.file.sync_data()?;
                 let fresh = Segment::create(&self.dir, state.size())?;
                 let full = std::mem::replace(&mut state.segment, fresh);
-                // Nobody waits for the rest of it at the next time.
-                full.file.sync_data()?;
                 let end = state.size();
                 state.older.push_back((full.path, end));
             }
@@ -554,7 +554,7 @@ fn is_full(why: &io::Error) -> bool {
 }
 
 /// The entries of a bundle on disk.
-fn bundle(dir: &Path, number: u64) -> Result<Vec<Bytes>, LogError> {
+pub(super) fn bundle(dir: &Path, number: u64) -> Result<Vec<Bytes>, LogError> {
     let index = number * WIDTH;
     let limit = WIDTH * (ENTRY_MAX as u64 + 2);
     let bytes = files::read(&tree::bundle_path(dir, number), limit).map_err(|why| match why.kind() {

@@ -4,6 +4,7 @@
 //! own audit key, so that a shred makes its entries nobody's. [`Log`] keeps the entries, hashes them as RFC 6962 says, and
 //! lays them out as C2SP `tlog-tiles`; its head is a C2SP signed note.
 
+mod check;
 mod entry;
 mod files;
 mod head;
@@ -12,6 +13,10 @@ mod log;
 pub mod trail;
 mod tree;
 
+pub use check::{LogReport, check, check_two};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
+#[cfg(test)]
+mod log_tests;
+
 pub use log::{Log, LogError, Sync};
 pub use trail::{Trail, day_of};

@@ -103,6 +103,11 @@ impl Tree {
         if from == 0 || from == to { Ok(Vec::new()) } else { plain(tlog::prove_tree(to, from, self)) }
     }
 
+    /// The tiles that wait to be written.
+    pub(super) fn unwritten(&self) -> impl Iterator<Item = (u8, u64, &[u8])> {
+        self.unwritten.iter().map(|(&(level, number), bytes)| (level, number, &bytes[..]))
+    }
+
     /// The bytes of a tile of hashes as it is in a tree of `size`; none if there is no such tile.
     pub(super) fn tile(&self, level: u8, number: u64, width: u64, size: u64) -> Result<Option<Vec<u8>>, String> {
         let shift = u32::from(HEIGHT) * u32::from(level);

@@ -6,7 +6,7 @@ use super::records::{decode, encode};
 use super::session::{Session, reading};
 use super::writer::{Guard, Write};
 use super::{Inner, Vault};
-use crate::audit::{Action, Entry, KeyChange, Log, Outcome};
+use crate::audit::{Action, Entry, KeyChange, Log, Outcome, trail};
 use crate::crypto::{LogKey, Random, digest};
 use crate::error::Error;
 use crate::time::Timestamp;
@@ -43,6 +43,14 @@ impl Vault {
         Ok(LogKeys { current: log.vkey()?, since: record.since, changes: log.key_changes()? })
     }
 
+    /// The audit log, for whoever checks it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub fn audit_log(&self) -> Result<Log, Error> {
+        self.inner.log()
+    }
+
     /// Replaces the key that signs the audit log. The change is an entry of the log, and its head then is signed by both;
     /// afterwards the old key is destroyed.
     ///
@@ -59,7 +67,7 @@ impl Vault {
                 record.next = Some(zeroize::Zeroizing::new(Random::for_keys(1).array()));
                 let edits = vec![(Kind::System, place(&session.snapshot().header), Op::Insert(encode(&record)?))];
                 let write = Write { guards: vec![guard], edits, ..Write::default() };
-                if session.commit(vec![write]).await? != [true] {
+                if trail::aside(session.commit(vec![write])).await? != [true] {
                     return Err(Error::Conflict("the key of the log is being changed already: retry"));
                 }
             }
@@ -108,15 +116,17 @@ async fn change(inner: &Inner, session: &Session, log: &Log) -> Result<(), Error
     if log.changed_to(&told.new)? {
         log.unlock(inner.vault, new)?;
     } else {
-        let entry = Entry { log_key: Some(told), ..Entry::new(Action::LogKey, Outcome::Done) };
-        let end = inner.outbox.append(&[entry])?;
+        let asked = trail::so_far().pop().unwrap_or_else(|| Entry::new(Action::LogKey, Outcome::Done));
+        let end = inner.outbox.append(&[Entry { log_key: Some(told), ..asked }])?;
+        trail::committed();
         log.durable(end).await?;
         log.change_key(new)?;
     }
     record = LogKeyRecord { seed: next, since: Timestamp::now(), next: None };
     let edits = vec![(Kind::System, place(&session.snapshot().header), Op::Replace(encode(&record)?))];
     // The old seed is in a page of the trie: it takes a root batch to forget it.
-    session.finalize(Write { guards: vec![guard], edits, reclaim: true, ..Write::default() }).await.map(|_| ())
+    let write = Write { guards: vec![guard], edits, reclaim: true, ..Write::default() };
+    trail::aside(session.finalize(write)).await.map(|_| ())
 }
 
 fn key(seed: &[u8; 32]) -> LogKey {

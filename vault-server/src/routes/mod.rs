@@ -1,6 +1,7 @@
 //! One file a resource: parse, call one method of the vault, answer.
 
 pub(crate) mod accesses;
+pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod callers;
 pub(crate) mod certificates;

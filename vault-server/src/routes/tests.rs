@@ -165,7 +165,10 @@ async fn fields_are_put_read_found_and_shredded() {
     let shredded = site.call(Method::DELETE, "/v1/subjects/cust%2F1", "").await;
     assert_eq!(shredded.status, 200, "{}", shredded.text);
     assert_eq!(shredded.json()["state"], "final");
-    assert_eq!(shredded.json()["counts"], json!({"final": 1, "refused": 0, "unknown": 0, "shredded": 0, "held": 0}));
+    assert_eq!(
+        shredded.json()["counts"],
+        json!({"pending": 0, "final": 1, "refused": 0, "unknown": 0, "shredded": 0, "held": 0, "cancelled": 0})
+    );
     for path in ["/v1/subjects/cust%2F1", "/v1/subjects/cust%2F1/fields", "/v1/subjects/cust%2F1/fields/phone"] {
         assert_eq!(site.get(path).await.problem(), (410, "shredded".to_owned()), "{path}");
     }
@@ -346,7 +349,10 @@ async fn erasures_and_rotations_are_resources() {
     let id = vault_core::ids::ErasureId::parse(made.json()["id"].as_str().unwrap()).unwrap();
     site.vault.wait_final(id, std::time::Duration::from_secs(30)).await.unwrap();
     let shown = site.get(&at).await.json();
-    assert_eq!(shown["counts"], json!({"final": 2, "refused": 0, "unknown": 1, "shredded": 0, "held": 0}));
+    assert_eq!(
+        shown["counts"],
+        json!({"pending": 0, "final": 2, "refused": 0, "unknown": 1, "shredded": 0, "held": 0, "cancelled": 0})
+    );
     assert_eq!((&shown["state"], &shown["total"]), (&json!("final"), &json!(3)));
     assert_eq!(site.get("/v1/erasures").await.json()["data"].as_array().unwrap().len(), 1);
 
