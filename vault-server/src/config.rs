@@ -25,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
     pub(crate) erasure: Erasure,
+    pub(crate) audit: Audit,
     pub(crate) log: Log,
 }
 
@@ -162,6 +163,29 @@ pub(crate) struct Erasure {
     pub(crate) approve_above: u64,
 }
 
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Audit {
+    /// Where the audit log is; `audit` beside the store's directory by default.
+    pub(crate) dir: PathBuf,
+    /// `interval` or `entry`.
+    pub(crate) sync: AuditSync,
+    /// How often it is made durable, in milliseconds.
+    pub(crate) interval_ms: u64,
+}
+
+/// When entries of the audit log are made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AuditSync {
+    /// Every now and then; a power loss can cost what came after.
+    #[default]
+    Interval,
+    /// Each before its answer leaves.
+    Entry,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -203,6 +227,12 @@ impl Default for Limits {
 impl Default for Erasure {
     fn default() -> Self {
         Self { deadline_days: 30, approve_above: 0 }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), sync: AuditSync::default(), interval_ms: 100 }
     }
 }
 
@@ -291,6 +321,9 @@ impl Config {
         if self.retention.sweep_seconds == 0 {
             return Err("sweep_seconds under [retention] is 0: give it at least 1");
         }
+        if !(1..=60_000).contains(&self.audit.interval_ms) {
+            return Err("interval_ms under [audit] is not 1 to 60000");
+        }
         if self.limits.max_in_flight == 0 {
             return Err("max_in_flight under [limits] is 0: give it at least 1");
         }
@@ -299,6 +332,7 @@ impl Config {
 
     fn each_path(&mut self, mut change: impl FnMut(&mut PathBuf)) {
         change(&mut self.store.dir);
+        change(&mut self.audit.dir);
         self.slots.files.iter_mut().for_each(&mut change);
         self.unlock.key_file.iter_mut().for_each(&mut change);
         self.unlock.passphrase_file.iter_mut().for_each(&mut change);

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use vault_core::audit::Log;
+use vault_core::audit::{Log, Sync};
 use vault_core::root::{SlotPlace, Unlock};
 use vault_core::store::{SledOptions, SledStore, Store, StoreError};
 use vault_core::vault::{Vault, VaultOptions};
 use zeroize::Zeroizing;
 
 use crate::commands::Failure;
-use crate::config::Config;
+use crate::config::{AuditSync, Config};
 use crate::files;
 use crate::unlock::Source;
 
@@ -21,7 +22,8 @@ pub(crate) struct Site {
     pub(crate) slots: Vec<SlotPlace>,
     pub(crate) unlock: Option<Source>,
     /// The directory of the audit log.
-    audit: PathBuf,
+    pub(crate) audit: PathBuf,
+    sync: Sync,
     engine: SledOptions,
     options: VaultOptions,
 }
@@ -41,6 +43,7 @@ impl Site {
             slots: vec![SlotPlace::File(dir.join(SLOT))],
             unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
             audit: dir.join(AUDIT),
+            sync: Sync::default(),
             engine: SledOptions::default(),
             options: VaultOptions::default(),
         }
@@ -61,7 +64,14 @@ impl Site {
             store: config.store.dir.clone(),
             slots,
             unlock,
-            audit: files::parent(&config.store.dir).join(AUDIT),
+            audit: match config.audit.dir.as_os_str().is_empty() {
+                true => files::parent(&config.store.dir).join(AUDIT),
+                false => config.audit.dir.clone(),
+            },
+            sync: match config.audit.sync {
+                AuditSync::Entry => Sync::Entry,
+                AuditSync::Interval => Sync::Every(Duration::from_millis(config.audit.interval_ms)),
+            },
             engine: SledOptions {
                 cache_bytes: config.store.cache_mib.saturating_mul(MIB),
                 reserve_bytes: config.store.reserve_mib.saturating_mul(MIB),
@@ -102,7 +112,7 @@ impl Site {
     }
 
     fn logged(&self) -> Result<VaultOptions, Failure> {
-        let log = Log::open(&self.audit).map_err(|error| Failure::failed(error.to_string()))?;
+        let log = Log::open_with(&self.audit, self.sync).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(VaultOptions { log: Some(log), ..self.options.clone() })
     }
 
