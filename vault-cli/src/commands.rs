@@ -1,6 +1,7 @@
 //! The commands, one room each.
 
 mod accesses;
+mod audit;
 mod caller;
 mod certificate;
 mod completions;
@@ -61,6 +62,12 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Unlock(args) => lock::unlock(args, &context),
         Command::Schema(command) => schema::run(command, &context),
         Command::Audit(AuditCommand::Accesses(args)) => accesses::of_caller(args, &context),
+        Command::Audit(AuditCommand::Tail { lines, follow }) => audit::tail(*lines, *follow, &context),
+        Command::Audit(AuditCommand::Verify { log_key, dir: Some(dir) }) => {
+            audit::verify_dir(dir, log_key.as_deref(), &context.ui)
+        }
+        Command::Audit(AuditCommand::Verify { log_key, dir: None }) => audit::verify(log_key.as_deref(), &context),
+        Command::Audit(AuditCommand::Export { from, to }) => audit::export(*from, *to, &context),
         Command::Caller(command) => caller::run(command, &context),
         Command::Token(command) => token::run(command, &context),
         Command::Completions { shell } => completions::script(*shell),

@@ -1,5 +1,7 @@
 //! Arguments of the commands about the audit log.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 /// `vault-cli audit …`
@@ -13,6 +15,42 @@ nobody can tell any more who they were.
 Example:
   vault-cli audit accesses --caller shop --from 2026-05-01T00:00:00Z --to 2026-05-02T00:00:00Z")]
     Accesses(CallerAccesses),
+    /// Show the newest entries of the log
+    #[command(after_help = "Examples:\n  vault-cli audit tail\n  vault-cli audit tail -n 100 --follow")]
+    Tail {
+        /// How many
+        #[arg(short = 'n', long = "lines", default_value_t = 20, value_name = "N")]
+        lines: u64,
+        /// Go on with what is logged from now on
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Check that the log only grows, and prints its key; or a log's directory from its files alone. Exits 8 if it does not hold
+    #[command(after_help = "\
+Remembers the signed head in $XDG_STATE_HOME/udv, and has the server prove that the next one goes on from it.
+With --dir it works without a server, on a copy of the log or the log of a stopped vault.
+
+Examples:
+  vault-cli audit verify
+  vault-cli audit verify --dir vault-data/audit --log-key 'udv/0123456789abcdef0123456789abcdef+2fa81e66+AUx...'")]
+    Verify {
+        /// The log's key, from a place that you trust
+        #[arg(long, value_name = "KEY")]
+        log_key: Option<String>,
+        /// Check this directory of a log instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Write entries to standard output, one JSON document a line
+    #[command(after_help = "Example:\n  vault-cli audit export --from 100000 > entries.ndjson")]
+    Export {
+        /// Index of the first entry
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        from: u64,
+        /// Index of the entry before which it ends
+        #[arg(long, value_name = "N")]
+        to: Option<u64>,
+    },
 }
 
 /// Flags of `audit accesses`.

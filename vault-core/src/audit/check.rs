@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tlog_tiles::record_hash;
+use tlog_tiles::tlog::Hash;
 
 use super::entry::{Action, Entry};
 use super::head::{key_notes, signed_by, told_by};
@@ -103,6 +104,22 @@ pub fn check_two(dir: &Path, heads: [&[u8]; 2]) -> Result<Vec<String>, LogError>
     Ok(told)
 }
 
+/// The size that a head speaks of, if this key signed it.
+pub fn signed_size(head: &[u8], key: &str) -> Option<u64> {
+    told_by(head).filter(|_| signed_by(head, &[key])).map(|(size, _)| size)
+}
+
+/// Whether the log of one head is the beginning of the log of another, by the proof between them. The signatures are
+/// checked by [`signed_size`].
+pub fn is_continued(old: &[u8], new: &[u8], proof: &[[u8; 32]]) -> bool {
+    let (Some((from, before)), Some((to, after))) = (told_by(old), told_by(new)) else { return false };
+    if from == 0 || from >= to {
+        return from == 0 || (from == to && before == after);
+    }
+    let proof = proof.iter().copied().map(Hash).collect();
+    tlog_tiles::check_tree(&proof, to, Hash(after), from, Hash(before)).is_ok()
+}
+
 /// How many bundles there are, as far as they have tiles.
 fn bundles(dir: &Path) -> u64 {
     let there = |number: u64| tree::tile_path(dir, 0, number).exists();
@@ -158,12 +175,12 @@ impl Walk<'_> {
             Err(LogError::MovedAway { .. }) if hashes.len() as u64 == WIDTH => {
                 self.report.moved += WIDTH;
                 for hash in hashes {
-                    self.leaf(tlog_tiles::tlog::Hash(hash), heads);
+                    self.leaf(Hash(hash), heads);
                 }
             }
             Err(error) => {
                 self.problem(format!("{name}: {error}"));
-                hashes.into_iter().for_each(|hash| self.leaf(tlog_tiles::tlog::Hash(hash), heads));
+                hashes.into_iter().for_each(|hash| self.leaf(Hash(hash), heads));
             }
         }
     }
@@ -203,7 +220,7 @@ impl Walk<'_> {
         self.leaf(record_hash(bytes), heads);
     }
 
-    fn leaf(&mut self, hash: tlog_tiles::tlog::Hash, heads: &Heads) {
+    fn leaf(&mut self, hash: Hash, heads: &Heads) {
         self.tree.push(hash);
         let size = self.tree.size();
         if heads.sizes.contains(&size)

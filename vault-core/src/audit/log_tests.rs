@@ -22,7 +22,9 @@ fn entry(n: u64) -> Entry {
 }
 
 fn append(log: &Log, range: std::ops::Range<u64>) {
-    range.for_each(|n| drop(log.append(&[entry(n)]).unwrap()));
+    for n in range {
+        log.append(&[entry(n)]).unwrap();
+    }
 }
 
 async fn settle(log: &Log) {

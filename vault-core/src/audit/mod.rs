@@ -13,7 +13,7 @@ mod log;
 pub mod trail;
 mod tree;
 
-pub use check::{LogReport, check, check_two};
+pub use check::{LogReport, check, check_two, is_continued, signed_size};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
 #[cfg(test)]
 mod log_tests;
