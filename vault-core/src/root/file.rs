@@ -27,6 +27,8 @@ struct Inner {
     vault: VaultId,
     /// Of a slot in hardware: the token that alone opens it.
     hsm: Option<Hsm>,
+    /// Held while keys in the HSM are made or destroyed.
+    making_keys: Mutex<()>,
     /// Held over every access to the file, so that accesses do not overlap.
     state: Mutex<State>,
 }
@@ -90,7 +92,7 @@ impl FileSlot {
             return Err(SlotError::Damaged { slot: name(path) });
         };
         let state = Mutex::new(State { stanzas, ..State::default() });
-        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, state })))
+        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state })))
     }
 
     /// The vault it says it belongs to; certain once it is unlocked.
@@ -318,7 +320,7 @@ fn fill(
     let stanza = |unlock| Stanza::new(vault, unlock, &slot_key).map_err(|error| error.of_slot(&name(path)));
     let stanzas = unlocks.iter().map(stanza).collect::<Result<Vec<_>, _>>()?;
     let state = Mutex::new(State { stanzas, key: Some(slot_key), ..State::default() });
-    let inner = Inner { path: path.to_owned(), vault, hsm, state };
+    let inner = Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state };
     inner.write(std::slice::from_ref(first), COPIES)?;
     inner.sync_directory()?;
     Ok(FileSlot(Arc::new(inner)))

@@ -5,6 +5,7 @@
 //! that opens, with the old key or the new one, and keys that the next rotation destroys.
 
 use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::{Block, COPIES, FileSlot, Inner, State, block, name, read_blocks};
 use crate::crypto::{Random, SlotKey};
@@ -62,7 +63,7 @@ impl FileSlot {
     pub fn wipe(self) -> Result<(), SlotError> {
         let inner = &self.0;
         if let (Some(hsm), Some(label)) = (&inner.hsm, self.hsm_label()) {
-            hsm.destroy_all_but(&label, None).map_err(|error| inner.hsm_failed(error))?;
+            hsm.destroy_all_but(&label, &[]).map_err(|error| inner.hsm_failed(error))?;
         }
         for at in 0..COPIES {
             inner.write_block(at, &[0; super::BLOCK_LEN])?;
@@ -91,6 +92,7 @@ impl Inner {
     /// earlier attempt drew and did not use are taken again, so that attempts do not fill the HSM.
     pub(super) fn draw_keys(&self) -> Result<(), SlotError> {
         let Some(hsm) = &self.hsm else { return Ok(()) };
+        let _turn = self.turn();
         let (present, drawn) = {
             let state = self.state();
             (state.stanzas.clone(), state.fresh.as_ref().map(|(stanza, _)| stanza.clone()))
@@ -109,6 +111,11 @@ impl Inner {
         }
         state.fresh = Some((stanza, slot_key));
         Ok(())
+    }
+
+    /// For the steps that make or destroy keys in the HSM: a key that was just made must not look like a left-over.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.making_keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Both copies hold the same before and after: one of them always opens.
@@ -133,12 +140,13 @@ impl Inner {
     /// Only once both copies name the present key, and that key opens them.
     pub(super) fn destroy_old_keys(&self) -> Result<(), SlotError> {
         let Some(hsm) = &self.hsm else { return Ok(()) };
-        let (kept, label) = self.proven(hsm)?;
-        self.noting(hsm.destroy_all_but(&label, Some(&kept)))?;
-        let mut state = self.state();
-        state.waits_for = None;
-        // What was drawn meanwhile is destroyed, too.
-        state.fresh = None;
+        let _turn = self.turn();
+        let (present, label) = self.proven(hsm)?;
+        // What is drawn for the next rotation is to be used yet.
+        let drawn = self.state().fresh.as_ref().and_then(|(stanza, _)| stanza.hsm_key()).map(|key| key.id);
+        let kept: Vec<_> = [present].into_iter().chain(drawn).collect();
+        self.noting(hsm.destroy_all_but(&label, &kept))?;
+        self.state().waits_for = None;
         Ok(())
     }
 
