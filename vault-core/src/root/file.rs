@@ -37,8 +37,11 @@ struct Inner {
 struct State {
     stanzas: Vec<Stanza>,
     key: Option<SlotKey>,
-    /// Drawn for a slot rotation that has not sealed the copies with it yet.
+    /// Drawn for a slot rotation; nothing is sealed with it.
     fresh: Option<(Stanza, SlotKey)>,
+    /// Drawn for one that failed while it wrote: a copy may be sealed with it, and images of that may be somewhere, so that
+    /// it is not taken again.
+    spent: Vec<SlotKey>,
     /// What a slot rotation waits for.
     waits_for: Option<String>,
 }
@@ -133,6 +136,7 @@ impl FileSlot {
         let mut state = self.0.state();
         state.key = None;
         state.fresh = None;
+        state.spent.clear();
     }
 
     /// Runs blocking work on the file away from the async workers.
@@ -237,8 +241,8 @@ impl Inner {
 
     fn read(&self) -> Result<Reading, SlotError> {
         let state = self.state();
-        let key = state.key.as_ref().ok_or_else(|| self.locked())?;
-        reading(self.copies(key)?).ok_or_else(|| self.damaged())
+        state.key.as_ref().ok_or_else(|| self.locked())?;
+        reading(self.copies(&state)?).ok_or_else(|| self.damaged())
     }
 
     /// Overwrites the first `count` copies in the order of [`overwriting_order`].
@@ -246,24 +250,29 @@ impl Inner {
         if !(1..=ENTRIES_MAX).contains(&entries.len()) {
             return Err(SlotError::Count { what: "roots", most: ENTRIES_MAX });
         }
-        let state = self.state();
+        let mut state = self.state();
         let key = state.key.as_ref().ok_or_else(|| self.locked())?;
-        let copies = self.copies(key)?;
+        let copies = self.copies(&state)?;
         let sequence = next_sequence(&copies);
         for (sequence, at) in (sequence..).zip(overwriting_order(&copies, entries)).take(count) {
             self.write_block(at, &block(sequence, self.vault, &state.stanzas, entries, key))?;
+        }
+        if count == COPIES {
+            state.spent.clear();
         }
         Ok(())
     }
 
     /// Both copies. A file in which no block is whole is taken for a damaged slot of ours and may be written anew, for
-    /// the root is in memory; whole blocks that are not ours are not.
-    fn copies(&self, key: &SlotKey) -> Result<Copies, SlotError> {
+    /// the root is in memory; whole blocks that are not ours are not. One that a slot rotation sealed, which was told that
+    /// it had failed, is ours as well.
+    fn copies(&self, state: &State) -> Result<Copies, SlotError> {
         let blocks = read_blocks(&self.path)?;
         let foreign = blocks.iter().flatten().any(|b| b.vault != self.vault);
         let whole = blocks.iter().flatten().count();
         let open = |block: Block| {
-            let entries = (block.vault == self.vault).then(|| block.entries(key))?.ok()?;
+            let entries =
+                (block.vault == self.vault).then(|| state.keys().find_map(|key| block.entries(key).ok()))??;
             Some(Copy { sequence: block.sequence, entries })
         };
         let copies = blocks.map(|block| block.and_then(open));

@@ -74,6 +74,11 @@ impl FileSlot {
 }
 
 impl State {
+    /// What copies may be sealed with.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &SlotKey> {
+        self.key.iter().chain(&self.spent)
+    }
+
     /// The key in an HSM that opens the slot.
     fn hsm_key(&self) -> Option<&HsmKey> {
         self.stanzas.first().and_then(Stanza::hsm_key)
@@ -121,19 +126,26 @@ impl Inner {
     /// Both copies hold the same before and after: one of them always opens.
     pub(super) fn reseal(&self) -> Result<(), SlotError> {
         let mut state = self.state();
-        let (Some(key), Some((stanza, fresh))) = (&state.key, &state.fresh) else { return Ok(()) };
-        let copies = self.copies(key)?;
+        if state.key.is_none() || state.fresh.is_none() {
+            return Ok(());
+        }
+        let copies = self.copies(&state)?;
         let sequence = next_sequence(&copies);
         let [Some(first), Some(second)] = copies else { return Err(self.unreachable("a copy is not whole yet")) };
         if first.entries != second.entries {
             return Err(self.unreachable("its copies do not agree yet"));
         }
-        for (sequence, at) in (sequence..).zip(0..COPIES) {
-            let stanzas = std::slice::from_ref(stanza);
-            self.write_block(at, &block(sequence, self.vault, stanzas, &first.entries, fresh))?;
-        }
+        // Nothing was written before here: keys are spent only by an attempt that may have sealed a copy.
         let Some((stanza, fresh)) = state.fresh.take() else { return Ok(()) };
-        (state.stanzas, state.key) = (vec![stanza], Some(fresh));
+        let stanzas = vec![stanza];
+        let seal =
+            |(sequence, at)| self.write_block(at, &block(sequence, self.vault, &stanzas, &first.entries, &fresh));
+        if let Err(error) = (sequence..).zip(0..COPIES).try_for_each(seal) {
+            state.spent.push(fresh);
+            return Err(error);
+        }
+        (state.stanzas, state.key) = (stanzas, Some(fresh));
+        state.spent.clear();
         Ok(())
     }
 
