@@ -17,6 +17,7 @@ mod logs;
 mod readme;
 mod records;
 mod site;
+mod slots;
 mod stop;
 mod story;
 mod tls;

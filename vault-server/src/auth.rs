@@ -96,7 +96,7 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("GET", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
     ("PATCH", "/v1/keys/rotations/{id}", KEYS, Some(Action::Keys)),
     ("GET", "/v1/slots", KEYS, Some(Action::Keys)),
-    ("POST", "/v1/slots/rotate", KEYS, Some(Action::Keys)),
+    ("POST", "/v1/slots/rotate", KEYS, Some(Action::Slots)),
     ("POST", "/v1/lock", KEYS, Some(Action::Lock)),
     // A passphrase is the proof itself; without one the handler asks for a caller of `KEYS`.
     ("POST", "/v1/unlock", Access::Open, Some(Action::Unlock)),

@@ -29,6 +29,19 @@ Examples:
         /// Id of the rotation, as `key rotate` printed it
         rotation: String,
     },
+    /// Show the root slots, what shreds reach with them, and rotate those in hardware
+    #[command(after_help = "\
+A root slot in hardware is opened by a key in an HSM alone. A slot rotation replaces and destroys that key, so that not
+even images of the slot's own disk bring a shredded subject back (F2). It happens by itself every hour.
+
+Examples:
+  vault-cli key slots
+  vault-cli key slots --rotate")]
+    Slots {
+        /// Give slots in hardware fresh keys now
+        #[arg(long)]
+        rotate: bool,
+    },
     /// Let a rotation rest
     Pause {
         /// Id of the rotation

@@ -16,6 +16,8 @@ use crate::output::printable;
 use crate::progress;
 
 const ROTATIONS: &str = "/v1/keys/rotations";
+const SLOTS: &str = "/v1/slots";
+const ROTATE_SLOTS: &str = "/v1/slots/rotate";
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,21 @@ struct LayerStatus {
 #[serde(default)]
 struct LastRotation {
     finished_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Slots {
+    data: Vec<Slot>,
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    name: String,
+    state: String,
+    r#final: String,
+    detail: Option<String>,
+    rotated_at: Option<String>,
+    rotation_waits_for: Option<String>,
 }
 
 /// A rotation as the server tells it.
@@ -104,9 +121,36 @@ pub(crate) fn run(command: &KeyCommand, context: &Context) -> Result<Exit, Failu
         KeyCommand::Status => status(&client, context),
         KeyCommand::Rotate(args) => rotate(args, &client, context),
         KeyCommand::Watch { rotation } => watch(rotation, &client, context),
+        KeyCommand::Slots { rotate } => slots(*rotate, &client, context),
         KeyCommand::Pause { rotation } => change(rotation, "paused", &client, context),
         KeyCommand::Resume { rotation } => change(rotation, "running", &client, context),
         KeyCommand::Cancel { rotation } => change(rotation, "cancelled", &client, context),
+    }
+}
+
+fn slots(rotate: bool, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let answer = match rotate {
+        true => client.post(ROTATE_SLOTS, &serde_json::json!({}))?,
+        false => client.get(SLOTS)?,
+    };
+    if context.ui.wants_json() {
+        context.ui.line(answer.text()?)?;
+        return Ok(Exit::Done);
+    }
+    let slots: Slots = answer.json()?;
+    let now = Timestamp::now();
+    let rows: Vec<_> = slots.data.iter().map(|slot| slot.row(now)).collect();
+    context.ui.table(&["ROOT SLOT", "STATE", "FINAL", "KEY ROTATED", ""], &rows)?;
+    Ok(Exit::Done)
+}
+
+impl Slot {
+    fn row(&self, now: Timestamp) -> Vec<String> {
+        let rotated = self.rotated_at.as_deref().map(|at| format!("{} ago", age::since(at, now)));
+        let waits = self.rotation_waits_for.as_ref().map(|why| format!("the slot rotation waits: {why}"));
+        let trouble: Vec<String> = self.detail.iter().cloned().chain(waits).collect();
+        let rotated = rotated.unwrap_or_else(|| "-".into());
+        vec![self.name.clone(), self.state.clone(), self.r#final.clone(), rotated, trouble.join("; ")]
     }
 }
 
@@ -264,6 +308,19 @@ mod tests {
         let fake = FakeVault::answering(vec![state("queued", 0), state("failed", 2)]);
         let client = Client::anonymous(&fake.connection()).unwrap();
         assert_eq!(rotate_and_wait(&client, "keks").unwrap_err().exit, Exit::Failed);
+    }
+
+    #[test]
+    fn slots_are_told_with_what_they_wait_for() {
+        let slots: Slots = serde_json::from_str(
+            r#"{"data":[{"name":"/a","state":"ok","final":"F1"},
+                {"name":"/b","state":"ok","final":"F2","rotated_at":"2026-03-10T00:00:00Z","rotation_waits_for":"no token"}],
+                "final":"F1","methods":["passphrase","pkcs11"]}"#,
+        )
+        .unwrap();
+        let now = "2026-03-10T02:00:00Z".parse().unwrap();
+        assert_eq!(slots.data[0].row(now), ["/a", "ok", "F1", "-", ""]);
+        assert_eq!(slots.data[1].row(now), ["/b", "ok", "F2", "2 hours ago", "the slot rotation waits: no token"]);
     }
 
     #[test]

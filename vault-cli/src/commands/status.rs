@@ -36,6 +36,7 @@ struct Slot {
     name: String,
     state: String,
     detail: Option<String>,
+    rotation_waits_for: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +101,9 @@ fn rows(status: &Status, now: Timestamp) -> Vec<(String, String)> {
     }
     for slot in &status.slots {
         let detail = slot.detail.as_deref().map(|d| format!(": {d}"));
-        rows.push(("root slot".into(), format!("{} {}{}", slot.name, slot.state, detail.unwrap_or_default())));
+        let waits = slot.rotation_waits_for.as_deref().map(|why| format!("; its rotation waits: {why}"));
+        let told = [detail, waits].into_iter().flatten().collect::<String>();
+        rows.push(("root slot".into(), format!("{} {}{told}", slot.name, slot.state)));
     }
     if let Some(open) = &status.erasures {
         let next = open.next_deadline.as_ref().map(|at| format!("; the next deadline is {at}")).unwrap_or_default();

@@ -27,6 +27,8 @@ struct Inner {
     vault: VaultId,
     /// Of a slot in hardware: the token that alone opens it.
     hsm: Option<Hsm>,
+    /// Held while keys in the HSM are made or destroyed.
+    making_keys: Mutex<()>,
     /// Held over every access to the file, so that accesses do not overlap.
     state: Mutex<State>,
 }
@@ -35,8 +37,11 @@ struct Inner {
 struct State {
     stanzas: Vec<Stanza>,
     key: Option<SlotKey>,
-    /// Drawn for a slot rotation that has not sealed the copies with it yet.
+    /// Drawn for a slot rotation; nothing is sealed with it.
     fresh: Option<(Stanza, SlotKey)>,
+    /// Drawn for one that failed while it wrote: a copy may be sealed with it, and images of that may be somewhere, so that
+    /// it is not taken again.
+    spent: Vec<SlotKey>,
     /// What a slot rotation waits for.
     waits_for: Option<String>,
 }
@@ -90,7 +95,7 @@ impl FileSlot {
             return Err(SlotError::Damaged { slot: name(path) });
         };
         let state = Mutex::new(State { stanzas, ..State::default() });
-        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, state })))
+        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state })))
     }
 
     /// The vault it says it belongs to; certain once it is unlocked.
@@ -131,6 +136,7 @@ impl FileSlot {
         let mut state = self.0.state();
         state.key = None;
         state.fresh = None;
+        state.spent.clear();
     }
 
     /// Runs blocking work on the file away from the async workers.
@@ -235,8 +241,8 @@ impl Inner {
 
     fn read(&self) -> Result<Reading, SlotError> {
         let state = self.state();
-        let key = state.key.as_ref().ok_or_else(|| self.locked())?;
-        reading(self.copies(key)?).ok_or_else(|| self.damaged())
+        state.key.as_ref().ok_or_else(|| self.locked())?;
+        reading(self.copies(&state)?).ok_or_else(|| self.damaged())
     }
 
     /// Overwrites the first `count` copies in the order of [`overwriting_order`].
@@ -244,24 +250,29 @@ impl Inner {
         if !(1..=ENTRIES_MAX).contains(&entries.len()) {
             return Err(SlotError::Count { what: "roots", most: ENTRIES_MAX });
         }
-        let state = self.state();
+        let mut state = self.state();
         let key = state.key.as_ref().ok_or_else(|| self.locked())?;
-        let copies = self.copies(key)?;
+        let copies = self.copies(&state)?;
         let sequence = next_sequence(&copies);
         for (sequence, at) in (sequence..).zip(overwriting_order(&copies, entries)).take(count) {
             self.write_block(at, &block(sequence, self.vault, &state.stanzas, entries, key))?;
+        }
+        if count == COPIES {
+            state.spent.clear();
         }
         Ok(())
     }
 
     /// Both copies. A file in which no block is whole is taken for a damaged slot of ours and may be written anew, for
-    /// the root is in memory; whole blocks that are not ours are not.
-    fn copies(&self, key: &SlotKey) -> Result<Copies, SlotError> {
+    /// the root is in memory; whole blocks that are not ours are not. One that a slot rotation sealed, which was told that
+    /// it had failed, is ours as well.
+    fn copies(&self, state: &State) -> Result<Copies, SlotError> {
         let blocks = read_blocks(&self.path)?;
         let foreign = blocks.iter().flatten().any(|b| b.vault != self.vault);
         let whole = blocks.iter().flatten().count();
         let open = |block: Block| {
-            let entries = (block.vault == self.vault).then(|| block.entries(key))?.ok()?;
+            let entries =
+                (block.vault == self.vault).then(|| state.keys().find_map(|key| block.entries(key).ok()))??;
             Some(Copy { sequence: block.sequence, entries })
         };
         let copies = blocks.map(|block| block.and_then(open));
@@ -318,7 +329,7 @@ fn fill(
     let stanza = |unlock| Stanza::new(vault, unlock, &slot_key).map_err(|error| error.of_slot(&name(path)));
     let stanzas = unlocks.iter().map(stanza).collect::<Result<Vec<_>, _>>()?;
     let state = Mutex::new(State { stanzas, key: Some(slot_key), ..State::default() });
-    let inner = Inner { path: path.to_owned(), vault, hsm, state };
+    let inner = Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state };
     inner.write(std::slice::from_ref(first), COPIES)?;
     inner.sync_directory()?;
     Ok(FileSlot(Arc::new(inner)))

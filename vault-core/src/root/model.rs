@@ -1,13 +1,16 @@
 //! Every crash point of the root protocol, enumerated: torn writes, commits in doubt, slots that fail or go away, and a
-//! second and third fault during recovery; and protocols that are wrong, to show that this would notice.
+//! second and third fault during recovery; and protocols that are wrong, to show that this would notice. So are those of
+//! slot rotations between and beside root batches, with an HSM that keeps what was made and destroyed in it.
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::copies::{COPIES, Copy, next_sequence, overwriting_order, reading};
-use super::{Finish, Reading, RootEntry, RootError, RootSlot, Roots, SlotError, SlotState};
+use super::{Reading, RootEntry, RootSlot, SlotError};
 use crate::crypto::Random;
 
 /// What becomes of a write that does not return `Ok`. For a commit, which is atomic, `Torn` is one that is lost.
@@ -48,6 +51,10 @@ enum Protocol {
     AcknowledgeAnyway,
     /// Overwrites first the copy that should be kept until last.
     WrongCopyFirst,
+    /// Slots in hardware destroy their old keys without looking at the copies.
+    DestroyAnyway,
+    /// They take keys again that a copy may be sealed with already.
+    ReuseKeys,
 }
 
 /// A slot that cannot be reached for a while, in steps.
@@ -58,12 +65,25 @@ struct Outage {
     until: usize,
 }
 
-type ModelCopies = [Option<(u64, Vec<RootEntry>)>; COPIES];
+/// A copy that is whole: its sequence, the key that it is sealed with, and what it holds.
+struct Sealed {
+    sequence: u64,
+    key: u32,
+    entries: Vec<RootEntry>,
+}
+
+type ModelCopies = [Option<Sealed>; COPIES];
 
 /// All that is durable, and what will go wrong with it.
 struct World {
     store: RootEntry,
     slots: Vec<ModelCopies>,
+    /// For each slot the keys that its HSM has; a slot outside hardware has one for good.
+    hsm: Vec<BTreeSet<u32>>,
+    /// Keys ever made, and those of them that ever sealed a copy: an image of it may be somewhere.
+    made: u32,
+    used: BTreeSet<u32>,
+    rotating: bool,
     step: usize,
     crashed: bool,
     faults: BTreeMap<usize, Fault>,
@@ -75,10 +95,24 @@ struct World {
 impl World {
     fn new(slots: usize, protocol: Protocol) -> Self {
         let store = RootEntry::draw(1, &mut Random::new(48));
-        let copy = |sequence| Some((sequence, vec![store.duplicate()]));
+        let copy = |sequence| Some(Sealed { sequence, key: 0, entries: vec![store.duplicate()] });
+        let hsm = vec![BTreeSet::from([0]); slots];
         let slots = (0..slots).map(|_| [copy(1), copy(2)]).collect();
         let (faults, violations) = (BTreeMap::new(), Vec::new());
-        Self { store, slots, step: 0, crashed: false, faults, outage: None, protocol, violations }
+        Self {
+            store,
+            slots,
+            hsm,
+            made: 0,
+            used: BTreeSet::from([0]),
+            rotating: false,
+            step: 0,
+            crashed: false,
+            faults,
+            outage: None,
+            protocol,
+            violations,
+        }
     }
 
     /// Whether the slot cannot be reached now. Asking takes a step, so that every outage ends.
@@ -105,39 +139,71 @@ impl World {
         }
     }
 
-    fn copies(&self, slot: usize) -> [Option<Copy>; COPIES] {
-        let copy = |(sequence, entries): &(u64, Vec<RootEntry>)| Copy {
-            sequence: *sequence,
-            entries: entries.iter().map(RootEntry::duplicate).collect(),
-        };
-        std::array::from_fn(|at| self.slots[slot][at].as_ref().map(copy))
+    /// The key that an unlock finds now: that of the newest copy whose key is in the HSM.
+    fn unlock(&self, slot: usize) -> Option<u32> {
+        let openable = self.slots[slot].iter().flatten().filter(|copy| self.hsm[slot].contains(&copy.key));
+        openable.max_by_key(|copy| copy.sequence).map(|copy| copy.key)
     }
 
-    fn write(&mut self, slot: usize, entries: &[RootEntry], count: usize) -> Result<(), SlotError> {
-        let copies = self.copies(slot);
+    /// The copies that open with one of these keys.
+    fn copies(&self, slot: usize, keys: &[u32]) -> [Option<Copy>; COPIES] {
+        let copy = |sealed: &Sealed| Copy { sequence: sealed.sequence, entries: duplicates(&sealed.entries) };
+        std::array::from_fn(|at| self.slots[slot][at].as_ref().filter(|sealed| keys.contains(&sealed.key)).map(copy))
+    }
+
+    /// Writes `count` copies, sealed with the first of `keys`.
+    fn write(&mut self, slot: usize, keys: &[u32], entries: &[RootEntry], count: usize) -> Result<(), SlotError> {
+        let copies = self.copies(slot, keys);
         let sequence = next_sequence(&copies);
         let mut order = overwriting_order(&copies, entries);
         if self.protocol == Protocol::WrongCopyFirst {
             order.reverse();
         }
         for (sequence, at) in (sequence..).zip(order).take(count) {
-            if self.away(slot) {
-                return Err(unreachable_slot(slot));
-            }
-            let (landed, reported) = self.step();
-            match landed {
-                Landed::Not => {}
-                Landed::Torn => self.slots[slot][at] = None,
-                Landed::Done => {
-                    self.slots[slot][at] = Some((sequence, entries.iter().map(RootEntry::duplicate).collect()));
-                }
-            }
-            self.check_needed_root();
-            if !reported {
-                return Err(unreachable_slot(slot));
-            }
+            self.write_copy(slot, at, Sealed { sequence, key: keys[0], entries: duplicates(entries) })?;
         }
         Ok(())
+    }
+
+    fn write_copy(&mut self, slot: usize, at: usize, copy: Sealed) -> Result<(), SlotError> {
+        if self.away(slot) {
+            return Err(unreachable_slot(slot));
+        }
+        let (landed, reported) = self.step();
+        if landed == Landed::Done {
+            self.used.insert(copy.key);
+        }
+        match landed {
+            Landed::Not => {}
+            Landed::Torn => self.slots[slot][at] = None,
+            Landed::Done => self.slots[slot][at] = Some(copy),
+        }
+        self.check_needed_root();
+        if reported { Ok(()) } else { Err(unreachable_slot(slot)) }
+    }
+
+    /// Makes a key in the slot's HSM.
+    fn make_key(&mut self, slot: usize) -> Result<u32, SlotError> {
+        let (landed, reported) = self.step();
+        self.made += 1;
+        if landed == Landed::Done {
+            self.hsm[slot].insert(self.made);
+        }
+        if reported { Ok(self.made) } else { Err(unreachable_slot(slot)) }
+    }
+
+    /// Destroys keys in the slot's HSM; one that is cut short destroys the newest.
+    fn destroy_all_but(&mut self, slot: usize, keep: &[u32]) -> Result<(), SlotError> {
+        let (landed, reported) = self.step();
+        let doomed: Vec<u32> = self.hsm[slot].iter().filter(|key| !keep.contains(key)).copied().collect();
+        let destroyed = match landed {
+            Landed::Not => &[],
+            Landed::Torn => &doomed[doomed.len().saturating_sub(1)..],
+            Landed::Done => &doomed[..],
+        };
+        self.hsm[slot].retain(|key| !destroyed.contains(key));
+        self.check_needed_root();
+        if reported { Ok(()) } else { Err(unreachable_slot(slot)) }
     }
 
     fn commit(&mut self, next: &RootEntry) -> Commit {
@@ -155,19 +221,28 @@ impl World {
 
     /// At no moment may any slot be without the root that the store needs.
     fn check_needed_root(&mut self) {
-        let has = |copies: &ModelCopies| copies.iter().flatten().any(|(_, entries)| entries.contains(&self.store));
-        if !self.slots.iter().all(has) {
+        let has = |slot: usize| {
+            let found = self.unlock(slot).map(|key| self.copies(slot, &[key]));
+            found.into_iter().flatten().flatten().any(|copy| copy.entries.contains(&self.store))
+        };
+        if !(0..self.slots.len()).all(has) {
             self.violate("a slot lost the root that the store needs");
         }
     }
 
     /// Once a root is said to be the only one, no copy may hold another, or be torn and so hold bytes of another.
     fn check_only_root(&mut self) {
-        let only = |copy: &Option<(u64, Vec<RootEntry>)>| {
-            copy.as_ref().is_some_and(|(_, entries)| entries.iter().eq([&self.store]))
-        };
+        let only = |copy: &Option<Sealed>| copy.as_ref().is_some_and(|copy| copy.entries.iter().eq([&self.store]));
         if !self.slots.iter().flatten().all(only) {
             self.violate("final was acknowledged while a copy may hold another root");
+        }
+    }
+
+    /// Once a slot rotation is said to be done, no key may be in an HSM that sealed anything before it began: it would open
+    /// images of the slots from then.
+    fn check_only_keys(&mut self, used: &BTreeSet<u32>) {
+        if self.hsm.iter().flatten().any(|key| used.contains(key)) {
+            self.violate("a slot rotation was acknowledged while a key from before it is in the HSM");
         }
     }
 
@@ -183,6 +258,10 @@ enum Commit {
     InDoubt,
 }
 
+fn duplicates(entries: &[RootEntry]) -> Vec<RootEntry> {
+    entries.iter().map(RootEntry::duplicate).collect()
+}
+
 fn unreachable_slot(slot: usize) -> SlotError {
     SlotError::Unreachable { slot: slot.to_string(), why: "as the model wants it".to_owned() }
 }
@@ -196,9 +275,34 @@ impl Shared {
     }
 }
 
+#[derive(Clone)]
+struct ModelKeys {
+    in_force: u32,
+    /// Drawn, and nothing is sealed with it.
+    fresh: Option<u32>,
+    /// Drawn, and a copy may be sealed with it.
+    spent: Vec<u32>,
+}
+
+/// A slot as one life of the process knows it.
 struct ModelSlot {
     shared: Shared,
     at: usize,
+    keys: Mutex<ModelKeys>,
+}
+
+impl ModelSlot {
+    /// None if no copy opens any more.
+    fn unlocked(shared: &Shared, at: usize) -> Option<Self> {
+        let key = shared.world().unlock(at)?;
+        let keys = ModelKeys { in_force: key, fresh: None, spent: Vec::new() };
+        Some(Self { shared: shared.clone(), at, keys: Mutex::new(keys) })
+    }
+
+    fn keys(&self) -> Vec<u32> {
+        let ModelKeys { in_force, fresh, spent } = self.keys.lock().unwrap().clone();
+        [in_force].into_iter().chain(fresh).chain(spent).collect()
+    }
 }
 
 #[async_trait::async_trait]
@@ -212,181 +316,57 @@ impl RootSlot for ModelSlot {
         if world.away(self.at) {
             return Err(unreachable_slot(self.at));
         }
-        reading(world.copies(self.at)).ok_or(SlotError::Damaged { slot: self.name() })
+        reading(world.copies(self.at, &self.keys())).ok_or(SlotError::Damaged { slot: self.name() })
     }
 
     async fn stage(&self, entries: &[RootEntry]) -> Result<(), SlotError> {
-        self.shared.world().write(self.at, entries, 1)
+        self.shared.world().write(self.at, &self.keys(), entries, 1)
     }
 
     async fn settle(&self, entries: &[RootEntry]) -> Result<(), SlotError> {
-        self.shared.world().write(self.at, entries, COPIES)
+        self.shared.world().write(self.at, &self.keys(), entries, COPIES)?;
+        self.keys.lock().unwrap().spent.clear();
+        Ok(())
     }
-}
 
-/// How many root batches a run has to bring to their end: the second meets what faults of the first left behind.
-const BATCHES: usize = 2;
-
-/// Starts the vault again and again until its batches are done. Answers what was violated.
-async fn run(world: World) -> (Vec<String>, usize) {
-    let shared = Shared(Arc::new(Mutex::new(world)));
-    let (mut done, mut lives) = (0, 0);
-    while !live(&shared, &mut done).await && lives < 40 {
-        shared.world().crashed = false;
-        lives += 1;
+    async fn draw_keys(&self) -> Result<(), SlotError> {
+        let mut keys = self.keys.lock().unwrap();
+        if keys.fresh.is_none() {
+            keys.fresh = Some(self.shared.world().make_key(self.at)?);
+        }
+        Ok(())
     }
-    let mut world = shared.world();
-    if lives == 40 {
-        world.violate("the vault never came to an end");
+
+    async fn reseal(&self) -> Result<(), SlotError> {
+        let openable = self.keys();
+        let mut keys = self.keys.lock().unwrap();
+        let Some(fresh) = keys.fresh else { return Ok(()) };
+        let mut world = self.shared.world();
+        let copies = world.copies(self.at, &openable);
+        let sequence = next_sequence(&copies);
+        let [Some(first), Some(second)] = copies else { return Err(unreachable_slot(self.at)) };
+        if first.entries != second.entries {
+            return Err(unreachable_slot(self.at));
+        }
+        if world.protocol != Protocol::ReuseKeys {
+            keys.fresh = None;
+            keys.spent.push(fresh);
+        }
+        for (sequence, at) in (sequence..).zip(0..COPIES) {
+            world.write_copy(self.at, at, Sealed { sequence, key: fresh, entries: duplicates(&first.entries) })?;
+        }
+        *keys = ModelKeys { in_force: fresh, fresh: None, spent: Vec::new() };
+        Ok(())
     }
-    world.check_only_root();
-    (std::mem::take(&mut world.violations), world.step)
-}
 
-/// One life of the process: recovers, then runs batches until it crashes, has to stop, or all are `done` and settled,
-/// and only then answers true.
-async fn live(shared: &Shared, done: &mut usize) -> bool {
-    let slots = shared.world().slots.len();
-    let slot = |at| Arc::new(ModelSlot { shared: shared.clone(), at }) as Arc<dyn RootSlot>;
-    let roots = Roots::new((0..slots).map(slot).collect());
-    let Some(mut current) = recover(shared, &roots).await else { return false };
-    while settled(shared, &roots, &current).await {
-        if *done == BATCHES {
-            return true;
+    async fn destroy_old_keys(&self) -> Result<(), SlotError> {
+        let ModelKeys { in_force, fresh, .. } = self.keys.lock().unwrap().clone();
+        let mut world = self.shared.world();
+        let agree = world.slots[self.at].iter().all(|copy| copy.as_ref().is_some_and(|copy| copy.key == in_force));
+        if !agree && world.protocol != Protocol::DestroyAnyway {
+            return Err(unreachable_slot(self.at));
         }
-        let protocol = shared.world().protocol;
-        let Ok(staged) = roots.stage(&current, &mut Random::new(48)).await else { continue };
-        let next = staged.next;
-        if protocol == Protocol::FinishFirst {
-            drop(roots.finish(&next).await);
-        }
-        let commit = shared.world().commit(&next);
-        match commit {
-            Commit::Ok => {
-                current = next;
-                let finish = roots.finish(&current).await;
-                if finish == Finish::Done || protocol == Protocol::AcknowledgeAnyway {
-                    shared.world().check_only_root();
-                }
-                *done += 1;
-            }
-            Commit::InDoubt if protocol != Protocol::AbandonInDoubt => return false,
-            Commit::InDoubt | Commit::Refused => drop(roots.abandon(&current).await),
-        }
-    }
-    false
-}
-
-async fn recover(shared: &Shared, roots: &Roots) -> Option<RootEntry> {
-    let store = shared.world().store.duplicate();
-    let opens = |key| std::future::ready(Ok(key == store.key));
-    let recovered = roots.recover(store.epoch, opens).await;
-    let mut world = shared.world();
-    match recovered {
-        Ok(root) if root == store => {
-            if roots.status().iter().all(|s| s.state == SlotState::Ok) {
-                world.check_only_root();
-            }
-            Some(root)
-        }
-        Ok(_) => {
-            world.violate("recovered to a root that is not the store's");
-            None
-        }
-        Err(RootError::NoSlot(_)) => None,
-        Err(error) => {
-            world.violate(&error.to_string());
-            None
-        }
-    }
-}
-
-/// Waits until slots that lag hold the current root only; whether the process still lives then.
-async fn settled(shared: &Shared, roots: &Roots, current: &RootEntry) -> bool {
-    loop {
-        let finish = roots.retry_behind(current).await;
-        let mut world = shared.world();
-        if world.crashed {
-            return false;
-        }
-        if finish == Finish::Done {
-            world.check_only_root();
-            return true;
-        }
-    }
-}
-
-/// Runs every world with `slots` slots and up to `depth` faults, each at any step of what the earlier ones led to.
-fn enumerate(protocol: Protocol, slots: usize, depth: usize, outage: Option<Outage>) -> Tally {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut tally = Tally::default();
-    let mut explore = vec![BTreeMap::new()];
-    while let Some(faults) = explore.pop() {
-        let world = World { faults: faults.clone(), outage, ..World::new(slots, protocol) };
-        let (violations, steps) = runtime.block_on(run(world));
-        tally.runs += 1;
-        if let (Some(first), None) = (violations.first(), &tally.violation) {
-            tally.violation = Some(format!("{slots} slots, faults {faults:?}, {outage:?}: {first}"));
-        }
-        if faults.len() < depth {
-            let from = faults.keys().last().map_or(0, |last| last + 1);
-            for (step, fault) in (from..steps).flat_map(|step| FAULTS.map(|fault| (step, fault))) {
-                let mut more = faults.clone();
-                more.insert(step, fault);
-                explore.push(more);
-            }
-        }
-    }
-    tally
-}
-
-#[derive(Default)]
-struct Tally {
-    runs: usize,
-    violation: Option<String>,
-}
-
-fn outages(slots: usize) -> impl Iterator<Item = Outage> {
-    let spans = (0..21).flat_map(|from| [1, 4, 12].map(|len| (from, from + len)));
-    spans.flat_map(move |(from, until)| (0..slots).map(move |slot| Outage { slot, from, until }))
-}
-
-#[test]
-fn no_crash_loses_a_root_or_keeps_an_old_one() {
-    let mut runs = 0;
-    for (slots, depth) in [(1, 3), (2, 2), (3, 2)] {
-        let tally = enumerate(Protocol::Right, slots, depth, None);
-        assert_eq!(tally.violation, None);
-        runs += tally.runs;
-    }
-    assert!(runs > 50_000, "only {runs} worlds were run");
-}
-
-#[test]
-fn no_outage_loses_a_root_or_keeps_an_old_one() {
-    let mut runs = 0;
-    for slots in 1..=3 {
-        for outage in outages(slots) {
-            let tally = enumerate(Protocol::Right, slots, 1, Some(outage));
-            assert_eq!(tally.violation, None);
-            runs += tally.runs;
-        }
-    }
-    assert!(runs > 30_000, "only {runs} worlds were run");
-}
-
-/// The control: the same enumeration finds what is wrong with wrong protocols.
-#[test]
-fn wrong_protocols_are_found_out() {
-    let wrong = [
-        (Protocol::FinishFirst, "lost the root that the store needs"),
-        (Protocol::AbandonInDoubt, "lost the root that the store needs"),
-        (Protocol::AcknowledgeAnyway, "final was acknowledged while a copy may hold another root"),
-        (Protocol::WrongCopyFirst, "lost the root that the store needs"),
-    ];
-    for (protocol, expected) in wrong {
-        let found = (1..=3).filter_map(|slots| enumerate(protocol, slots, 1, None).violation).collect::<Vec<_>>();
-        assert_eq!(found.len(), 3, "{protocol:?} got away with it");
-        assert!(found.iter().all(|v| v.contains(expected)), "{protocol:?}: {found:?}");
+        let keep: Vec<u32> = [in_force].into_iter().chain(fresh).collect();
+        world.destroy_all_but(self.at, &keep)
     }
 }

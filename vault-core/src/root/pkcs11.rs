@@ -203,11 +203,11 @@ impl Hsm {
         })
     }
 
-    /// Destroys every key of this label but `keep`, and sees that they are gone. Answers how many there were.
+    /// Destroys every key of this label but those to `keep`, which must be there, and sees that they are gone. Answers how many there were.
     ///
     /// # Errors
     /// [`HsmError::Failed`] if one stays; those of a session.
-    pub(super) fn destroy_all_but(&self, label: &str, keep: Option<&[u8; KEY_ID_LEN]>) -> Result<usize, HsmError> {
+    pub(super) fn destroy_all_but(&self, label: &str, keep: &[[u8; KEY_ID_LEN]]) -> Result<usize, HsmError> {
         self.with_session(|session| {
             let doomed = self.others(session, label, keep)?;
             for &key in &doomed {
@@ -220,15 +220,10 @@ impl Hsm {
         })
     }
 
-    fn others(
-        &self,
-        session: &Session,
-        label: &str,
-        keep: Option<&[u8; KEY_ID_LEN]>,
-    ) -> Result<Vec<ObjectHandle>, HsmError> {
+    fn others(&self, session: &Session, label: &str, keep: &[[u8; KEY_ID_LEN]]) -> Result<Vec<ObjectHandle>, HsmError> {
         let of_label = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
         let mut others = session.find_objects(&of_label).map_err(|error| self.failed(&error))?;
-        if let Some(id) = keep {
+        for id in keep {
             let kept = self.find(session, id)?;
             others.retain(|&key| key != kept);
         }

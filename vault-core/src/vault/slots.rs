@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::finalizer::Job;
 use super::session::Session;
+use super::writer::Write;
 use super::{Inner, Vault, evidence, life};
+use crate::audit::{Action, Entry, Outcome};
 use crate::error::Error;
 use crate::root::{NewUnlock, SlotPlace};
 use crate::time::Timestamp;
@@ -61,7 +63,11 @@ pub(super) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
         return;
     }
     // A rotation that a crash cut short may have left keys behind.
-    if let Err(error) = inner.roots.destroy_old_slot_keys().await {
+    let swept = {
+        let _turn = inner.rotating_slots.lock().await;
+        inner.roots.destroy_old_slot_keys().await
+    };
+    if let Err(error) = swept {
         tracing::warn!(%error, "old keys of a root slot may still be in its HSM; the next slot rotation destroys them");
     }
     let mut retry = RETRY.0;
@@ -105,6 +111,9 @@ async fn rotate(inner: &Inner, session: &Session) -> Result<Timestamp, Error> {
 /// Slots were sealed anew at `begun` and the keys from before are destroyed: what was final then is final on the slots' own
 /// disks as well, if all slots are in hardware.
 pub(super) async fn note_final(inner: &Inner, session: &Session, begun: Timestamp) -> Result<(), Error> {
+    // The log is told of the rotation, whatever it made final.
+    let entries = vec![Entry::new(Action::Slots, Outcome::Done)];
+    session.commit(vec![Write { entries, ..Write::default() }]).await?;
     if !inner.roots.all_in_hardware() {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 //! that opens, with the old key or the new one, and keys that the next rotation destroys.
 
 use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::{Block, COPIES, FileSlot, Inner, State, block, name, read_blocks};
 use crate::crypto::{Random, SlotKey};
@@ -62,7 +63,7 @@ impl FileSlot {
     pub fn wipe(self) -> Result<(), SlotError> {
         let inner = &self.0;
         if let (Some(hsm), Some(label)) = (&inner.hsm, self.hsm_label()) {
-            hsm.destroy_all_but(&label, None).map_err(|error| inner.hsm_failed(error))?;
+            hsm.destroy_all_but(&label, &[]).map_err(|error| inner.hsm_failed(error))?;
         }
         for at in 0..COPIES {
             inner.write_block(at, &[0; super::BLOCK_LEN])?;
@@ -73,6 +74,11 @@ impl FileSlot {
 }
 
 impl State {
+    /// What copies may be sealed with.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &SlotKey> {
+        self.key.iter().chain(&self.spent)
+    }
+
     /// The key in an HSM that opens the slot.
     fn hsm_key(&self) -> Option<&HsmKey> {
         self.stanzas.first().and_then(Stanza::hsm_key)
@@ -91,6 +97,7 @@ impl Inner {
     /// earlier attempt drew and did not use are taken again, so that attempts do not fill the HSM.
     pub(super) fn draw_keys(&self) -> Result<(), SlotError> {
         let Some(hsm) = &self.hsm else { return Ok(()) };
+        let _turn = self.turn();
         let (present, drawn) = {
             let state = self.state();
             (state.stanzas.clone(), state.fresh.as_ref().map(|(stanza, _)| stanza.clone()))
@@ -111,34 +118,47 @@ impl Inner {
         Ok(())
     }
 
+    /// For the steps that make or destroy keys in the HSM: a key that was just made must not look like a left-over.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.making_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Both copies hold the same before and after: one of them always opens.
     pub(super) fn reseal(&self) -> Result<(), SlotError> {
         let mut state = self.state();
-        let (Some(key), Some((stanza, fresh))) = (&state.key, &state.fresh) else { return Ok(()) };
-        let copies = self.copies(key)?;
+        if state.key.is_none() || state.fresh.is_none() {
+            return Ok(());
+        }
+        let copies = self.copies(&state)?;
         let sequence = next_sequence(&copies);
         let [Some(first), Some(second)] = copies else { return Err(self.unreachable("a copy is not whole yet")) };
         if first.entries != second.entries {
             return Err(self.unreachable("its copies do not agree yet"));
         }
-        for (sequence, at) in (sequence..).zip(0..COPIES) {
-            let stanzas = std::slice::from_ref(stanza);
-            self.write_block(at, &block(sequence, self.vault, stanzas, &first.entries, fresh))?;
-        }
+        // Nothing was written before here: keys are spent only by an attempt that may have sealed a copy.
         let Some((stanza, fresh)) = state.fresh.take() else { return Ok(()) };
-        (state.stanzas, state.key) = (vec![stanza], Some(fresh));
+        let stanzas = vec![stanza];
+        let seal =
+            |(sequence, at)| self.write_block(at, &block(sequence, self.vault, &stanzas, &first.entries, &fresh));
+        if let Err(error) = (sequence..).zip(0..COPIES).try_for_each(seal) {
+            state.spent.push(fresh);
+            return Err(error);
+        }
+        (state.stanzas, state.key) = (stanzas, Some(fresh));
+        state.spent.clear();
         Ok(())
     }
 
     /// Only once both copies name the present key, and that key opens them.
     pub(super) fn destroy_old_keys(&self) -> Result<(), SlotError> {
         let Some(hsm) = &self.hsm else { return Ok(()) };
-        let (kept, label) = self.proven(hsm)?;
-        self.noting(hsm.destroy_all_but(&label, Some(&kept)))?;
-        let mut state = self.state();
-        state.waits_for = None;
-        // What was drawn meanwhile is destroyed, too.
-        state.fresh = None;
+        let _turn = self.turn();
+        let (present, label) = self.proven(hsm)?;
+        // What is drawn for the next rotation is to be used yet.
+        let drawn = self.state().fresh.as_ref().and_then(|(stanza, _)| stanza.hsm_key()).map(|key| key.id);
+        let kept: Vec<_> = [present].into_iter().chain(drawn).collect();
+        self.noting(hsm.destroy_all_but(&label, &kept))?;
+        self.state().waits_for = None;
         Ok(())
     }
 
