@@ -63,7 +63,10 @@ pub(crate) fn tail(lines: u64, follow: bool, context: &Context) -> Result<Exit, 
         rows.extend(some.data);
     }
     show(&rows, context)?;
-    while follow {
+    if !follow {
+        return Ok(Exit::Done);
+    }
+    loop {
         thread::sleep(LOOK_EVERY);
         let some = page(&client, from, PAGE)?;
         from += some.data.len() as u64;
@@ -73,7 +76,6 @@ pub(crate) fn tail(lines: u64, follow: bool, context: &Context) -> Result<Exit, 
             show(&others, context)?;
         }
     }
-    Ok(Exit::Done)
 }
 
 const LOOKING: &str = r#""what":"audit""#;
