@@ -244,7 +244,13 @@ impl From<Error> for Problem {
                 "a root slot of this vault is not unlocked in this way: use its key file, its passphrase or its HSM",
             ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
-            Error::Log(_) => logged(Kind::AuditUnavailable, told),
+            Error::Log(_) => {
+                // Its place is the operator's business.
+                logged(Kind::AuditUnavailable, told);
+                let told = "nothing is answered before the audit log has it, and that takes no entries now: retry later; \
+                            the log of the server says why";
+                Self::new(Kind::AuditUnavailable, told)
+            }
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),
         }
