@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use vault_core::Error;
+use vault_core::audit::LogError;
 use vault_core::policy::Rule;
 use vault_core::root::SlotError;
 use vault_core::schema::SchemaError;
@@ -244,6 +245,13 @@ impl From<Error> for Problem {
                 "a root slot of this vault is not unlocked in this way: use its key file, its passphrase or its HSM",
             ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
+            Error::Log(LogError::MovedAway { .. }) => Self::new(Kind::Conflict, told),
+            Error::Log(LogError::Full { .. }) => {
+                logged(Kind::DiskFull, told);
+                let told =
+                    "the disk of the audit log is full, and nothing is answered before it is logged: free some space";
+                Self::new(Kind::DiskFull, told)
+            }
             Error::Log(_) => {
                 // Its place is the operator's business.
                 logged(Kind::AuditUnavailable, told);
@@ -307,7 +315,6 @@ impl From<SchemaError> for Problem {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use vault_core::audit::LogError;
     use vault_core::ids::{FieldName, HoldName, IdError};
 
     fn log_error() -> LogError {
@@ -342,6 +349,8 @@ mod tests {
             (Error::Failed, 503, "engine_failed"),
             (Error::Overloaded, 503, "overloaded"),
             (log_error().into(), 503, "audit_unavailable"),
+            (LogError::Full { place: "audit".into() }.into(), 507, "disk_full"),
+            (LogError::MovedAway { index: 3 }.into(), 409, "conflict"),
         ];
         for (error, status, code) in cases {
             let problem = Problem::from(error);
