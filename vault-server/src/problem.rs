@@ -245,10 +245,22 @@ impl From<Error> for Problem {
                 "a root slot of this vault is not unlocked in this way: use its key file, its passphrase or its HSM",
             ),
             Error::Slot(_) => logged(Kind::SlotUnavailable, told),
-            Error::Log(LogError::None(_) | LogError::MovedAway { .. }) => Self::new(Kind::NotFound, told),
+            Error::Log(LogError::None(_)) => Self::new(Kind::NotFound, told),
             Error::Log(LogError::Locked) => Self::new(Kind::Locked, told),
-            Error::Log(LogError::Full { .. }) => logged(Kind::DiskFull, told),
-            Error::Log(_) => logged(Kind::AuditUnavailable, told),
+            Error::Log(LogError::MovedAway { .. }) => Self::new(Kind::Conflict, told),
+            Error::Log(LogError::Full { .. }) => {
+                logged(Kind::DiskFull, told);
+                let told =
+                    "the disk of the audit log is full, and nothing is answered before it is logged: free some space";
+                Self::new(Kind::DiskFull, told)
+            }
+            Error::Log(_) => {
+                // Its place is the operator's business.
+                logged(Kind::AuditUnavailable, told);
+                let told = "nothing is answered before the audit log has it, and that takes no entries now: retry later; \
+                            the log of the server says why";
+                Self::new(Kind::AuditUnavailable, told)
+            }
             Error::Damaged(_) => logged(Kind::Damaged, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),
         }
@@ -305,7 +317,6 @@ impl From<SchemaError> for Problem {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use vault_core::audit::LogError;
     use vault_core::ids::{FieldName, HoldName, IdError};
 
     fn log_error() -> LogError {
@@ -340,6 +351,8 @@ mod tests {
             (Error::Failed, 503, "engine_failed"),
             (Error::Overloaded, 503, "overloaded"),
             (log_error().into(), 503, "audit_unavailable"),
+            (LogError::Full { place: "audit".into() }.into(), 507, "disk_full"),
+            (LogError::MovedAway { index: 3 }.into(), 409, "conflict"),
         ];
         for (error, status, code) in cases {
             let problem = Problem::from(error);

@@ -5,10 +5,14 @@
 //! guards that say what he saw. The writer holds the guards against the present state; a write whose guards fail is
 //! handed back to be prepared again, and its group mates go on.
 
+mod write;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use write::{Delta, Guard, Write};
 
 use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
@@ -16,7 +20,6 @@ use super::meta::{self, Meta, MetaHead};
 use super::outbox::{self, Outbox};
 use super::row;
 use super::session::{Session, Snapshot};
-use super::types::Counts;
 use crate::audit::{Entry, trail};
 use crate::crypto::digest;
 use crate::error::Error;
@@ -25,7 +28,7 @@ use crate::root::RootEntry;
 use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, Store, StoreError};
 use crate::time::Timestamp;
-use crate::trie::{self, Applied, Edits, EntryKey, Header, Kind, Mode, Op, Pages, RekeyCursor, RekeyStep, TrieError};
+use crate::trie::{self, Applied, Edits, Header, Mode, Pages, RekeyCursor, RekeyStep, TrieError};
 
 /// The most writes that share one commit.
 const GROUP_MAX: usize = 512;
@@ -33,48 +36,6 @@ const GROUP_MAX: usize = 512;
 const SPENT_MAX: usize = 64;
 /// Commands that may wait for the writer.
 pub(super) const QUEUE: usize = 4096;
-
-/// What a write was prepared from.
-pub(crate) enum Guard {
-    /// The payload that an entry had, as its digest, or none.
-    Entry { kind: Kind, key: EntryKey, seen: Option<[u8; 32]> },
-    /// The version that a row had, or none.
-    Row { key: Vec<u8>, version: Option<u64> },
-}
-
-/// A prepared change.
-#[derive(Default)]
-pub(crate) struct Write {
-    pub(crate) guards: Vec<Guard>,
-    pub(crate) edits: Vec<(Kind, EntryKey, Op)>,
-    pub(crate) put: Vec<Row>,
-    pub(crate) delete: Vec<Vec<u8>>,
-    pub(crate) delta: Delta,
-    /// What the log is told of it, once it is committed.
-    pub(crate) entries: Vec<Entry>,
-    /// Whether those may share entries with the write before it, which is of the same request.
-    pub(crate) together: bool,
-    /// What it shreds: the root batch keeps evidence of it.
-    pub(crate) shreds: Vec<Shredding>,
-    /// The version of the schema it was prepared under, if it depends on that.
-    pub(crate) under: Option<u16>,
-    /// Holds only while the vault has no subject.
-    pub(crate) without_subjects: bool,
-    /// The schema that is in force from this write on.
-    pub(crate) schema: Option<Arc<Schema>>,
-    /// Mainly removes, or must go through for a removal to follow: may use the reserve of a full disk.
-    pub(crate) reclaim: bool,
-}
-
-/// How a write changes the counts.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Delta {
-    pub(crate) subjects: i64,
-    pub(crate) tombstones: i64,
-    pub(crate) refused: i64,
-    pub(crate) callers: i64,
-    pub(crate) rows: i64,
-}
 
 /// Why a whole group was not committed. Nothing of it is stored, except perhaps after `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,43 +392,5 @@ impl Merged {
         let version = self.rest.schema.as_ref().unwrap_or(&snapshot.schema).version;
         let subjects = snapshot.counts.subjects.saturating_add_signed(self.rest.delta.subjects);
         write.under.is_none_or(|under| under == version) && !(write.without_subjects && subjects > 0)
-    }
-}
-
-impl Guard {
-    fn place(self) -> Vec<u8> {
-        match self {
-            Self::Entry { .. } => self.place_of(),
-            Self::Row { key, .. } => key,
-        }
-    }
-
-    fn place_of(&self) -> Vec<u8> {
-        match self {
-            // Row keys start with 'd'; no kind has that number.
-            Self::Entry { kind, key, .. } => [&[*kind as u8], &key[..]].concat(),
-            Self::Row { key, .. } => key.clone(),
-        }
-    }
-}
-
-impl Delta {
-    fn add(&mut self, other: Self) {
-        self.subjects += other.subjects;
-        self.tombstones += other.tombstones;
-        self.refused += other.refused;
-        self.callers += other.callers;
-        self.rows += other.rows;
-    }
-
-    fn apply(self, counts: Counts, pages: i64) -> Counts {
-        Counts {
-            subjects: counts.subjects.saturating_add_signed(self.subjects),
-            tombstones: counts.tombstones.saturating_add_signed(self.tombstones),
-            refused: counts.refused.saturating_add_signed(self.refused),
-            callers: counts.callers.saturating_add_signed(self.callers),
-            pages: counts.pages.saturating_add_signed(pages),
-            rows: counts.rows.saturating_add_signed(self.rows),
-        }
     }
 }
