@@ -109,6 +109,7 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
             // An erasure may have been changed meanwhile: then it is prepared again.
             if session.commit(vec![write]).await? == [true] {
                 records.iter().for_each(|record| session.open.note(record));
+                session.progress.send_modify(|count| *count += 1);
                 break;
             }
         }

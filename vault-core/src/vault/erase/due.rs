@@ -159,6 +159,7 @@ impl Moved {
         };
         if committed {
             session.open.note(&self.record);
+            session.progress.send_modify(|count| *count += 1);
             if !self.refused.is_empty() {
                 let job = Job::Shred { erasure: self.record.id, subjects: self.refused };
                 session.finalizer.send(job).map_err(|_| Error::Locked)?;
