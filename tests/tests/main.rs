@@ -9,6 +9,7 @@ mod checkers;
 mod cli;
 mod crash;
 mod disk;
+mod erasing;
 mod faults;
 mod forensic;
 mod harness;
