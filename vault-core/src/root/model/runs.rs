@@ -175,8 +175,7 @@ fn enumerate(protocol: Protocol, slots: usize, depth: usize, outage: Option<Outa
 
 /// The same, of copies of this world.
 fn enumerate_with(world: World, depth: usize, outage: Option<Outage>) -> Tally {
-    let (protocol, slots, rotating, retaining) =
-        (world.protocol, world.slots.len(), world.rotating, world.retaining);
+    let (protocol, slots, rotating, retaining) = (world.protocol, world.slots.len(), world.rotating, world.retaining);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut tally = Tally::default();
     let mut explore = vec![BTreeMap::new()];
