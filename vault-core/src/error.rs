@@ -3,6 +3,7 @@
 //! No text here holds a value, a subject id or a key. The server turns these into statuses in one place.
 
 use crate::audit::LogError;
+use crate::backup::BackupError;
 use crate::codec::CodecError;
 use crate::crypto::Unauthentic;
 use crate::ids::{FieldName, HoldName, IdError};
@@ -112,6 +113,9 @@ pub enum Error {
     /// Creating would overwrite something.
     #[error("{0} exists already: nothing was changed")]
     Exists(&'static str),
+    /// A backup archive, or a key to it.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The store refused.
     #[error(transparent)]
     Store(StoreError),

@@ -185,6 +185,10 @@ id16_type! {
     RotationId
 }
 id16_type! {
+    /// Names one backup archive.
+    BackupId
+}
+id16_type! {
     /// Names one caller.
     CallerId
 }

@@ -9,9 +9,10 @@
 //! [`crypto`] is the only code that names cipher crates. [`store`] keeps rows and knows no keys. [`trie`] is the
 //! forgetting map that everything findable lives in. [`root`] keeps the root key outside the store and replaces it
 //! safely. [`audit`] is the log of what was done,
-//! [`certificate`] the evidence of a shred. [`schema`] says which fields exist, [`policy`] who sees them. [`vault`] holds keys and store together: one method per use case.
+//! [`certificate`] the evidence of a shred. [`backup`] is what archives are made of. [`schema`] says which fields exist, [`policy`] who sees them. [`vault`] holds keys and store together: one method per use case.
 
 pub mod audit;
+pub mod backup;
 pub mod certificate;
 pub mod codec;
 pub mod crypto;

@@ -91,6 +91,10 @@ key_type! {
     ErasureKey
 }
 key_type! {
+    /// Seals refusals noted since a root is retained.
+    RefusalKey
+}
+key_type! {
     /// Seals the entries of a root slot; wrapped by every unlock key.
     SlotKey
 }
@@ -103,6 +107,11 @@ impl RootKey {
     /// The page key of the vault header.
     pub fn header_key(&self) -> PageKey {
         PageKey(*aead::expand::<32>(&self.0, &[b"uv1/root/header"]))
+    }
+
+    /// What seals the refusals since this root is retained.
+    pub fn refusal_key(&self) -> RefusalKey {
+        RefusalKey(*aead::expand::<32>(&self.0, &[b"uv1/root/refusals"]))
     }
 }
 

@@ -24,7 +24,9 @@ pub mod tag;
 #[cfg(test)]
 mod vectors;
 
-pub use keys::{AuditKey, CallerKey, Dek, ErasureKey, MetaKey, PageKey, RootKey, SlotKey, TagKey, UnlockKey};
+pub use keys::{
+    AuditKey, CallerKey, Dek, ErasureKey, MetaKey, PageKey, RefusalKey, RootKey, SlotKey, TagKey, UnlockKey,
+};
 pub use random::Random;
 pub use signing::LogKey;
 

@@ -11,7 +11,7 @@
 use zeroize::Zeroizing;
 
 use super::random::Random;
-use super::{MetaKey, SlotKey, Unauthentic, UnlockKey, aead, put_lp};
+use super::{MetaKey, RefusalKey, SlotKey, Unauthentic, UnlockKey, aead, put_lp};
 
 const FORMAT: u8 = 1;
 const SALT_LEN: usize = 32;
@@ -24,6 +24,7 @@ enum Label {
     Meta,
     Evidence,
     Outbox,
+    Refusals,
     SlotEntries,
     SlotKeyWrap,
 }
@@ -34,6 +35,7 @@ impl Label {
             Self::Meta => b"uv1/meta",
             Self::Evidence => b"uv1/evidence",
             Self::Outbox => b"uv1/outbox",
+            Self::Refusals => b"uv1/refusals",
             Self::SlotEntries => b"uv1/slot/entries",
             Self::SlotKeyWrap => b"uv1/slot/wrap",
         }
@@ -78,6 +80,21 @@ impl MetaKey {
     /// [`Unauthentic`]: a wrong key or a changed byte.
     pub fn open_outbox(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
         open(self.expose(), Label::Outbox, aad, sealed)
+    }
+}
+
+impl RefusalKey {
+    /// Seals refusals.
+    pub fn seal_refusals(&self, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        seal(self.expose(), Label::Refusals, aad, plaintext)
+    }
+
+    /// Opens them.
+    ///
+    /// # Errors
+    /// [`Unauthentic`]: a wrong key or a changed byte.
+    pub fn open_refusals(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
+        open(self.expose(), Label::Refusals, aad, sealed)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn reading(copies: Copies) -> Option<Reading> {
             entries.push(entry);
         }
     }
-    entries.sort_by_key(|e| (e.epoch, e.id));
+    entries.sort_by_key(|e| (e.epoch, e.id, e.retained));
     (intact > 0).then_some(Reading { entries, even })
 }
 

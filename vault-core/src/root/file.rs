@@ -116,6 +116,11 @@ impl FileSlot {
         self.0.state().stanzas.iter().map(|s| s.origin.method()).collect()
     }
 
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
     /// Whether the slot key is in memory.
     pub fn is_unlocked(&self) -> bool {
         self.0.state().key.is_some()

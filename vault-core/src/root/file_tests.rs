@@ -403,7 +403,7 @@ fn nothing_printable_holds_a_key() {
 
 fn parse_hostile(head: &[u8]) -> Option<Block> {
     let mut bytes = vec![0; BLOCK_LEN];
-    bytes[..8].copy_from_slice(b"udvslot\x01");
+    bytes[..8].copy_from_slice(b"udvslot\x02");
     bytes[8..8 + head.len()].copy_from_slice(head);
     fix_digest(&mut bytes);
     Block::parse(&bytes)

@@ -1,7 +1,7 @@
 //! The bytes of one copy in a slot file: fixed layout, one block of 4 KiB.
 //!
 //! ```text
-//! off 0     7 B  "udvslot"          7 u8 format = 1                 (numbers are big-endian)
+//! off 0     7 B  "udvslot"          7 u8 format = 2                 (numbers are big-endian)
 //! off 8     u64  sequence: the write that made this copy
 //! off 16    16 B vault id
 //! off 32    u8   number of unlock stanzas, 1 to 8, then each:
@@ -13,7 +13,8 @@
 //!                81 B the slot key, wrapped (sealed box, label "uv1/slot/wrap", AAD = vault id ‖ the above)
 //!           u16  length of the sealed entries, then
 //!                sealed box, label "uv1/slot/entries", AAD = all bytes of the block before it, of
-//!                u8 number of entries, 1 to 32, then each: u64 epoch, 16 B root id, 32 B root key
+//!                u8 number of entries, 1 to 32, then each: u64 epoch, 16 B root id, 32 B root key,
+//!                u8 1 if it is retained for a backup, otherwise 0
 //!           zeros
 //! off 4064  32 B SHA-256 of bytes 0..4064
 //! ```
@@ -35,9 +36,9 @@ pub(super) const STANZAS_MAX: usize = 8;
 /// The most roots a slot may hold at once.
 pub(super) const ENTRIES_MAX: usize = 32;
 
-const MAGIC: &[u8; 8] = b"udvslot\x01";
+const MAGIC: &[u8; 8] = b"udvslot\x02";
 const DIGEST_AT: usize = BLOCK_LEN - 32;
-const ENTRY_LEN: usize = 8 + 16 + 32;
+const ENTRY_LEN: usize = 8 + 16 + 32 + 1;
 
 /// A copy whose bytes are whole; what it seals is not opened yet.
 pub(super) struct Block {
@@ -134,6 +135,7 @@ fn put_entries(entries: &[RootEntry]) -> Zeroizing<Vec<u8>> {
         out.extend_from_slice(&entry.epoch.to_be_bytes());
         out.extend_from_slice(&entry.id.0);
         out.extend_from_slice(entry.key.expose());
+        out.push(u8::from(entry.retained));
     }
     out
 }
@@ -147,7 +149,13 @@ fn read_entries(bytes: &[u8]) -> Option<Vec<RootEntry>> {
     let mut at = Cursor { bytes: rest, used: 0 };
     let mut entry = || {
         let (epoch, id) = (u64::from_be_bytes(at.array()?), RootId(at.array()?));
-        Some(RootEntry { epoch, id, key: RootKey::from_slice(at.take(32)?)? })
+        let key = RootKey::from_slice(at.take(32)?)?;
+        let retained = match at.array::<1>()? {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        Some(RootEntry { epoch, id, key, retained })
     };
     (0..count).map(|_| entry()).collect()
 }

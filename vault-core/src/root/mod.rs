@@ -6,6 +6,8 @@
 //! After a crash, or a commit in doubt, [`Roots::recover`] keeps the root that opens the store's header and wipes the
 //! rest. `model` enumerates every crash point of this.
 //!
+//! A root may be *retained*: while a backup of the key plane lags, it stays beside the current one, under that name only.
+//!
 //! Overwriting in place does not erase flash, copy-on-write filesystems or snapshots of the slot's own disk. A slot in
 //! hardware, which only a key in an HSM opens, does not depend on that: a slot rotation destroys the key.
 
@@ -16,6 +18,8 @@ mod layout;
 mod pkcs11;
 mod place;
 mod protocol;
+mod refusals;
+mod retained;
 mod rotation;
 mod stanza;
 
@@ -35,6 +39,7 @@ pub use file::FileSlot;
 pub use pkcs11::{Hsm, HsmError, HsmPlace};
 pub use place::SlotPlace;
 pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};
+pub(crate) use refusals::{Noted, Refusal, Refusals};
 pub use stanza::{Method, NewUnlock, Unlock};
 
 use crate::crypto::{Random, RootKey};
@@ -50,18 +55,21 @@ pub struct RootEntry {
     pub id: RootId,
     /// The key.
     pub key: RootKey,
+    /// Whether it stays beside the current one because a backup of the key plane needs it. Such an entry opens no store:
+    /// only a restore goes by it.
+    pub retained: bool,
 }
 
 impl RootEntry {
     /// A fresh root for `epoch`; takes 48 bytes of `random`.
     pub fn draw(epoch: u64, random: &mut Random) -> Self {
-        Self { epoch, id: RootId(random.array()), key: RootKey::draw(random) }
+        Self { epoch, id: RootId(random.array()), key: RootKey::draw(random), retained: false }
     }
 
     /// A second holder of the same root.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        Self { epoch: self.epoch, id: self.id, key: self.key.duplicate() }
+        Self { epoch: self.epoch, id: self.id, key: self.key.duplicate(), retained: self.retained }
     }
 }
 

@@ -57,6 +57,15 @@ enum Protocol {
     ReuseKeys,
 }
 
+/// How far a run has come that retains a root between its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retaining {
+    No,
+    Wanted,
+    Named,
+    Released,
+}
+
 /// A slot that cannot be reached for a while, in steps.
 #[derive(Clone, Copy, Debug)]
 struct Outage {
@@ -89,6 +98,11 @@ struct World {
     faults: BTreeMap<usize, Fault>,
     outage: Option<Outage>,
     protocol: Protocol,
+    retaining: Retaining,
+    /// The retained root that the store names.
+    named: Option<RootEntry>,
+    /// The one that this life of the process has begun to retain.
+    begun: Option<RootEntry>,
     violations: Vec<String>,
 }
 
@@ -111,6 +125,9 @@ impl World {
             faults,
             outage: None,
             protocol,
+            retaining: Retaining::No,
+            named: None,
+            begun: None,
             violations,
         }
     }
@@ -228,11 +245,23 @@ impl World {
         if !(0..self.slots.len()).all(has) {
             self.violate("a slot lost the root that the store needs");
         }
+        let has = |root: &RootEntry| {
+            let copies = self.slots.iter().map(|copies| copies.iter().flatten());
+            copies.into_iter().all(|mut copies| copies.any(|copy| copy.entries.contains(root)))
+        };
+        if !self.named.iter().all(has) {
+            self.violate("a slot lost the retained root");
+        }
     }
 
     /// Once a root is said to be the only one, no copy may hold another, or be torn and so hold bytes of another.
     fn check_only_root(&mut self) {
-        let only = |copy: &Option<Sealed>| copy.as_ref().is_some_and(|copy| copy.entries.iter().eq([&self.store]));
+        let beside = [Some(&self.store), self.named.as_ref(), self.begun.as_ref()];
+        let allowed = |entry: &RootEntry| beside.contains(&Some(entry));
+        let only = |copy: &Option<Sealed>| {
+            let copy = copy.as_ref();
+            copy.is_some_and(|copy| copy.entries.contains(&self.store) && copy.entries.iter().all(allowed))
+        };
         if !self.slots.iter().flatten().all(only) {
             self.violate("final was acknowledged while a copy may hold another root");
         }

@@ -1,12 +1,13 @@
 //! All slots together: stage, finish, abandon and recover, so that the root that the store needs is always in every slot
 //! and an old one stays in none.
 //!
-//! Holds no root itself: the caller passes the current one, and drops it when the vault is locked.
+//! Holds no root itself but retained ones: the caller passes the current one, and drops it when the vault is locked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Hardware, RootEntry, RootError, RootSlot, SlotError};
 use crate::crypto::{Random, RootKey};
+use crate::ids::RootId;
 use crate::store::StoreError;
 
 /// The configured root slots.
@@ -16,6 +17,8 @@ pub struct Roots {
     known: Mutex<Vec<(SlotState, Option<String>)>>,
     /// One step of the protocol at a time; whether a root batch is staged and neither finished nor abandoned.
     pub(super) outstanding: tokio::sync::Mutex<bool>,
+    /// Roots that stay in every slot beside the current one.
+    pub(super) retained: Mutex<Vec<RootEntry>>,
 }
 
 /// A new root that lies beside the current one in every slot.
@@ -65,7 +68,7 @@ impl Roots {
     pub fn new(slots: Vec<Arc<dyn RootSlot>>) -> Self {
         let unread = (SlotState::Unreachable, Some("not read yet: unlock the vault".to_owned()));
         let known = Mutex::new(vec![unread; slots.len()]);
-        Self { slots, known, outstanding: tokio::sync::Mutex::new(false) }
+        Self { slots, known, outstanding: tokio::sync::Mutex::new(false), retained: Mutex::default() }
     }
 
     /// Step 1 of a root batch: draws a root for the next epoch (48 bytes of `random`) and writes it beside `current` in
@@ -84,7 +87,7 @@ impl Roots {
         // Even if this future is dropped half way: what was staged is then wiped by `abandon` or at the next start.
         *outstanding = true;
         let next = RootEntry::draw(current.epoch + 1, random);
-        let both = [current.duplicate(), next.duplicate()];
+        let both = self.beside(&[current, &next]);
         for (at, slot) in self.slots.iter().enumerate() {
             if let Err(error) = slot.stage(&both).await {
                 // The failed write may have happened all the same, so its slot is wiped too.
@@ -124,7 +127,8 @@ impl Roots {
     }
 
     /// At unlock: finds the root of `store_epoch` (from META) that `opens` the store's header, then leaves only that one
-    /// in every slot. The store must have been made durable before, so that no older commit can still land.
+    /// in every slot, and of the retained ones those that `opens` names with it. The store must have been made durable
+    /// before, so that no older commit can still land.
     ///
     /// A slot that cannot be reached does not stop this if another one has the root; see [`Roots::status`].
     ///
@@ -133,26 +137,23 @@ impl Roots {
     pub async fn recover<F, Fut>(&self, store_epoch: u64, mut opens: F) -> Result<RootEntry, RootError>
     where
         F: FnMut(RootKey) -> Fut,
-        Fut: Future<Output = Result<bool, StoreError>>,
+        Fut: Future<Output = Result<Option<Vec<RootId>>, StoreError>>,
     {
         let mut outstanding = self.outstanding.lock().await;
         let readings = self.read_all().await?;
         if let Some(slot_epoch) = readings.iter().filter_map(|entries| newer_only(entries, store_epoch)).min() {
             return Err(RootError::OlderThanSlot { store_epoch, slot_epoch });
         }
-        let slot_epoch = readings.iter().flatten().map(|e| e.epoch).max().unwrap_or(0);
-        let mut candidates: Vec<RootEntry> = Vec::new();
-        for entry in readings.into_iter().flatten().filter(|e| e.epoch == store_epoch) {
-            if !candidates.contains(&entry) {
-                candidates.push(entry);
-            }
-        }
+        let (retained, own): (Vec<_>, Vec<_>) = readings.into_iter().flatten().partition(|e| e.retained);
+        let slot_epoch = own.iter().map(|e| e.epoch).max().unwrap_or(0);
+        let candidates = distinct(own.into_iter().filter(|e| e.epoch == store_epoch));
         if candidates.is_empty() {
             return Err(RootError::NewerThanSlot { store_epoch, slot_epoch });
         }
         // More than one only if a slot kept a root that was staged and never committed.
         for root in candidates {
-            if opens(root.key.duplicate()).await? {
+            if let Some(named) = opens(root.key.duplicate()).await? {
+                self.retain_only(distinct(retained.into_iter().filter(|e| named.contains(&e.id))));
                 for at in self.behind() {
                     // A slot that fails is noted, and does not stop the unlocking.
                     drop(self.bring_up(at, &root).await);
@@ -188,7 +189,7 @@ impl Roots {
     }
 
     /// What every slot that can be read holds.
-    async fn read_all(&self) -> Result<Vec<Vec<RootEntry>>, RootError> {
+    pub(super) async fn read_all(&self) -> Result<Vec<Vec<RootEntry>>, RootError> {
         let (mut readings, mut errors) = (Vec::new(), Vec::new());
         for (at, slot) in self.slots.iter().enumerate() {
             match slot.read().await {
@@ -209,7 +210,7 @@ impl Roots {
     async fn bring_up(&self, at: usize, root: &RootEntry) -> Result<(), SlotError> {
         let slot = &self.slots[at];
         let refusal = match slot.read().await {
-            Ok(reading) if reading.even && reading.entries.iter().eq([root]) => {
+            Ok(reading) if reading.even && self.is_beside(&reading.entries, root) => {
                 self.note(at, SlotState::Ok, None);
                 return Ok(());
             }
@@ -223,7 +224,7 @@ impl Roots {
     }
 
     async fn settle(&self, at: usize, root: &RootEntry) -> Result<(), SlotError> {
-        let settled = self.slots[at].settle(std::slice::from_ref(root)).await;
+        let settled = self.slots[at].settle(&self.beside(&[root])).await;
         match &settled {
             Ok(()) => self.note(at, SlotState::Ok, None),
             Err(error) => self.note(at, SlotState::Behind, Some(error.to_string())),
@@ -238,7 +239,7 @@ impl Roots {
         self.note(at, state, Some(error.to_string()));
     }
 
-    fn note(&self, at: usize, state: SlotState, detail: Option<String>) {
+    pub(super) fn note(&self, at: usize, state: SlotState, detail: Option<String>) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)[at] = (state, detail);
     }
 
@@ -255,7 +256,18 @@ impl Roots {
     }
 }
 
+/// Each entry once.
+pub(super) fn distinct(entries: impl Iterator<Item = RootEntry>) -> Vec<RootEntry> {
+    let mut found: Vec<RootEntry> = Vec::new();
+    for entry in entries {
+        if !found.contains(&entry) {
+            found.push(entry);
+        }
+    }
+    found
+}
+
 /// The lowest epoch, if all are above `epoch`: such a slot has finished a root batch that the store knows nothing of.
 fn newer_only(entries: &[RootEntry], epoch: u64) -> Option<u64> {
-    entries.iter().map(|e| e.epoch).min().filter(|&lowest| lowest > epoch)
+    entries.iter().filter(|e| !e.retained).map(|e| e.epoch).min().filter(|&lowest| lowest > epoch)
 }

@@ -65,7 +65,7 @@ impl Bed {
 
 /// Recovers as with a header that `root` opens.
 async fn recover(roots: &Roots, store_epoch: u64, root: &RootEntry) -> Result<RootEntry, RootError> {
-    roots.recover(store_epoch, |key: RootKey| std::future::ready(Ok(key == root.key))).await
+    roots.recover(store_epoch, |key: RootKey| std::future::ready(Ok((key == root.key).then(Vec::new)))).await
 }
 
 fn states(roots: &Roots) -> Vec<SlotState> {
@@ -258,7 +258,7 @@ async fn the_whole_protocol_runs_in_a_spawned_task() {
     let task = tokio::spawn(async move {
         let opens = async |key: RootKey| {
             tokio::task::yield_now().await;
-            Ok(key == first.key)
+            Ok((key == first.key).then(Vec::new))
         };
         let current = roots.recover(1, opens).await.unwrap();
         let next = roots.stage(&current, &mut random()).await.unwrap().next;

@@ -202,6 +202,12 @@ impl Header {
         self.reseals = 0;
     }
 
+    /// The same header for a restored vault, as if it were at this epoch: the next one is higher than any that was before.
+    #[must_use]
+    pub(crate) fn at_epoch(&self, epoch: u64) -> Header {
+        Header { epoch, ..self.duplicate() }
+    }
+
     /// Notes that it is sealed once more under the same root. That happens when a subtree gets its first page, and so
     /// only a few times for each root.
     pub(super) fn count_reseal(&mut self) {

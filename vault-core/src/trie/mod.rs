@@ -10,6 +10,7 @@
 //! | `page` | the plaintext of a page: a leaf of entries, or an inner page of child keys |
 //! | `pages` | pages from the store, opened, behind a bounded cache |
 //! | `read` | find, scan, and the walk that `verify` does |
+//! | `copy` | every page as it lies there, for a backup |
 //! | `edits` | what a batch asks for |
 //! | `overlay` | the pages a batch touches, changed in memory |
 //! | `settle` | splits, collapses and seals those pages, each once |
@@ -29,6 +30,7 @@
 mod apply;
 #[cfg(test)]
 pub(crate) mod attacker;
+mod copy;
 mod edits;
 mod header;
 mod overlay;
@@ -43,6 +45,7 @@ mod tests;
 use zeroize::Zeroizing;
 
 pub use apply::{Applied, Mode, RekeyCursor, RekeyStep, apply};
+pub use copy::Copying;
 pub use edits::{Edits, Op};
 pub use header::{Header, SubtreeInfo};
 pub use page::{LEAF_BYTES, PAYLOAD_BYTES_MAX};

@@ -163,9 +163,21 @@ impl Pages {
         branch: Branch,
         path: &Path,
     ) -> Result<Page, TrieError> {
+        self.fetch_sealed(key, address, branch, path).await.map(|(_, page)| page)
+    }
+
+    /// The same, with its sealed bytes.
+    pub(super) async fn fetch_sealed(
+        &self,
+        key: &PageKey,
+        address: &Address,
+        branch: Branch,
+        path: &Path,
+    ) -> Result<(Vec<u8>, Page), TrieError> {
         let sealed = self.0.store.get(&row_key(address)).await?.ok_or(TrieError::Missing)?;
         let bytes = page::open(key, &place(self.0.vault, branch, path), &sealed).map_err(|_| TrieError::Damaged)?;
-        Page::decode(bytes, path).ok_or(TrieError::Damaged)
+        let page = Page::decode(bytes, path).ok_or(TrieError::Damaged)?;
+        Ok((sealed, page))
     }
 
     /// The cached page, or the sequence number to cache it under.

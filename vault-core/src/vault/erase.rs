@@ -341,6 +341,11 @@ fn shown_by(
     }
 }
 
+/// The record of an erasure that nobody asked for now: it waits for nothing.
+pub(super) fn immediate(asked: &NewErasure, subjects: usize) -> ErasureRecord {
+    new_record(asked, subjects, &VaultOptions { approve_above: 0, ..VaultOptions::default() })
+}
+
 fn new_record(asked: &NewErasure, subjects: usize, options: &VaultOptions) -> ErasureRecord {
     let now = Timestamp::now();
     let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();

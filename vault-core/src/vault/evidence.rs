@@ -26,12 +26,12 @@ use crate::codec::{self, CodecError};
 use crate::crypto::{ErasureKey, digest};
 use crate::error::Error;
 use crate::ids::{ErasureId, SubjectId};
-use crate::store::Row;
+use crate::store::{Row, Store, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{Applied, Header, Kind};
 
 /// First byte of the rows' keys.
-const PREFIX: u8 = b'v';
+pub(super) const PREFIX: u8 = b'v';
 /// Shreds that one row tells of.
 const SHREDS_MAX: usize = 500;
 
@@ -104,6 +104,10 @@ pub(super) fn request_salt(key: &ErasureKey) -> [u8; 16] {
 /// Once the old roots are gone from every slot: notes when, and tells the log. A crash before has it told at the next start.
 pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> {
     for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header).await)? {
+        if inner.roots.oldest_retained().is_some_and(|oldest| oldest <= destroyed.epochs[0]) {
+            // A retained root still leads to what was shredded; this is told when that root is gone.
+            continue;
+        }
         loop {
             let (write, records) = reading!(session, |snapshot| telling(inner, &snapshot, &row, &destroyed).await)?;
             // An erasure may have been changed meanwhile: then it is prepared again.
@@ -255,15 +259,34 @@ pub(super) fn reached(erasure: ErasureId, level: Level, now: Timestamp) -> Entry
     Entry { at: now, erasure: Some(erasure), level: Some(level), ..entry }
 }
 
+/// The rows of evidence that is not told yet, oldest first.
+pub(super) async fn rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
+    let mut found: Vec<Row> = Vec::new();
+    loop {
+        let start = found.last().map_or(vec![PREFIX], |(last, _)| [&last[..], &[0]].concat());
+        let part = store.scan(&start, Some(&[PREFIX + 1]), 1024).await?;
+        if part.is_empty() {
+            return Ok(found);
+        }
+        found.extend(part);
+    }
+}
+
 /// Evidence that is not told yet, oldest first, with the keys of its rows.
 pub(super) async fn untold(inner: &Inner, header: &Header) -> Result<Vec<(Vec<u8>, Destroyed)>, Error> {
     let mut found = Vec::new();
-    for (key, sealed) in inner.store.scan(&[PREFIX], Some(&[PREFIX + 1]), 4096).await? {
-        let opened = header.meta_key().open_evidence(&aad(header, &key), &sealed);
-        let opened = opened.map_err(|_| Error::Damaged("a row with the evidence of a shred"))?;
-        found.push((key, codec::decode_record(&opened)?));
+    for (key, sealed) in rows(&*inner.store).await? {
+        let destroyed = open(header, &key, &sealed)?;
+        found.push((key, destroyed));
     }
     Ok(found)
+}
+
+/// Opens a row of evidence.
+pub(super) fn open(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Destroyed, Error> {
+    let opened = header.meta_key().open_evidence(&aad(header, key), sealed);
+    let opened = opened.map_err(|_| Error::Damaged("a row with the evidence of a shred"))?;
+    Ok(codec::decode_record(&opened)?)
 }
 
 fn key(epoch: u64, part: u16) -> Vec<u8> {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::records::RotationRecord;
+use super::retained::RetainedAsk;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
@@ -53,6 +54,8 @@ pub(crate) enum Job {
     Reseal { reply: oneshot::Sender<Result<Timestamp, SlotError>> },
     /// Note that shreds that were final by then are final on the slots' own disks as well.
     SlotFinal { begun: Timestamp, reply: oneshot::Sender<Result<(), Error>> },
+    /// Change which roots are retained.
+    Retained(RetainedAsk),
     /// Finish the round, then end.
     Stop,
 }
@@ -94,7 +97,9 @@ impl Finalizer {
     /// Damage, or the store's.
     pub(super) async fn resume(inner: Arc<Inner>, session: Arc<Session>) -> Result<Self, Error> {
         let rotations = Rotations::resume(&inner, &session).await?;
-        let shreds = erase::unfinished(&inner, &session).await?.into();
+        let shreds: VecDeque<_> = erase::unfinished(&inner, &session).await?.into();
+        let unfinished: Vec<_> = shreds.iter().copied().collect();
+        inner.resume_retaining(&session, &unfinished).await?;
         Ok(Self {
             inner,
             session,
@@ -140,6 +145,7 @@ impl Finalizer {
             tracing::warn!(%error, "the times of final erasures could not be noted; they are with the next one");
         }
         self.session.set_waiting(Vec::new());
+        self.session.progress.send_modify(|count| *count += 1);
     }
 
     async fn wait(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>, due: Option<Instant>) {
@@ -172,6 +178,12 @@ impl Finalizer {
             Job::SlotFinal { begun, reply } => {
                 let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
             }
+            Job::Retained((change, reply)) => {
+                let changed = self.inner.change_retained(&self.session, change).await;
+                // Who asked does not wait for a slot that is away.
+                let _ = reply.send(changed);
+                self.settle_earlier().await;
+            }
             Job::Stop => self.stopping = true,
         }
     }
@@ -194,7 +206,12 @@ impl Finalizer {
             Ok(staged) => Arc::new(staged.next),
             Err(error) => return self.slot_failed(&error),
         };
-        match self.commit(staged.clone()).await {
+        let inner = self.inner.clone();
+        let committed = {
+            let _no_backup = inner.rounds.lock().await;
+            self.commit(staged.clone()).await
+        };
+        match committed {
             Ok(committed) => {
                 if self.finish(&staged).await {
                     self.settle(committed).await;
@@ -212,6 +229,9 @@ impl Finalizer {
             || self.rotations.due().is_some_and(|at| at <= Instant::now())
         {
             return true;
+        }
+        if self.inner.drop_unconfirmed(&self.session) {
+            self.settle_earlier().await;
         }
         let writes = self.tidying().await.unwrap_or_default();
         let edits: usize = writes.iter().map(|write| write.edits.len()).sum();

@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, callers, erase, idempotency, retention, schema, slots};
+use super::{Inner, Tasks, Vault, callers, erase, idempotency, restore, retained, retention, schema, slots};
 use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
@@ -24,7 +24,7 @@ use crate::trie::{Header, Pages};
 
 /// Whether the finalizer runs.
 #[derive(Clone, Copy)]
-enum Finalizing {
+pub(super) enum Finalizing {
     /// It goes on with what an earlier run left.
     Resumed,
     /// It does not run.
@@ -70,23 +70,17 @@ impl Vault {
     /// [`Error::Damaged`] if the store has no valid META record; [`Error::Slot`] names a slot that is missing, damaged
     /// or another vault's.
     pub async fn open(store: Arc<dyn Store>, places: &[SlotPlace], options: VaultOptions) -> Result<Self, Error> {
+        restore::refuse_unfinished(&*store).await?;
         let head = MetaHead::decode(&meta_row(&*store).await?)?;
-        let mut slots = Vec::with_capacity(places.len());
-        for place in places {
-            let slot = FileSlot::open_place(place)?;
-            slot.belongs_to(head.vault)?;
-            if place.is_hardware() && slots.iter().any(|other| slot.is_copy_of(other)) {
-                return Err(SlotError::Copied { slot: slot.name() }.into());
-            }
-            slots.push(slot);
-        }
+        let slots = open_slots(places, head.vault)?;
         Ok(Self::assemble(store, head.vault, slots, options))
     }
 
-    fn assemble(store: Arc<dyn Store>, vault: VaultId, slots: Vec<FileSlot>, options: VaultOptions) -> Self {
+    pub(super) fn assemble(store: Arc<dyn Store>, vault: VaultId, slots: Vec<FileSlot>, options: VaultOptions) -> Self {
         let pages = Pages::new(store.clone(), vault, options.cache_bytes);
         let shared = slots.iter().map(|slot| Arc::new(slot.clone()) as Arc<dyn RootSlot>).collect();
         let log = options.log.clone();
+        let keeper = Arc::new(retained::Keeper::new(vault, slots.iter().map(|slot| slot.path().to_owned()).collect()));
         let inner = Inner {
             store,
             pages,
@@ -98,6 +92,8 @@ impl Vault {
             callers: ArcSwap::from_pointee(None),
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
+            rounds: Mutex::new(()),
+            keeper,
             rotating_slots: Mutex::new(()),
             under_way: idempotency::UnderWay::default(),
             sweeps: retention::Sweeps::default(),
@@ -146,7 +142,7 @@ impl Vault {
     }
 
     /// Recovery, then the session: header, META, writer, finalizer.
-    async fn start(&self, life: &mut Option<Tasks>, finalizing: Finalizing) -> Result<(), Error> {
+    pub(super) async fn start(&self, life: &mut Option<Tasks>, finalizing: Finalizing) -> Result<(), Error> {
         if *self.inner.failed.borrow() {
             return Err(Error::Failed);
         }
@@ -154,7 +150,7 @@ impl Vault {
             return Ok(());
         }
         let inner = &self.inner;
-        let row = meta_row(&*inner.store).await?;
+        let row = inner.meta_row().await?;
         let head = MetaHead::decode(&row)?;
         let root = inner.recover(head.epoch).await?;
         let header = inner.header(&root).await?;
@@ -176,6 +172,7 @@ impl Vault {
             vault: inner.vault,
             slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
             outbox: inner.outbox.clone(),
+            inner: inner.clone(),
             session: session.clone(),
             meta_row: row,
             failed: inner.failed.clone(),
@@ -229,6 +226,8 @@ impl Vault {
             self.end(&session, tasks).await;
         }
         self.inner.outbox.clear();
+        self.inner.roots.forget_retained_keys();
+        self.inner.keeper.clear();
         self.inner.file_slots.iter().for_each(FileSlot::lock);
         self.inner.pages.clear();
         Ok(())
@@ -332,13 +331,21 @@ impl Vault {
 impl Inner {
     async fn recover(&self, epoch: u64) -> Result<RootEntry, Error> {
         let recovered = self.roots.recover(epoch, |root| {
-            let (store, vault) = (self.store.clone(), self.vault);
+            let (store, vault, pages) = (self.store.clone(), self.vault, self.pages.clone());
             async move {
                 let row = store.get(&Header::row_key(&root)).await?;
-                Ok::<bool, StoreError>(row.is_some_and(|sealed| Header::open(&root, vault, &sealed).is_ok()))
+                match row.and_then(|sealed| Header::open(&root, vault, &sealed).ok()) {
+                    Some(header) => retained::named_ids(&pages, &header).await.map(Some),
+                    None => Ok::<_, StoreError>(None),
+                }
             }
         });
         Ok(recovered.await?)
+    }
+
+    /// The META record as it lies in the store.
+    pub(super) async fn meta_row(&self) -> Result<Vec<u8>, Error> {
+        meta_row(&*self.store).await
     }
 
     async fn header(&self, root: &RootEntry) -> Result<Header, Error> {
@@ -375,6 +382,20 @@ async fn create_slots(
     Ok(created.await.map_err(|_| Error::Failed)??)
 }
 
+/// Opens the slots of a vault, locked.
+pub(super) fn open_slots(places: &[SlotPlace], vault: VaultId) -> Result<Vec<FileSlot>, SlotError> {
+    let mut slots = Vec::with_capacity(places.len());
+    for place in places {
+        let slot = FileSlot::open_place(place)?;
+        slot.belongs_to(vault)?;
+        if place.is_hardware() && slots.iter().any(|other| slot.is_copy_of(other)) {
+            return Err(SlotError::Copied { slot: slot.name() });
+        }
+        slots.push(slot);
+    }
+    Ok(slots)
+}
+
 /// Makes one slot. One in hardware has no other unlock key.
 pub(super) fn create_slot(
     place: &SlotPlace,
@@ -389,7 +410,7 @@ pub(super) fn create_slot(
 }
 
 /// Those outside hardware first: they show that the unlock key is right, before any HSM is asked.
-fn unlock_slots(slots: &[FileSlot], unlock: &Unlock) -> Result<(), SlotError> {
+pub(super) fn unlock_slots(slots: &[FileSlot], unlock: &Unlock) -> Result<(), SlotError> {
     let (hardware, files): (Vec<&FileSlot>, Vec<&FileSlot>) = slots.iter().partition(|slot| slot.hardware().is_some());
     let fits = files.is_empty() == matches!(unlock, Unlock::Hardware);
     if let (false, Some(slot)) = (fits, files.first().or(hardware.first())) {

@@ -19,12 +19,15 @@
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
+//! | `backup`, `restore` | archives of both planes, and a vault from them |
+//! | `retained` | roots that stay for a backup of the key plane |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
 //! | `finalizer` | the one task that replaces the root |
 //! | `types` | what goes in and comes out |
 
 mod accesses;
+mod backup;
 mod callers;
 mod certify;
 mod consents;
@@ -63,7 +66,9 @@ mod put;
 mod read;
 mod records;
 mod refuse;
+mod restore;
 mod restriction;
+mod retained;
 mod retention;
 #[cfg(test)]
 mod retention_tests;
@@ -94,6 +99,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use accesses::{ACCESSES_MAX, Access, AccessPage, NewestAccesses, Reach, Reached, Span};
+pub use backup::{BackedUp, BackupAsk, BackupSink};
 pub use callers::OVERLAP_MAX;
 pub use certify::{CERTIFICATES_MAX, SubjectCertificate};
 pub use consents::{CONSENT_TEXT_MAX, CONSENTS_MAX, Consent};
@@ -107,7 +113,9 @@ pub use metadata::{
     Applied, FoundValue, Metadata, MetadataEdit, MetadataLists, MetadataPage, MetadataPatch, MetadataQuery, SEARCH_MAX,
 };
 pub use read::LOOKUP_MAX;
+pub use restore::{DrillReport, RestoreAsk, RestoreProgress, RestoreReport, RestoreStep};
 pub use restriction::Restriction;
+pub use retained::RetainedRoot;
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 
@@ -137,6 +145,10 @@ pub(crate) struct Inner {
     callers: ArcSwap<Option<CallerTable>>,
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
+    /// Held while a root batch is committed, and while a backup copies what one replaces.
+    rounds: Mutex<()>,
+    /// What is known of retained roots besides their keys.
+    keeper: Arc<retained::Keeper>,
     /// Held over a slot rotation.
     rotating_slots: Mutex<()>,
     under_way: idempotency::UnderWay,

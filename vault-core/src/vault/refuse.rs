@@ -12,6 +12,7 @@ use super::{Inner, evidence};
 use crate::audit::{Entry, trail};
 use crate::error::Error;
 use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
+use crate::root::Refusal;
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Header, Kind, Op};
 
@@ -164,6 +165,7 @@ impl Inner {
                 ItemState::Refused => {
                     record.counts.refused += 1;
                     refused.keys.push(key);
+                    write.refusals.push(record.refusal(&key, now));
                 }
             }
             if marked {
@@ -181,6 +183,13 @@ impl Inner {
             claim.note(header, record.id.0, &mut write)?;
         }
         Ok((write, refused))
+    }
+}
+
+impl ErasureRecord {
+    /// What is noted of a refusal while a root is retained.
+    pub(super) fn refusal(&self, directory: &EntryKey, at: Timestamp) -> Refusal {
+        Refusal { at, subject: subject::tag_of(directory), compartment: self.compartment.clone() }
     }
 }
 

@@ -28,6 +28,8 @@ const MANIFEST: &str = "#manifest";
 const METADATA: &str = "#metadata";
 /// Sealed fields longer than this, in bytes, have a row of their own.
 const SPILL_OVER: usize = 4096;
+/// Length of the key of a compartment's row; of a spilled field it is longer.
+pub(crate) const KEY_LEN: usize = 1 + 16 + 2;
 /// Every data row's key starts with this.
 pub(crate) const PREFIX: u8 = b'd';
 

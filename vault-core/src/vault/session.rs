@@ -1,7 +1,8 @@
 //! What exists only while the vault is unlocked: the snapshot for readers, and the way to the writer and the finalizer.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
@@ -14,6 +15,7 @@ use crate::audit::trail;
 use crate::error::Error;
 use crate::root::RootEntry;
 use crate::schema::Schema;
+use crate::store::Batch;
 use crate::trie::Header;
 
 /// A committed state of the vault. Never changes; the next commit publishes another one.
@@ -37,6 +39,10 @@ pub(crate) struct Session {
     pub(crate) progress: watch::Sender<u64>,
     /// What root batches wait for, in words for the operator.
     waiting_for: Mutex<Vec<String>>,
+    /// The backup that shreds wait for.
+    behind: Mutex<Option<String>>,
+    /// Rows of pages that commits wrote since a backup began to copy.
+    changed: Mutex<Option<BTreeSet<Vec<u8>>>>,
     stopping: AtomicBool,
     /// The erasures that are not ended.
     pub(crate) open: OpenTable,
@@ -57,6 +63,8 @@ impl Session {
             finalizer,
             progress: watch::Sender::new(0),
             waiting_for: Mutex::new(Vec::new()),
+            behind: Mutex::default(),
+            changed: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: OpenTable::default(),
         }
@@ -116,11 +124,39 @@ impl Session {
     }
 
     pub(crate) fn set_waiting(&self, reasons: Vec<String>) {
-        *self.waiting_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = reasons;
+        *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = reasons;
     }
 
     pub(crate) fn waiting(&self) -> Vec<String> {
-        self.waiting_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        let mut waiting = self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waiting.extend(self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        waiting
+    }
+
+    /// What shreds wait for besides the slots.
+    pub(crate) fn set_behind(&self, reason: Option<String>) {
+        *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// From here on, which pages commits write. For one backup at a time.
+    pub(crate) fn watch_pages(&self) -> Watch<'_> {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(BTreeSet::new());
+        Watch(&self.changed)
+    }
+
+    /// The rows of pages that a batch writes, if anybody wants to know.
+    pub(crate) fn pages_of(&self, batch: &Batch) -> Vec<Vec<u8>> {
+        match &*self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => batch.put.iter().map(|(key, _)| key).filter(|key| key.first() == Some(&b'p')).cloned().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Notes them, once they are written.
+    pub(crate) fn note_pages(&self, pages: Vec<Vec<u8>>) {
+        if let Some(changed) = &mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            changed.extend(pages);
+        }
     }
 }
 
@@ -128,6 +164,23 @@ impl Session {
 fn told(write: &mut Write) {
     if write.entries.is_empty() {
         write.entries = trail::so_far();
+    }
+}
+
+/// Tells which pages commits write, until it is dropped.
+pub(crate) struct Watch<'s>(&'s Mutex<Option<BTreeSet<Vec<u8>>>>);
+
+impl Watch<'_> {
+    /// The rows that were written since the last asking.
+    pub(crate) fn changed(&self) -> Vec<Vec<u8>> {
+        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.replace(BTreeSet::new()).into_iter().flatten().collect()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
 use super::types::VerifyReport;
-use super::{Inner, Vault, notes, outbox, row, subject, tokens};
+use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
@@ -196,6 +196,11 @@ impl Scrub {
                         }
                     }
                     Some(b'm') => {}
+                    Some(&evidence::PREFIX) => {
+                        if evidence::open(header, key, value).is_err() {
+                            self.problem(format!("row {} with the evidence of a shred does not open", place(key)));
+                        }
+                    }
                     Some(&outbox::PREFIX) => {
                         if outbox::open(header, key, value).is_err() {
                             self.problem(format!("row {} of entries for the audit log does not open", place(key)));

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use write::{Delta, Guard, Write};
 
+use super::Inner;
 use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
@@ -24,7 +25,7 @@ use crate::audit::{Entry, trail};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::ids::VaultId;
-use crate::root::RootEntry;
+use crate::root::{Refusal, RootEntry};
 use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, Store, StoreError};
 use crate::time::Timestamp;
@@ -89,6 +90,8 @@ pub(crate) struct Writer {
     /// What the root slots are called.
     pub(super) slots: Vec<String>,
     pub(super) outbox: Arc<Outbox>,
+    /// For what a commit has to tell beside the store.
+    pub(super) inner: Arc<Inner>,
     pub(super) session: Arc<Session>,
     /// META as it lies in the store: expected by every commit.
     pub(super) meta_row: Vec<u8>,
@@ -199,6 +202,7 @@ impl Writer {
                 merged.rest.delete.extend(write.delete);
                 merged.rest.delta.add(write.delta);
                 merged.rest.shreds.extend(write.shreds);
+                merged.rest.refusals.extend(write.refusals);
                 for entry in write.entries {
                     match write.together {
                         true => trail::add(&mut merged.rest.entries, entry),
@@ -237,6 +241,16 @@ impl Writer {
             }
         }
         Ok(true)
+    }
+
+    /// Before anybody learns that they are refused.
+    async fn note_refusals(&self, refusals: Vec<Refusal>) {
+        if refusals.is_empty() || !self.inner.keeper.is_noting() {
+            return;
+        }
+        let inner = self.inner.clone();
+        // It only fails with the process.
+        let _ = tokio::task::spawn_blocking(move || inner.note_refusals(&refusals)).await;
     }
 
     /// At the end: makes the log durable, and removes what it has from the outbox.
@@ -288,6 +302,7 @@ impl Writer {
 
         // Whoever misses a page from here on waits for the publication before he calls it damage.
         let session = self.session.clone();
+        let pages = session.pages_of(&batch);
         let _publication = session.publication.write().await;
         let outcome = self.store.commit(batch).await;
         if outcome.is_err() {
@@ -303,6 +318,7 @@ impl Writer {
                 return Err(GroupError::Failed);
             }
         }
+        session.note_pages(pages);
         self.pages.publish(&applied);
         if !applied.worn.is_empty() {
             // The finalizer is gone only if the vault is being locked; the next reseal tells it again.
@@ -312,6 +328,7 @@ impl Writer {
         let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
         self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
         self.outbox.committed(outgoing.into_iter().map(|(key, _)| key).collect(), entries);
+        self.note_refusals(rest.refusals).await;
         Ok(())
     }
 }
@@ -367,6 +384,7 @@ struct Rest {
     delete: Vec<Vec<u8>>,
     delta: Delta,
     shreds: Vec<Shredding>,
+    refusals: Vec<Refusal>,
     entries: Vec<Entry>,
     reclaim: bool,
     schema: Option<Arc<Schema>>,
@@ -375,7 +393,9 @@ struct Rest {
 impl Default for Merged {
     fn default() -> Self {
         let (put, delete, shreds, entries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let rest = Rest { put, delete, delta: Delta::default(), shreds, entries, reclaim: true, schema: None };
+        let refusals = Vec::new();
+        let rest =
+            Rest { put, delete, delta: Delta::default(), shreds, refusals, entries, reclaim: true, schema: None };
         Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Commit, FAULTS, ModelSlot, Outage, Protocol, Shared, World};
+use super::{Commit, FAULTS, Landed, ModelSlot, Outage, Protocol, Retaining, Shared, World};
 use crate::crypto::Random;
 use crate::root::{Finish, RootEntry, RootError, RootSlot, Roots, SlotState};
 
@@ -41,8 +41,18 @@ async fn live(shared: &Shared, done: &mut usize) -> bool {
         if rotating && !rotate(shared, &roots, &current).await {
             continue;
         }
-        if *done == BATCHES {
-            return true;
+        let retaining = shared.world().retaining;
+        match retaining {
+            Retaining::Wanted if *done == 1 => match retain(shared, &roots, &current).await {
+                true => continue,
+                false => return false,
+            },
+            Retaining::Named if *done == BATCHES => match release(shared, &roots) {
+                true => continue,
+                false => return false,
+            },
+            _ if *done == BATCHES => return true,
+            _ => {}
         }
         let Ok(staged) = roots.stage(&current, &mut Random::new(48)).await else { continue };
         let next = staged.next;
@@ -83,9 +93,45 @@ async fn rotate(shared: &Shared, roots: &Roots, current: &RootEntry) -> bool {
     resealed && destroyed
 }
 
+/// Retains the current root: in every slot first, then named by the store. Answers false if this life is over.
+async fn retain(shared: &Shared, roots: &Roots, current: &RootEntry) -> bool {
+    let kept = RootEntry { retained: true, ..current.duplicate() };
+    shared.world().begun = Some(kept.duplicate());
+    roots.retain(current);
+    while roots.finish(current).await != Finish::Done {
+        if shared.world().crashed {
+            return false;
+        }
+    }
+    let mut world = shared.world();
+    let (landed, reported) = world.step();
+    if landed == Landed::Done {
+        (world.named, world.retaining) = (Some(kept), Retaining::Named);
+    }
+    world.check_needed_root();
+    reported
+}
+
+/// Lets the retained root go: the store names it no more, then the slots are settled without it.
+fn release(shared: &Shared, roots: &Roots) -> bool {
+    let mut world = shared.world();
+    let (landed, reported) = world.step();
+    if landed == Landed::Done {
+        (world.named, world.begun, world.retaining) = (None, None, Retaining::Released);
+    }
+    if reported {
+        roots.retained().iter().for_each(|(_, id)| roots.release(*id));
+    }
+    reported
+}
+
 async fn recover(shared: &Shared, roots: &Roots) -> Option<RootEntry> {
-    let store = shared.world().store.duplicate();
-    let opens = |key| std::future::ready(Ok(key == store.key));
+    let (store, named) = {
+        let mut world = shared.world();
+        world.begun = None;
+        (world.store.duplicate(), world.named.iter().map(|root| root.id).collect::<Vec<_>>())
+    };
+    let opens = |key| std::future::ready(Ok((key == store.key).then(|| named.clone())));
     let recovered = roots.recover(store.epoch, opens).await;
     let mut world = shared.world();
     match recovered {
@@ -129,12 +175,12 @@ fn enumerate(protocol: Protocol, slots: usize, depth: usize, outage: Option<Outa
 
 /// The same, of copies of this world.
 fn enumerate_with(world: World, depth: usize, outage: Option<Outage>) -> Tally {
-    let (protocol, slots, rotating) = (world.protocol, world.slots.len(), world.rotating);
+    let (protocol, slots, rotating, retaining) = (world.protocol, world.slots.len(), world.rotating, world.retaining);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut tally = Tally::default();
     let mut explore = vec![BTreeMap::new()];
     while let Some(faults) = explore.pop() {
-        let world = World { faults: faults.clone(), outage, rotating, ..World::new(slots, protocol) };
+        let world = World { faults: faults.clone(), outage, rotating, retaining, ..World::new(slots, protocol) };
         let (violations, steps) = runtime.block_on(run(world));
         tally.runs += 1;
         if let (Some(first), None) = (violations.first(), &tally.violation) {
@@ -214,6 +260,28 @@ fn no_crash_of_a_slot_rotation_loses_a_root_or_keeps_an_old_key() {
         let found = enumerate_with(world, 2, None).violation.unwrap_or_default();
         assert!(found.contains(expected), "{protocol:?}: {found}");
     }
+}
+
+#[test]
+fn no_fault_loses_a_retained_root_or_keeps_one_that_was_let_go() {
+    let mut runs = 0;
+    for rotating in [false, true] {
+        for (slots, depth) in [(1, 2), (2, 1)] {
+            let retaining = World { retaining: Retaining::Wanted, rotating, ..World::new(slots, Protocol::Right) };
+            let tally = enumerate_with(retaining, depth, None);
+            assert_eq!(tally.violation, None);
+            runs += tally.runs;
+        }
+    }
+    for slots in 1..=2 {
+        for outage in outages(slots) {
+            let away = World { retaining: Retaining::Wanted, ..World::new(slots, Protocol::Right) };
+            let tally = enumerate_with(away, 1, Some(outage));
+            assert_eq!(tally.violation, None);
+            runs += tally.runs;
+        }
+    }
+    assert!(runs > 10_000, "only {runs} worlds were run");
 }
 
 /// The control: the same enumeration finds what is wrong with wrong protocols.

@@ -265,6 +265,7 @@ impl Moved {
         record.f0_at = record.f0_at.or(f0_at);
         self.write.delta.refused += i64::from(mark(&mut subject, record, now));
         self.write.edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
+        self.write.refusals.push(record.refusal(&directory, now));
         self.refused.push(directory);
         Ok(())
     }

@@ -51,7 +51,7 @@ fn tags(header: &Header, field: &FieldName, metadata: &Metadata) -> Vec<(Indexed
 ///
 /// # Errors
 /// [`Error::Invalid`] if the subject would be found by too much; the record is as it was then.
-pub(super) fn update(
+pub(crate) fn update(
     header: &Header,
     directory: &EntryKey,
     record: &mut SubjectRecord,

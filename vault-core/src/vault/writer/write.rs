@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::audit::Entry;
+use crate::root::Refusal;
 use crate::schema::Schema;
 use crate::store::Row;
 use crate::trie::{EntryKey, Kind, Op};
@@ -31,6 +32,8 @@ pub(crate) struct Write {
     pub(crate) together: bool,
     /// What it shreds: the root batch keeps evidence of it.
     pub(crate) shreds: Vec<Shredding>,
+    /// Refusals to be noted beside the slots while a root is retained.
+    pub(crate) refusals: Vec<Refusal>,
     /// The version of the schema it was prepared under, if it depends on that.
     pub(crate) under: Option<u16>,
     /// Holds only while the vault has no subject.

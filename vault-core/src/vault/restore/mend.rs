@@ -1,0 +1,173 @@
+//! What the key plane says of the data is brought up to the data: lookup entries; and refusals are made again.
+
+use std::collections::BTreeMap;
+
+use super::rows::each_subject;
+use super::{RestoreProgress, RestoreStep};
+use crate::error::Error;
+use crate::ids::{Compartment, FieldName};
+use crate::root::Refusal;
+use crate::schema::{FieldValue, Schema};
+use crate::time::Timestamp;
+use crate::trie::{EntryKey, Header, Kind, Op, Payload};
+use crate::vault::metadata::{Metadata, RowMetadata, update_refs};
+use crate::vault::records::{
+    DirectoryEntry, ErasureItem, ErasureRecord, Indexed, ItemState, LookupRef, SubjectRecord, SubjectState, encode,
+};
+use crate::vault::session::Session;
+use crate::vault::types::NewErasure;
+use crate::vault::writer::Write;
+use crate::vault::{Inner, erase, evidence, refuse, stale, subject};
+
+/// Writes that share a commit.
+const TOGETHER: usize = 256;
+/// What an erasure that a restore makes says as its reason.
+const REASON: &str = "restored: refused before the restore";
+
+/// Compares what every living subject is found by with its rows; answers for how many that was changed.
+///
+/// What a subject is found by no more is listed as such, and the next root batches remove it.
+pub(super) async fn lookups(inner: &Inner, session: &Session, progress: RestoreProgress<'_>) -> Result<u64, Error> {
+    let snapshot = session.snapshot();
+    let (mut writes, mut mended, mut done) = (Vec::new(), 0, 0);
+    each_subject(inner, &snapshot.header, async |directory, record| {
+        done += 1;
+        progress(RestoreStep::Mending, done);
+        if record.state == SubjectState::Active
+            && let Some(write) = mended_subject(inner, &snapshot.header, &snapshot.schema, directory, record).await?
+        {
+            writes.push(write);
+            mended += 1;
+        }
+        if writes.len() >= TOGETHER {
+            session.commit(std::mem::take(&mut writes)).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    session.commit(writes).await?;
+    Ok(mended)
+}
+
+async fn mended_subject(
+    inner: &Inner,
+    header: &Header,
+    schema: &Schema,
+    directory: EntryKey,
+    mut record: SubjectRecord,
+) -> Result<Option<Write>, Error> {
+    let before = record.lookups.clone();
+    let mut edits = Vec::new();
+    let (values, metadata) = found_by(inner, header, schema, &record).await?;
+    for listed in record.lookups.iter_mut().filter(|listed| listed.of == Indexed::Value) {
+        listed.live = values.contains(&(listed.field.clone(), listed.tag));
+    }
+    for (field, tag) in values {
+        if !record.lookups.iter().any(|l| l.of == Indexed::Value && l.field == field && l.tag == tag) {
+            edits.push((Kind::Lookups, subject::lookup_entry(tag, &directory), Op::Insert(Payload::default())));
+            record.lookups.push(LookupRef { field, of: Indexed::Value, tag, live: true });
+        }
+    }
+    let fields: Vec<FieldName> =
+        record.lookups.iter().map(|l| l.field.clone()).chain(metadata.keys().cloned()).collect();
+    for field in fields {
+        let known = metadata.get(&field).cloned().unwrap_or_default();
+        edits.extend(update_refs(header, &directory, &mut record, &field, &known)?);
+    }
+    let same = |a: &LookupRef, b: &LookupRef| (&a.field, a.of, a.tag, a.live) == (&b.field, b.of, b.tag, b.live);
+    if before.len() == record.lookups.len() && before.iter().zip(&record.lookups).all(|(a, b)| same(a, b)) {
+        return Ok(None);
+    }
+    if record.lookups.iter().any(|l| !l.live) {
+        edits.push(stale::mark(header, &directory));
+    }
+    edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+    Ok(Some(Write { edits, reclaim: true, ..Write::default() }))
+}
+
+type FoundBy = (Vec<(FieldName, crate::crypto::tag::Tag)>, BTreeMap<FieldName, Metadata>);
+
+/// What a subject's values say it is found by.
+async fn found_by(inner: &Inner, header: &Header, schema: &Schema, record: &SubjectRecord) -> Result<FoundBy, Error> {
+    let (mut values, mut metadata) = (Vec::new(), BTreeMap::new());
+    let system = Compartment::system();
+    for keys in record.compartments.iter().filter(|keys| keys.name != system) {
+        let place = record.row_place(keys);
+        let row = subject::open_row(inner, &place).await?;
+        metadata.extend(RowMetadata::open(&row, &place)?.0);
+        for field in row.fields.keys() {
+            let Some(spec) = schema.field_by_id(field) else { continue };
+            let value = FieldValue::decode(&subject::open_field(inner, &row, field, &place).await?)?;
+            if let Some(form) = spec.lookup_form(&value) {
+                values.push((field.clone(), subject::lookup_tag(header, field, &form)));
+            }
+        }
+    }
+    Ok((values, metadata))
+}
+
+/// Refuses again what was refused after the key plane was made; answers how much that was. The shreds become final by
+/// themselves once the vault runs.
+pub(super) async fn refuse_again(inner: &Inner, session: &Session, refusals: &[Refusal]) -> Result<u64, Error> {
+    let mut by_compartment: BTreeMap<Option<&Compartment>, BTreeMap<[u8; 16], Timestamp>> = BTreeMap::new();
+    for refusal in refusals {
+        let subjects = by_compartment.entry(refusal.compartment.as_ref()).or_default();
+        subjects.entry(refusal.subject).or_insert(refusal.at);
+    }
+    let mut refused = 0;
+    for (compartment, subjects) in by_compartment {
+        let asked = NewErasure {
+            compartment: compartment.cloned(),
+            reason: REASON.to_owned(),
+            subjects: Vec::new(),
+            reference: None,
+            not_before: None,
+            refuse_now: false,
+            deadline: None,
+            by: None,
+        };
+        let mut record = erase::immediate(&asked, subjects.len());
+        for part in subjects.into_iter().collect::<Vec<_>>().chunks(TOGETHER) {
+            let write = refusing(inner, session, &mut record, part).await?;
+            session.commit(vec![write]).await?;
+        }
+        refused += record.counts.refused;
+        if record.is_done() {
+            let mut write = Write { reclaim: true, ..Write::default() };
+            let header = session.snapshot().header.clone();
+            evidence::conclude(&header, &mut record, Timestamp::now(), &mut write)?;
+            write.edits.push(erase::note(&header, &record)?);
+            session.commit(vec![write]).await?;
+        }
+    }
+    Ok(refused)
+}
+
+async fn refusing(
+    inner: &Inner,
+    session: &Session,
+    record: &mut ErasureRecord,
+    part: &[([u8; 16], Timestamp)],
+) -> Result<Write, Error> {
+    let header = session.snapshot().header.clone();
+    let mut write = Write { reclaim: true, ..Write::default() };
+    for &(tag, at) in part {
+        let directory = subject::directory_of(tag);
+        let found = subject::find_by_key(inner, &header, directory).await?;
+        let Some(DirectoryEntry::Subject(mut subject)) = found.entry else {
+            // Shredded by then, or enrolled after the key plane was made: nothing of it was restored.
+            record.counts.unknown += 1;
+            continue;
+        };
+        let id = crate::ids::SubjectId::parse(&subject.subject)?;
+        let commitment = evidence::commitment(record.salts()?, record.id, &id);
+        let item = ErasureItem { state: ItemState::Refused, uuid: subject.uuid, f0_at: Some(at), commitment };
+        write.edits.push(refuse::keep(&header, record.id, &directory, &item)?);
+        record.counts.refused += 1;
+        record.f0_at = record.f0_at.or(Some(at));
+        write.delta.refused += i64::from(refuse::mark(&mut subject, record, at));
+        write.edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
+    }
+    write.edits.push(erase::note(&header, record)?);
+    Ok(write)
+}
