@@ -25,7 +25,7 @@ pub(super) type Bytes = Arc<[u8]>;
 /// The segment that is appended to.
 pub(super) struct Segment {
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     /// Up to where it holds whole frames.
     len: u64,
 }
@@ -37,9 +37,14 @@ impl Segment {
         create_dir_all(&journal)?;
         let path = journal.join(format!("{first:016x}"));
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-        File::open(&journal)?.sync_all()?;
-        File::open(dir)?.sync_all()?;
-        Ok(Self { path, file, len: 0 })
+        let synced = File::open(&journal).and_then(|names| names.sync_all());
+        let synced = synced.and_then(|()| File::open(dir)).and_then(|names| names.sync_all());
+        if let Err(why) = synced {
+            // The one before goes on, and this name would be in its way.
+            let _ = std::fs::remove_file(&path);
+            return Err(why);
+        }
+        Ok(Self { path, file: Arc::new(file), len: 0 })
     }
 
     /// Goes on with one that holds whole frames up to `len`; what is behind is cut off.
@@ -47,7 +52,7 @@ impl Segment {
         let file = OpenOptions::new().append(true).open(&path)?;
         file.set_len(len)?;
         file.sync_all()?;
-        Ok(Self { path, file, len })
+        Ok(Self { path, file: Arc::new(file), len })
     }
 
     /// Appends frames with one write. What an error left behind is cut off again.
@@ -55,7 +60,7 @@ impl Segment {
     /// # Errors
     /// The system's. `Err(None)` if the file cannot be cut either: then nothing may be appended any more.
     pub(super) fn append(&mut self, frames: &[u8]) -> Result<(), Option<io::Error>> {
-        match self.file.write_all(frames) {
+        match (&*self.file).write_all(frames) {
             Ok(()) => {
                 self.len += frames.len() as u64;
                 Ok(())
@@ -116,6 +121,10 @@ pub(super) fn replay(dir: &Path) -> Result<Option<Replayed>, LogError> {
     let mut replayed = Replayed { first, entries: Vec::new(), segments: Vec::new(), len: 0, torn: false };
     for (begin, path) in segments {
         let next = first + replayed.entries.len() as u64;
+        if begin != next && std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            // Begun and not used: the one before went on.
+            continue;
+        }
         if replayed.torn || begin != next {
             return Err(LogError::damaged(dir, next, "the journal breaks off there, and goes on behind"));
         }

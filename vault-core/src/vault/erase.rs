@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use due::accept;
 pub(crate) use due::run;
 pub(crate) use open::OpenTable;
 
@@ -70,9 +71,9 @@ impl Vault {
         }
         let mut refused = Refused::default();
         let outcome = self.inner.refuse(&session, &subjects, &mut record, claim.as_ref(), &mut refused).await;
-        if outcome.is_err() && record.waits() {
-            // Nobody is told of it, so nothing of it may run.
-            (record.accepted, record.cancelled_at) = (true, Some(Timestamp::now()));
+        if outcome.is_err() {
+            record.cut_short(Timestamp::now());
+            session.open.changed.notify_one();
         }
         if record.counts != ErasureCounts::default() {
             session.open.note(&record);
@@ -216,9 +217,7 @@ pub(crate) async fn unfinished(inner: &Inner, session: &Session) -> Result<Vec<(
     let mut refused = Vec::new();
     for mut record in all(inner, session).await?.into_iter().filter(|record| record.ended_at.is_none()) {
         if !record.accepted {
-            // A crash cut it short while it was being written down, and nobody was told of it.
-            record.accepted = true;
-            record.cancelled_at = record.cancelled_at.or(Some(Timestamp::now()));
+            record.cut_short(Timestamp::now());
         }
         session.open.note(&record);
         let mut after = None;
@@ -363,8 +362,7 @@ fn new_record(asked: &NewErasure, subjects: usize, options: &VaultOptions) -> Er
         not_before,
         refuse_now: asked.refuse_now,
         deadline: asked.deadline.unwrap_or_else(|| now.plus_seconds(options.erasure_deadline_seconds)),
-        // What is not due is written down in parts before anything of it is done; what is due is done part by part.
-        accepted: approval == Approval::NotNeeded && not_before.is_none(),
+        accepted: false,
         approval,
         cancelled_at: None,
         f0_at: None,

@@ -109,7 +109,8 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
             continue;
         }
         loop {
-            let (write, records) = reading!(session, |snapshot| telling(inner, &snapshot, &row, &destroyed).await)?;
+            let (write, records) =
+                reading!(session, |snapshot| telling(inner, session, &snapshot, &row, &destroyed).await)?;
             // An erasure may have been changed meanwhile: then it is prepared again.
             if session.commit(vec![write]).await? == [true] {
                 records.iter().for_each(|record| session.open.note(record));
@@ -124,6 +125,7 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
 /// The write that turns a row of evidence into entries of the log and times of its erasures.
 async fn telling(
     inner: &Inner,
+    session: &Session,
     snapshot: &Snapshot,
     row: &[u8],
     destroyed: &Destroyed,
@@ -136,7 +138,8 @@ async fn telling(
         let record = match records.entry(shredding.erasure) {
             btree_map::Entry::Occupied(known) => known.into_mut(),
             btree_map::Entry::Vacant(vacant) => {
-                let (record, guard) = erase::find_guarded(inner, header, shredding.erasure).await?;
+                let (mut record, guard) = erase::find_guarded(inner, header, shredding.erasure).await?;
+                erase::accept(&mut record, session);
                 write.guards.push(guard);
                 vacant.insert(record)
             }

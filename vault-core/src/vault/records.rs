@@ -22,6 +22,13 @@ pub(crate) enum DirectoryEntry {
     Tombstone(Tombstone),
 }
 
+impl DirectoryEntry {
+    /// Whether it is a subject, and this one.
+    pub(crate) fn is_of(&self, uuid: SubjectUuid) -> bool {
+        matches!(self, Self::Subject(record) if record.uuid == uuid)
+    }
+}
+
 /// The fact that an id was shredded.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Tombstone {

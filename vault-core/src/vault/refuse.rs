@@ -23,14 +23,6 @@ const ATTEMPTS: usize = 64;
 /// How often that is done with several before they are parted.
 const TOGETHER_ATTEMPTS: usize = 8;
 
-impl SubjectRecord {
-    fn refuse(&mut self, compartment: &Compartment, erasure: ErasureId) {
-        for keys in self.compartments.iter_mut().filter(|keys| keys.name == *compartment) {
-            keys.refused = Some(erasure);
-        }
-    }
-}
-
 /// What became of the subjects of a request.
 #[derive(Default)]
 pub(super) struct Refused {
@@ -54,8 +46,8 @@ pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombsto
             let keys = compartment.map(|name| record.compartments.iter().find(|keys| keys.name == *name));
             match (keys, record.holds.first()) {
                 (Some(None), _) => Standing::Unknown,
-                (Some(Some(keys)), _) if keys.refused.is_some() => Standing::Refused,
                 (_, Some(hold)) => Standing::Held(hold.clone()),
+                (Some(Some(keys)), None) if keys.refused.is_some() => Standing::Refused,
                 _ => Standing::Living,
             }
         }
@@ -170,7 +162,8 @@ impl Inner {
             }
             if marked {
                 record.f0_at = record.f0_at.or(Some(now));
-                write.delta.refused += i64::from(mark(&mut subject, record, now));
+                let due = state == ItemState::Refused;
+                write.delta.refused += i64::from(mark(&mut subject, record, now, due));
                 write.edits.push((Kind::Directory, key, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
             }
         }
@@ -194,15 +187,18 @@ impl ErasureRecord {
 }
 
 /// Marks a subject, or a compartment of it, as refused by this erasure; answers whether a whole subject was not before. One
-/// that another erasure had marked is this one's from here on: that one may be taken back, this one must not be with it.
-pub(super) fn mark(subject: &mut SubjectRecord, record: &ErasureRecord, now: Timestamp) -> bool {
+/// that is due takes over another's mark, for that one may be taken back and this one may not; one that is not due leaves it.
+pub(super) fn mark(subject: &mut SubjectRecord, record: &ErasureRecord, now: Timestamp, due: bool) -> bool {
     match (&record.compartment, subject.state) {
         (Some(name), _) => {
-            subject.refuse(name, record.id);
+            let theirs = subject.compartments.iter_mut().filter(|keys| keys.name == *name);
+            theirs.filter(|keys| due || keys.refused.is_none()).for_each(|keys| keys.refused = Some(record.id));
             false
         }
         (None, SubjectState::Refused { at, .. }) => {
-            subject.state = SubjectState::Refused { at, erasure: record.id };
+            if due {
+                subject.state = SubjectState::Refused { at, erasure: record.id };
+            }
             false
         }
         (None, SubjectState::Active) => {

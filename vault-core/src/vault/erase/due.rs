@@ -36,6 +36,7 @@ impl Vault {
         let session = self.session()?;
         self.inner
             .change_erasure(&session, id, &|record| {
+                being_written(record)?;
                 if record.requested_by == Some(by) {
                     return Err(Error::SecondPerson);
                 }
@@ -59,11 +60,11 @@ impl Vault {
         let session = self.session()?;
         self.inner
             .change_erasure(&session, id, &|record| {
+                being_written(record)?;
                 if record.ended_at.is_some() || record.counts.pending + record.counts.held == 0 {
                     return Err(Error::Conflict("nothing of the erasure can be taken back any more"));
                 }
                 record.cancelled_at = record.cancelled_at.or(Some(Timestamp::now()));
-                record.accepted = true;
                 if record.approval == Approval::Awaited {
                     record.approval = Approval::NotNeeded;
                 }
@@ -73,6 +74,11 @@ impl Vault {
         advance(&self.inner, &session, id).await?;
         self.erasure(id).await
     }
+}
+
+/// Refuses to change an erasure while its subjects are being written down.
+fn being_written(record: &ErasureRecord) -> Result<(), Error> {
+    if record.accepted { Ok(()) } else { Err(Error::Conflict("the erasure is still being written down: retry")) }
 }
 
 impl Inner {
@@ -123,7 +129,7 @@ async fn advance(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), 
     let (mut after, mut together, mut attempts) = (None, TOGETHER, 0);
     loop {
         let part = reading!(session, |now| items_of(inner, &now.header, id, after, together).await)?;
-        let Some((last, _)) = part.last() else { return Ok(()) };
+        let Some((last, _)) = part.last() else { return finish(inner, session, id).await };
         let next = subject::tag_of(last);
         let moved = reading!(session, |now| prepare(inner, &now, session, id, &part).await)?;
         if moved.is_nothing() || moved.commit(session).await? {
@@ -134,6 +140,33 @@ async fn advance(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), 
         if attempts == ATTEMPTS {
             (together, attempts) = ((together / 2).max(1), 0);
         }
+    }
+}
+
+/// Ends an erasure of which nothing is left to be done, if nobody came to it.
+async fn finish(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), Error> {
+    loop {
+        let (mut record, guard) = reading!(session, |snapshot| find_guarded(inner, &snapshot.header, id).await)?;
+        accept(&mut record, session);
+        if record.ended_at.is_some() || !record.is_done() {
+            return Ok(());
+        }
+        let header = session.snapshot().header.clone();
+        let mut write = Write { guards: vec![guard], reclaim: true, ..Write::default() };
+        evidence::conclude(&header, &mut record, Timestamp::now(), &mut write)?;
+        write.edits.push(note(&header, &record)?);
+        if session.commit(vec![write]).await? == [true] {
+            session.open.note(&record);
+            session.progress.send_modify(|count| *count += 1);
+            return Ok(());
+        }
+    }
+}
+
+/// That an erasure was cut short is known before it is written down.
+pub(in crate::vault) fn accept(record: &mut ErasureRecord, session: &Session) {
+    if !record.accepted && session.open.is_accepted(record.id) {
+        record.cut_short(Timestamp::now());
     }
 }
 
@@ -179,10 +212,7 @@ async fn prepare(
     let header = &*snapshot.header;
     let now = Timestamp::now();
     let (mut record, guard) = find_guarded(inner, header, id).await?;
-    // One that a crash cut short is known to be taken back before that is written down.
-    if !record.accepted && session.open.is_cancelled(id) {
-        (record.accepted, record.cancelled_at) = (true, Some(now));
-    }
+    accept(&mut record, session);
     let mut moved =
         Moved { write: Write { reclaim: true, ..Write::default() }, record, refused: Vec::new(), removes: false };
     for &(directory, item) in part.iter().filter(|(_, item)| item.state != ItemState::Refused) {
@@ -255,7 +285,9 @@ impl Moved {
         }
         *was = was.saturating_sub(1);
         let state = if held { ItemState::Held } else { ItemState::Refused };
-        let f0_at = if held { item.f0_at } else { item.f0_at.or(Some(now)) };
+        // Another one that was taken back may have lifted the mark meanwhile.
+        let dark = subject.state != SubjectState::Active || record.compartment.is_some();
+        let f0_at = if held { item.f0_at } else { item.f0_at.filter(|_| dark).or(Some(now)) };
         self.write.edits.push(keep(header, record.id, &directory, &ErasureItem { state, f0_at, ..item })?);
         if held {
             counts.held += 1;
@@ -263,7 +295,7 @@ impl Moved {
         }
         counts.refused += 1;
         record.f0_at = record.f0_at.or(f0_at);
-        self.write.delta.refused += i64::from(mark(&mut subject, record, now));
+        self.write.delta.refused += i64::from(mark(&mut subject, record, now, true));
         self.write.edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
         self.write.refusals.push(record.refusal(&directory, now));
         self.refused.push(directory);
@@ -294,7 +326,7 @@ fn lift(subject: &mut SubjectRecord, record: &ErasureRecord) -> bool {
 }
 
 impl OpenTable {
-    fn is_cancelled(&self, id: ErasureId) -> bool {
-        self.records().get(&id).is_some_and(|record| record.cancelled_at.is_some())
+    fn is_accepted(&self, id: ErasureId) -> bool {
+        self.records().get(&id).is_some_and(|record| record.accepted)
     }
 }

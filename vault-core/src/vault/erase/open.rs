@@ -63,6 +63,15 @@ impl OpenTable {
 }
 
 impl ErasureRecord {
+    /// An error or a crash cut it short while it was being written down, and nobody was told of it: what is refused goes on to
+    /// be final, what waits is taken back.
+    pub(crate) fn cut_short(&mut self, now: Timestamp) {
+        self.accepted = true;
+        if self.waits() {
+            self.cancelled_at = self.cancelled_at.or(Some(now));
+        }
+    }
+
     /// Whether nothing of it is still to be done.
     pub(crate) fn is_done(&self) -> bool {
         self.accepted && self.counts.refused + self.counts.pending + self.counts.held == 0
@@ -72,7 +81,8 @@ impl ErasureRecord {
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         let waits = self.counts.pending + self.counts.held > 0;
         let free = self.approval != Approval::Awaited && self.not_before.is_none_or(|at| at <= now);
-        self.ended_at.is_none() && self.accepted && waits && (self.cancelled_at.is_some() || free)
+        // One that is done and not ended was cut short by a crash.
+        self.ended_at.is_none() && self.accepted && (self.is_done() || waits && (self.cancelled_at.is_some() || free))
     }
 
     /// Whether its subjects are left alone at first.

@@ -185,3 +185,48 @@ async fn late_ones_are_counted() {
     let of_erasure = |line: &Vec<u8>| crate::audit::Entry::decode(line).is_some_and(|e| e.what == Action::Erasure);
     assert!(!told.iter().any(of_erasure), "without a request there is nobody to tell of");
 }
+
+#[tokio::test]
+async fn what_may_be_taken_back_decides_nothing_for_the_others() {
+    let fixture = Fixture::with(&["a", "b", "c", "d"]).await;
+    let dark = |asked: &mut NewErasure| (asked.not_before, asked.refuse_now) = (Some(in_millis(3_600_000)), true);
+    let profile = |asked: &mut NewErasure| {
+        asked.compartment = Some(crate::ids::Compartment::profile());
+    };
+    // One compartment of a subject whose whole waits in its time of grace: only that goes, and the whole can be taken back.
+    let whole = fixture.ask(&["a"], dark).await;
+    let part = fixture.ask(&["a"], profile).await;
+    fixture.reaches(part, ErasureState::Final).await;
+    fixture.vault.cancel_erasure(whole).await.unwrap();
+    assert!(fixture.vault.describe(&id("a")).await.is_ok(), "the subject lives");
+    // A mark that is taken back is not that of who is due, in whatever order they came.
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let due = fixture.ask(&["b"], |_| ()).await;
+    let later = fixture.ask(&["b"], dark).await;
+    let _ = fixture.vault.cancel_erasure(later).await;
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+    fixture.reaches(due, ErasureState::Final).await;
+    assert!(!fixture.is_readable("b").await);
+    // A hold that comes in the time of grace of a compartment keeps it from the next erasure as well.
+    let waiting = fixture.ask(&["c"], |asked| (profile(asked), dark(asked)).1).await;
+    fixture.hold("c").await;
+    let mut asked = erasure_of(vec![id("c")]);
+    profile(&mut asked);
+    assert!(matches!(fixture.vault.shred(asked, None).await, Err(Error::Held { .. })));
+    fixture.vault.cancel_erasure(waiting).await.unwrap();
+    assert!(fixture.is_readable("c").await);
+    fixture.is_whole().await;
+}
+
+#[tokio::test]
+async fn an_erasure_with_nothing_to_do_ends_also_if_that_was_not_written_down() {
+    let mut fixture = Fixture::with(&[]).await;
+    // The commit that writes it down succeeds, the one that ends it does not.
+    fixture.store.fail_commit_after(1, crate::store::Fault::Full);
+    let asked = fixture.vault.shred(erasure_of(vec![id("nobody")]), None).await;
+    assert!(matches!(asked, Err(Error::DiskFull)));
+    fixture.restart().await;
+    let (erasures, _) = fixture.vault.erasures(None, 10).await.unwrap();
+    fixture.reaches(erasures[0].id, ErasureState::Final).await;
+}

@@ -165,7 +165,7 @@ async fn refusing(
         write.edits.push(refuse::keep(&header, record.id, &directory, &item)?);
         record.counts.refused += 1;
         record.f0_at = record.f0_at.or(Some(at));
-        write.delta.refused += i64::from(refuse::mark(&mut subject, record, at));
+        write.delta.refused += i64::from(refuse::mark(&mut subject, record, at, true));
         write.edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(subject))?)));
     }
     write.edits.push(erase::note(&header, record)?);
