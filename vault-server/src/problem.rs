@@ -262,6 +262,7 @@ impl From<Error> for Problem {
                 Self::new(Kind::AuditUnavailable, told)
             }
             Error::Damaged(_) => logged(Kind::Damaged, told),
+            Error::Backup(_) => logged(Kind::Internal, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),
         }
     }
