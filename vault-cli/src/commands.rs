@@ -19,6 +19,7 @@ mod schema;
 mod status;
 mod subject;
 mod token;
+mod watch;
 
 use crate::args::{AuditCommand, Cli, Command, Globals, SubjectCommand};
 use crate::client::Client;
@@ -63,10 +64,10 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema(command) => schema::run(command, &context),
         Command::Audit(AuditCommand::Accesses(args)) => accesses::of_caller(args, &context),
         Command::Audit(AuditCommand::Tail { lines, follow }) => audit::tail(*lines, *follow, &context),
-        Command::Audit(AuditCommand::Verify { log_key, dir: Some(dir) }) => {
-            audit::verify_dir(dir, log_key.as_deref(), &context.ui)
+        Command::Audit(AuditCommand::Verify { log_key, dir: Some(dir), checkpoints }) => {
+            watch::verify_dir(dir, log_key.as_deref(), checkpoints, &context.ui)
         }
-        Command::Audit(AuditCommand::Verify { log_key, dir: None }) => audit::verify(log_key.as_deref(), &context),
+        Command::Audit(AuditCommand::Verify { log_key, dir: None, .. }) => watch::verify(log_key.as_deref(), &context),
         Command::Audit(AuditCommand::Export { from, to }) => audit::export(*from, *to, &context),
         Command::Caller(command) => caller::run(command, &context),
         Command::Token(command) => token::run(command, &context),

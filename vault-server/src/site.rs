@@ -103,12 +103,24 @@ impl Site {
     /// # Errors
     /// In plain words, with the place that is wrong.
     pub(crate) async fn open(&self) -> Result<Vault, Failure> {
+        let store = self.existing_store()?;
+        Ok(Vault::open(store, &self.slots, self.logged()?).await?)
+    }
+
+    /// The same without its audit log, whose files are left as they are: for a look at a vault that stands still.
+    ///
+    /// # Errors
+    /// As [`Site::open`].
+    pub(crate) async fn open_unlogged(&self) -> Result<Vault, Failure> {
+        Ok(Vault::open(self.existing_store()?, &self.slots, self.options.clone()).await?)
+    }
+
+    fn existing_store(&self) -> Result<Arc<dyn Store>, Failure> {
         if !self.store.is_dir() {
             let told = "put it back, or correct the path; `vault-server dev` and `vault-server init` make new vaults";
             return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));
         }
-        let store = self.open_store()?;
-        Ok(Vault::open(store, &self.slots, self.logged()?).await?)
+        self.open_store()
     }
 
     fn logged(&self) -> Result<VaultOptions, Failure> {

@@ -1,6 +1,7 @@
 //! The contract of the HTTP API, resource by resource.
 
 mod audit;
+mod audit_log;
 mod batch;
 mod callers;
 mod edges;

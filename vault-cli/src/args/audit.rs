@@ -25,10 +25,12 @@ Example:
         #[arg(short, long)]
         follow: bool,
     },
-    /// Check that the log only grows, and prints its key; or a log's directory from its files alone. Exits 8 if it does not hold
+    /// Check that the log only grows, and show its key; or a log's directory from its files alone. Exits 8 if it does not hold
     #[command(after_help = "\
-Remembers the signed head in $XDG_STATE_HOME/udv, and has the server prove that the next one goes on from it.
-With --dir it works without a server, on a copy of the log or the log of a stopped vault.
+Remembers the signed head in $XDG_STATE_HOME/udv, and has the server prove that the next one goes on from it. The key may
+be an older one of this log: changes of it are followed, for the key before signed each.
+With --dir it works without a server, on a copy of the log or the log of a stopped vault, and holds heads that were kept
+against it.
 
 Examples:
   vault-cli audit verify
@@ -40,6 +42,9 @@ Examples:
         /// Check this directory of a log instead
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// A signed head that somebody kept, to be held against that log as well; repeatable
+        #[arg(long = "checkpoint", value_name = "FILE", requires = "dir")]
+        checkpoints: Vec<PathBuf>,
     },
     /// Write entries to standard output, one JSON document a line
     #[command(after_help = "Example:\n  vault-cli audit export --from 100000 > entries.ndjson")]

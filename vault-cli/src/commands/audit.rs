@@ -1,20 +1,18 @@
-//! `audit tail`, `verify` and `export`: the audit log, looked at and checked.
+//! `audit tail` and `audit export`: the entries of the audit log.
 
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use vault_core::audit::{check, is_continued, signed_size};
+use vault_core::audit::size_of;
 
 use super::Context;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
-use crate::output::{Ui, printable};
 use crate::progress;
 
 /// Entries that one request asks for.
@@ -36,17 +34,6 @@ struct Item {
     entry: Box<RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Keys {
-    current: String,
-    changes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Consistency {
-    proof: Vec<String>,
-}
-
 fn page(client: &Client, from: u64, limit: u64) -> Result<Page, Failure> {
     client.get(&format!("/v1/audit/entries?from={from}&limit={limit}"))?.json()
 }
@@ -54,31 +41,51 @@ fn page(client: &Client, from: u64, limit: u64) -> Result<Page, Failure> {
 /// Shows the newest entries.
 pub(crate) fn tail(lines: u64, follow: bool, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
-    let size = page(&client, 0, 1)?.size;
-    let mut from = size.saturating_sub(lines);
-    let mut rows = Vec::new();
-    while from < size {
-        let some = page(&client, from, PAGE.min(size - from))?;
-        from += some.data.len() as u64;
-        rows.extend(some.data);
-    }
-    show(&rows, context)?;
+    let items = newest(&client, lines)?;
+    show(&items, context)?;
     if !follow {
         return Ok(Exit::Done);
     }
+    // Behind what this look itself left.
+    let mut from = page(&client, 0, 1)?.size;
     loop {
         thread::sleep(LOOK_EVERY);
-        let some = page(&client, from, PAGE)?;
-        from += some.data.len() as u64;
-        // Looking at the log is logged as well.
-        let others: Vec<Item> = some.data.into_iter().filter(|item| !item.entry.get().contains(LOOKING)).collect();
-        if !others.is_empty() {
-            show(&others, context)?;
+        let fresh = fresh(&client, &mut from)?;
+        if !fresh.is_empty() {
+            show(&fresh, context)?;
         }
     }
 }
 
-const LOOKING: &str = r#""what":"audit""#;
+/// As many entries as are asked for, the newest last.
+fn newest(client: &Client, lines: u64) -> Result<Vec<Item>, Failure> {
+    let size = page(client, 0, 1)?.size;
+    let mut from = size.saturating_sub(lines);
+    let mut items = Vec::new();
+    while from < size {
+        let some = page(client, from, PAGE.min(size - from))?;
+        if some.data.is_empty() {
+            return Err(Failure::failed("the server answered with no entries where it has some"));
+        }
+        from += some.data.len() as u64;
+        items.extend(some.data);
+    }
+    Ok(items)
+}
+
+/// Entries since the last look. Fetching them is an entry itself, so it is done only when the signed head, which tells
+/// without one, shows that there are others.
+fn fresh(client: &Client, from: &mut u64) -> Result<Vec<Item>, Failure> {
+    let head = client.get("/v1/audit/checkpoint")?;
+    let size = size_of(head.text()?.as_bytes()).unwrap_or(0);
+    if size <= *from + 1 {
+        return Ok(Vec::new());
+    }
+    let some = page(client, *from, PAGE)?;
+    *from += some.data.len() as u64;
+    Ok(some.data)
+}
+
 const HEADER: [&str; 8] = ["INDEX", "AT", "WHAT", "OUTCOME", "BY", "PURPOSE", "SUBJECTS", "FIELDS"];
 
 fn show(items: &[Item], context: &Context) -> Result<(), Failure> {
@@ -111,133 +118,92 @@ fn row(item: &Item) -> Vec<String> {
 /// Writes entries as they were logged, a line each.
 pub(crate) fn export(from: u64, to: Option<u64>, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
+    let bar = progress::counting(&context.ui, "entries", 0);
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut at = from;
-    // What this adds to the log by looking at it is not its end.
-    let end = to.unwrap_or(page(&client, 0, 1)?.size);
-    let bar = progress::counting(&context.ui, "entries", end.saturating_sub(from));
-    while at < end {
-        let some = page(&client, at, PAGE.min(end - at))?;
-        for item in &some.data {
-            writeln!(out, "{}", item.entry.get())?;
-        }
-        bar.inc(some.data.len() as u64);
-        at = match some.next {
-            Some(next) => next,
-            None => break,
-        };
-    }
+    write_entries(&client, from, to, &bar, &mut out)?;
     out.flush()?;
     bar.finish_and_clear();
     Ok(Exit::Done)
 }
 
-/// Checks that the log goes on from where it was seen last.
-pub(crate) fn verify(log_key: Option<&str>, context: &Context) -> Result<Exit, Failure> {
-    let client = context.client()?;
-    let keys: Keys = client.get("/v1/audit/keys")?.json()?;
-    let head = client.get("/v1/audit/checkpoint")?.text()?.to_owned();
-    let key = log_key.unwrap_or(&keys.current);
-    let Some(size) = signed_size(head.as_bytes(), key) else {
-        let changed = keys.changes.iter().any(|note| signed_size(note.as_bytes(), key).is_some());
-        let told = match changed {
-            true => {
-                "the log's key was changed since: check the change with `vault-cli audit verify --dir`, and use the present key"
-            }
-            false => "the head of the log is not signed by this key",
-        };
-        return Ok(refused(told, &context.ui));
+fn write_entries(
+    client: &Client,
+    from: u64,
+    to: Option<u64>,
+    bar: &ProgressBar,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    // What this adds to the log by looking at it is not its end.
+    let end = match to {
+        Some(to) => to,
+        None => page(client, 0, 1)?.size,
     };
-    let name = head.lines().next().unwrap_or_default().replace('/', "-");
-    let place = state_dir()?.join(format!("{}.checkpoint", printable(&name)));
-    if let Ok(before) = fs::read_to_string(&place) {
-        let seen = before.lines().nth(1).and_then(|line| line.parse::<u64>().ok()).unwrap_or(0);
-        if seen > size {
-            let told = format!("the log had {seen} entries when it was last seen, and has {size}: some are gone");
-            return Ok(refused(&told, &context.ui));
+    bar.set_length(end.saturating_sub(from));
+    let mut at = from;
+    while at < end {
+        let some = page(client, at, PAGE.min(end - at))?;
+        for item in &some.data {
+            writeln!(out, "{}", item.entry.get())?;
         }
-        let proof: Consistency = client.get(&format!("/v1/audit/consistency?from={seen}&to={size}"))?.json()?;
-        let hashes: Option<Vec<[u8; 32]>> = proof.proof.iter().map(|text| hash(text)).collect();
-        if !hashes.is_some_and(|hashes| is_continued(before.as_bytes(), head.as_bytes(), &hashes)) {
-            return Ok(refused("the log does not go on from where it was last seen: it was rewritten", &context.ui));
+        bar.inc(some.data.len() as u64);
+        match some.next {
+            Some(next) if next > at => at = next,
+            _ => break,
         }
-        context.ui.note(&format!("it goes on from the {seen} entries that were seen before"));
     }
-    let dir = place.parent().unwrap_or(Path::new("."));
-    let kept = fs::create_dir_all(dir).and_then(|()| fs::write(&place, &head));
-    kept.map_err(|why| Failure::failed(format!("{} cannot be written ({why})", place.display())))?;
-    context.ui.line(&format!("the log has {size} entries, signed by {}", printable(key)))?;
-    if log_key.is_none() {
-        context.ui.warn("key not pinned: give --log-key with the log's key from a place that you trust");
-    }
-    Ok(Exit::Done)
-}
-
-fn refused(told: &str, ui: &Ui) -> Exit {
-    ui.warn(told);
-    Exit::Verification
-}
-
-fn hash(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    let mut hash = [0; 32];
-    if digits.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(hash)
-}
-
-/// Where what was seen is remembered.
-fn state_dir() -> Result<PathBuf, Failure> {
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    let none = || Failure::failed("there is no place to remember the log's head in").hint("set XDG_STATE_HOME or HOME");
-    Ok(state.or_else(home).ok_or_else(none)?.join("udv"))
-}
-
-/// Checks a log from its files alone.
-pub(crate) fn verify_dir(dir: &Path, log_key: Option<&str>, ui: &Ui) -> Result<Exit, Failure> {
-    if !dir.is_dir() {
-        return Err(Failure::failed(format!("{} is no directory", dir.display())));
-    }
-    let bar = progress::counting(ui, "checking", 0);
-    let report = check(dir, log_key, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    let report = report.map_err(|why| Failure::failed(why.to_string()))?;
-    for problem in &report.problems {
-        ui.line(&printable(problem))?;
-    }
-    let (size, signed) = (report.size, report.signed);
-    if !report.problems.is_empty() {
-        let told =
-            format!("{} problems among {size} entries: keep the log as it is, it is evidence", report.problems.len());
-        return Ok(refused(&told, ui));
-    }
-    let moved = if report.moved > 0 { format!(", {} of them moved away", report.moved) } else { String::new() };
-    ui.line(&format!("the log is whole: {size} entries{moved}, {signed} of them signed"))?;
-    if log_key.is_none() {
-        ui.warn("key not pinned: give --log-key with the log's key from a place that you trust");
-    }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::fake::FakeVault;
+
+    /// An answer of the server: entries from an index on.
+    fn entries(from: u64, count: u64, size: u64) -> (u16, String) {
+        let one = |index| format!(r#"{{"index":{index},"entry":{{"at":"t","what":"read","outcome":"done"}}}}"#);
+        let data: Vec<String> = (from..from + count).map(one).collect();
+        let next = if from + count < size { (from + count).to_string() } else { "null".to_owned() };
+        (200, format!(r#"{{"data":[{}],"next":{next},"size":{size}}}"#, data.join(",")))
+    }
+
+    fn head(size: u64) -> (u16, String) {
+        let root = "A".repeat(43);
+        (200, format!("udv/0\n{size}\n{root}=\n\n\u{2014} udv/0 {}\n", "A".repeat(92)))
+    }
 
     #[test]
-    fn hashes_have_64_digits() {
-        assert_eq!(hash(&"0f".repeat(32)), Some([15; 32]));
-        for bad in ["", "0f", &"zz".repeat(32), &"0".repeat(63)] {
-            assert_eq!(hash(bad), None);
-        }
+    fn the_newest_entries_are_fetched_by_pages() {
+        let fake = FakeVault::answering(vec![entries(0, 1, 1500), entries(250, 1000, 1501), entries(1250, 250, 1502)]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let items = newest(&client, 1250).unwrap();
+        assert_eq!((items.len(), items[0].index, items[1249].index), (1250, 250, 1499));
+        let asked = fake.requests();
+        assert!(asked[1].starts_with("GET /v1/audit/entries?from=250&limit=1000 "), "{}", asked[1]);
+        assert!(asked[2].starts_with("GET /v1/audit/entries?from=1250&limit=250 "), "{}", asked[2]);
+    }
+
+    #[test]
+    fn who_follows_does_not_make_the_log_grow_by_itself() {
+        let fake = FakeVault::answering(vec![head(10), head(11), head(12), entries(10, 2, 12), head(13)]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let mut from = 10;
+        // Nothing; what may be the own look; something else.
+        assert!(fresh(&client, &mut from).unwrap().is_empty() && fresh(&client, &mut from).unwrap().is_empty());
+        assert_eq!((fresh(&client, &mut from).unwrap().len(), from), (2, 12));
+        assert!(fresh(&client, &mut from).unwrap().is_empty());
+        assert_eq!(fake.requests().iter().filter(|asked| asked.contains("/entries")).count(), 1);
+    }
+
+    #[test]
+    fn an_export_ends_where_the_log_ended() {
+        let fake = FakeVault::answering(vec![entries(0, 1, 3), entries(1, 2, 4)]);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let mut out = Vec::new();
+        write_entries(&client, 1, None, &ProgressBar::hidden(), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 2);
+        assert!(fake.requests()[1].starts_with("GET /v1/audit/entries?from=1&limit=2 "));
     }
 
     #[test]

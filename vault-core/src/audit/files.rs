@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a file of at most `limit` bytes.
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -18,12 +18,24 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if std::fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
-    let parent = path.parent().unwrap_or(Path::new("."));
-    create_dir_all(parent)?;
+    let fresh = put_beside(path, bytes)?.0;
+    std::fs::rename(&fresh, path)
+}
+
+/// The same, durable as soon as it is there: after any crash there is the one before or this one.
+pub(super) fn write_durably(path: &Path, bytes: &[u8], top: &Path) -> io::Result<()> {
+    let (fresh, file) = put_beside(path, bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    sync(path, top)
+}
+
+fn put_beside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+    create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
-    std::fs::rename(&fresh, path)
+    Ok((fresh, file))
 }
 
 /// Kept back, so that entries can still be logged on a full disk: some ten thousand of them.

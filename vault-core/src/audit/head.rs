@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! checkpoint          the last one
-//! keys/<size>.note    one for each change of the key: the head at that size, signed by the old and by the new key
+//! keys/<size>.note    one for each change of the key: the head at that size with one more line, `next <verifier key>`,
+//!                     signed by the old and by the new key
 //! ```
 //! The log's origin, and the name of its keys, is `udv/` and the vault's id.
 
@@ -20,7 +21,9 @@ use crate::crypto::LogKey;
 use crate::ids::VaultId;
 
 /// The longest note that is read, in bytes.
-const NOTE_MAX: u64 = 64 * 1024;
+pub(super) const NOTE_MAX: u64 = 64 * 1024;
+/// Begins the line that names the next key.
+const NEXT: &str = "next ";
 
 /// What is signed, and by whom.
 pub(super) struct Head {
@@ -96,7 +99,7 @@ impl Log {
     /// From here on the log's head is signed with this key.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] if it was signed for another vault before.
+    /// [`LogError::Damaged`] if it was signed for another vault before; the system's.
     pub fn unlock(&self, vault: VaultId, key: LogKey) -> Result<(), LogError> {
         let inner = self.inner();
         let name = origin(vault);
@@ -107,7 +110,10 @@ impl Log {
             return Err(LogError::damaged(&inner.dir, 0, "it is the log of another vault"));
         }
         head.signer = Some(Signer { name, key });
-        Ok(())
+        let first = head.last.is_none();
+        drop(head);
+        // A log that was never signed looks like one whose head was taken away.
+        if first { inner.sign() } else { Ok(()) }
     }
 
     /// Drops the key.
@@ -134,7 +140,7 @@ impl Log {
     }
 
     /// The verifier key of a key of this vault's log.
-    pub fn vkey_of(&self, vault: VaultId, key: &LogKey) -> String {
+    pub fn vkey_of(vault: VaultId, key: &LogKey) -> String {
         vkey(&origin(vault), &key.public())
     }
 
@@ -143,7 +149,7 @@ impl Log {
     /// # Errors
     /// The system's.
     pub fn changed_to(&self, key: &str) -> Result<bool, LogError> {
-        Ok(self.key_changes()?.iter().any(|note| signed_by(note.as_bytes(), &[key])))
+        Ok(self.key_changes()?.iter().any(|note| next_in(note.as_bytes()).is_some_and(|next| next == key)))
     }
 
     /// The notes of all changes of the key, oldest first.
@@ -168,10 +174,10 @@ impl Log {
         let mut head = inner.head();
         let present = head.signer.as_ref().ok_or(LogError::Locked)?;
         let next = Signer { name: present.name.clone(), key: next };
-        let both = note_of(&present.name, size, root, &[present, &next]);
+        let told = format!("{NEXT}{}\n", next.vkey());
+        let both = note_of(&present.name, size, root, &told, &[present, &next]);
         let path = inner.dir.join("keys").join(format!("{size:016x}.note"));
-        let written = files::write(&path, &both).and_then(|()| files::sync(&path, &inner.dir));
-        written.map_err(|why| LogError::unavailable(&inner.dir, &why))?;
+        files::write_durably(&path, &both, &inner.dir).map_err(|why| LogError::unavailable(&inner.dir, &why))?;
         head.signer = Some(next);
         // The next head is signed by the new key, even if the log has not grown.
         head.last = None;
@@ -196,10 +202,9 @@ impl Inner {
         if head.last.as_ref().is_some_and(|signed| signed.size >= size) {
             return Ok(());
         }
-        let note = note_of(&signer.name, size, root, &[signer]);
+        let note = note_of(&signer.name, size, root, "", &[signer]);
         let path = self.dir.join("checkpoint");
-        let written = files::write(&path, &note).and_then(|()| files::sync(&path, &self.dir));
-        written.map_err(|why| LogError::unavailable(&self.dir, &why))?;
+        files::write_durably(&path, &note, &self.dir).map_err(|why| LogError::unavailable(&self.dir, &why))?;
         head.last = Some(Signed { note, size, root });
         Ok(())
     }
@@ -210,8 +215,8 @@ pub(super) fn origin(vault: VaultId) -> String {
     format!("udv/{vault}")
 }
 
-fn note_of(name: &str, size: u64, root: [u8; 32], signers: &[&Signer]) -> Vec<u8> {
-    let head = Checkpoint::new(name, size, Hash(root), "").expect("the origin is not empty");
+fn note_of(name: &str, size: u64, root: [u8; 32], more: &str, signers: &[&Signer]) -> Vec<u8> {
+    let head = Checkpoint::new(name, size, Hash(root), more).expect("the origin is not empty, nor a line");
     let mut note = Note::new(&head.to_bytes(), &[]).expect("a checkpoint is a note's text");
     let signers: Vec<&dyn signed_note::Signer> = signers.iter().map(|signer| *signer as _).collect();
     note.add_sigs(&signers).expect("the name of a log is one of a key");
@@ -230,10 +235,25 @@ pub(super) fn told_by(note: &[u8]) -> Option<(u64, [u8; 32])> {
     Some((head.size(), head.hash().0))
 }
 
-/// Whether these keys signed a note, each of them.
+/// The key that signs from a change of it on, as the note of that says.
+pub(super) fn next_in(note: &[u8]) -> Option<String> {
+    let parsed = Note::from_bytes(note).ok()?;
+    let head = Checkpoint::from_bytes(parsed.text()).ok()?;
+    let next = head.extension().strip_prefix(NEXT)?.strip_suffix('\n')?;
+    Some(next.to_owned())
+}
+
+/// Whether these keys signed a note, each of them, as keys of the very log that it speaks of.
 pub(super) fn signed_by(note: &[u8], keys: &[&str]) -> bool {
     let Ok(note) = Note::from_bytes(note) else { return false };
+    let of_log = |key: &str| {
+        let named = key.split_once('+').map(|(name, _)| format!("{name}\n"));
+        named.is_some_and(|named| note.text().starts_with(named.as_bytes()))
+    };
     keys.iter().all(|key| {
+        if !of_log(key) {
+            return false;
+        }
         let verifier = StandardVerifier::new(key).map(|verifier| VerifierList::new(vec![Box::new(verifier)]));
         verifier.is_ok_and(|known| note.verify(&known).is_ok())
     })

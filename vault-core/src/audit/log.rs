@@ -121,7 +121,7 @@ pub(super) struct Inner {
     pub(super) head: Mutex<Head>,
     durable: watch::Sender<u64>,
     /// Held as long as the log is open.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 struct State {
@@ -176,6 +176,9 @@ impl Log {
                 recent.extend(replayed.entries);
                 (segment, older)
             }
+            None if tree::tile_path(dir, 0, 0).exists() => {
+                return Err(LogError::damaged(dir, 0, "its journal is missing"));
+            }
             None => (Segment::create(dir, 0).map_err(told)?, VecDeque::new()),
         };
         for entry in &recent {
@@ -192,7 +195,7 @@ impl Log {
             tree: Mutex::new(tree),
             head: Mutex::new(head),
             durable,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         });
         let own = inner.clone();
         let thread = std::thread::Builder::new().name("audit log".to_owned()).spawn(move || own.run()).map_err(told)?;
@@ -368,6 +371,7 @@ impl Owner {
             // It has told of its failure if it had one.
             let _ = thread.join();
         }
+        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -423,6 +427,12 @@ impl Inner {
         let mut signed = Instant::now();
         loop {
             let closing = self.wait(every);
+            if closing {
+                // Before the last look, so that nothing is appended behind it and waited for in vain.
+                let place = self.dir.display().to_string();
+                let closed = LogError::Unavailable { place, why: "it is closed".to_owned() };
+                self.state().broken.get_or_insert(closed);
+            }
             let settled = self.settle();
             if let Err(why) = self.tidy() {
                 // The journal has everything: it is tried again.
@@ -441,8 +451,6 @@ impl Inner {
                 }
             }
             if closing {
-                let place = self.dir.display().to_string();
-                self.state().broken = Some(LogError::Unavailable { place, why: "it is closed".to_owned() });
                 return;
             }
         }
@@ -569,6 +577,17 @@ pub(super) fn bundle(dir: &Path, number: u64) -> Result<Vec<Bytes>, LogError> {
 fn make_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Keeps a log that is only looked at from being opened meanwhile; a copy may have no lock.
+pub(super) fn lock_to_look(dir: &Path) -> Result<Option<File>, LogError> {
+    let Ok(file) = File::open(dir.join("lock")) else { return Ok(None) };
+    match file.try_lock_shared() {
+        Err(std::fs::TryLockError::WouldBlock) => Err(LogError::InUse { place: dir.display().to_string() }),
+        // A file system without locks, read-only perhaps.
+        Err(std::fs::TryLockError::Error(_)) => Ok(None),
+        Ok(()) => Ok(Some(file)),
+    }
 }
 
 /// One process at a time.

@@ -7,16 +7,17 @@
 mod check;
 mod entry;
 mod files;
+mod follow;
 mod head;
 mod journal;
 mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod trail;
 mod tree;
 
-pub use check::{LogReport, check, check_two, is_continued, signed_size};
+pub use check::{KeptHead, LogReport, check, check_with};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
-#[cfg(test)]
-mod log_tests;
-
+pub use follow::{is_continued, next_key, signed_size, size_of};
 pub use log::{Log, LogError, Sync};
 pub use trail::{Trail, day_of};

@@ -103,9 +103,9 @@ impl Tree {
         if from == 0 || from == to { Ok(Vec::new()) } else { plain(tlog::prove_tree(to, from, self)) }
     }
 
-    /// The tiles that wait to be written.
-    pub(super) fn unwritten(&self) -> impl Iterator<Item = (u8, u64, &[u8])> {
-        self.unwritten.iter().map(|(&(level, number), bytes)| (level, number, &bytes[..]))
+    /// Lets tiles go of which `there` says that they are in their files.
+    pub(super) fn let_go(&mut self, mut there: impl FnMut(u8, u64, &[u8]) -> bool) {
+        self.unwritten.retain(|&(level, number), bytes| !there(level, number, bytes));
     }
 
     /// The bytes of a tile of hashes as it is in a tree of `size`; none if there is no such tile.

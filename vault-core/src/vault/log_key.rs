@@ -43,6 +43,18 @@ impl Vault {
         Ok(LogKeys { current: log.vkey()?, since: record.since, changes: log.key_changes()? })
     }
 
+    /// The keys that may sign the audit log, as C2SP verifier keys: the present one and, while a change is under way, the
+    /// next. For a look at the log's files; the log need not be open.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the store's.
+    pub async fn log_signers(&self) -> Result<Vec<String>, Error> {
+        let session = self.session()?;
+        let found = find(&self.inner, &session).await?;
+        let seeds = found.into_iter().flat_map(|(record, _)| [Some(record.seed), record.next]).flatten();
+        Ok(seeds.map(|seed| Log::vkey_of(self.inner.vault, &key(&seed))).collect())
+    }
+
     /// The audit log, for whoever checks it.
     ///
     /// # Errors
@@ -96,7 +108,13 @@ impl Inner {
                 record
             }
         };
-        log.unlock(self.vault, key(&record.seed))?;
+        // A crash may have left a change of the key that is told already: the old one signs nothing any more.
+        let next = record.next.as_ref().map(|next| key(next));
+        let next = match next {
+            Some(next) if log.changed_to(&Log::vkey_of(self.vault, &next))? => Some(next),
+            _ => None,
+        };
+        log.unlock(self.vault, next.unwrap_or_else(|| key(&record.seed)))?;
         if record.next.is_some()
             && !at_rest
             && let Err(error) = change(self, session, log).await
@@ -112,13 +130,18 @@ async fn change(inner: &Inner, session: &Session, log: &Log) -> Result<(), Error
     let Some((mut record, guard)) = find(inner, session).await? else { return Ok(()) };
     let Some(next) = record.next.take() else { return Ok(()) };
     let (old, new) = (key(&record.seed), key(&next));
-    let told = KeyChange { old: log.vkey_of(inner.vault, &old), new: log.vkey_of(inner.vault, &new) };
+    let told = KeyChange { old: Log::vkey_of(inner.vault, &old), new: Log::vkey_of(inner.vault, &new) };
     if log.changed_to(&told.new)? {
         log.unlock(inner.vault, new)?;
     } else {
-        let asked = trail::so_far().pop().unwrap_or_else(|| Entry::new(Action::LogKey, Outcome::Done));
-        let end = inner.outbox.append(&[Entry { log_key: Some(told), ..asked }])?;
-        trail::committed();
+        // Whoever unlocks the vault after a crash did not ask for it.
+        let asked = trail::so_far().pop().filter(|entry| entry.what == Action::LogKey);
+        let of_request = asked.is_some();
+        let entry = asked.unwrap_or_else(|| Entry::new(Action::LogKey, Outcome::Done));
+        let end = inner.outbox.append(&[Entry { log_key: Some(told), ..entry }])?;
+        if of_request {
+            trail::committed();
+        }
         log.durable(end).await?;
         log.change_key(new)?;
     }

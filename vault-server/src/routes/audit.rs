@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use vault_core::Error;
+use vault_core::audit::{self, Log};
 use vault_core::time::Timestamp;
 
 use super::page_size;
@@ -21,7 +22,8 @@ use crate::problem::Problem;
     responses((status = 200, body = String, content_type = "text/plain"))
 )]
 pub(crate) async fn checkpoint(State(app): State<App>) -> Result<Response, Problem> {
-    let note = app.vault.audit_log()?.checkpoint().map_err(Error::from)?;
+    let log = app.vault.audit_log()?;
+    let note = blocking(move || Ok(log.checkpoint()?)).await?;
     let text = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))];
     Ok((text, note).into_response())
 }
@@ -109,8 +111,11 @@ pub(crate) async fn proof(
 ) -> Result<Response, Problem> {
     let index = index.parse().map_err(|_| Problem::malformed("the index of an entry is a number"))?;
     let log = app.vault.audit_log()?;
-    let size = query.size.unwrap_or_else(|| log.durable_size());
-    let proof = blocking(move || Ok(log.inclusion(index, size)?)).await?;
+    let (size, proof) = blocking(move || {
+        let size = query.size.map_or_else(|| signed(&log), Ok)?;
+        Ok((size, log.inclusion(index, size)?))
+    })
+    .await?;
     Ok(answer(StatusCode::OK, &Proof { index, size, proof: hexadecimal(&proof) }))
 }
 
@@ -142,8 +147,12 @@ pub(crate) async fn consistency(
     Params(query): Params<ConsistencyQuery>,
 ) -> Result<Response, Problem> {
     let log = app.vault.audit_log()?;
-    let (from, to) = (query.from, query.to.unwrap_or_else(|| log.durable_size()));
-    let proof = blocking(move || Ok(log.consistency(from, to)?)).await?;
+    let from = query.from;
+    let (to, proof) = blocking(move || {
+        let to = query.to.map_or_else(|| signed(&log), Ok)?;
+        Ok((to, log.consistency(from, to)?))
+    })
+    .await?;
     Ok(answer(StatusCode::OK, &Consistency { from, to, proof: hexadecimal(&proof) }))
 }
 
@@ -153,7 +162,8 @@ pub(crate) struct Keys {
     current: String,
     #[schema(value_type = String)]
     since: Shown<Timestamp>,
-    /// For each change, oldest first: the head then, signed by the key before and by the one after.
+    /// For each change, oldest first: the head then, with a line that names the next key, signed by the key before and by the
+    /// next one.
     changes: Vec<String>,
 }
 
@@ -169,6 +179,11 @@ pub(crate) async fn keys(State(app): State<App>) -> Result<Response, Problem> {
 pub(crate) async fn rotate(State(app): State<App>) -> Result<Response, Problem> {
     let keys = app.vault.rotate_log_key().await?;
     Ok(answer(StatusCode::OK, &Keys { current: keys.current, since: Shown(keys.since), changes: keys.changes }))
+}
+
+/// The size that the present head speaks of: a proof towards it can be held against something that is signed.
+fn signed(log: &Log) -> Result<u64, Error> {
+    audit::size_of(&log.checkpoint()?).ok_or(Error::Damaged("the head of the audit log"))
 }
 
 fn hexadecimal(hashes: &[[u8; 32]]) -> Vec<String> {
