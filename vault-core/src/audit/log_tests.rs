@@ -177,3 +177,23 @@ async fn wherever_a_crash_comes_the_log_goes_on_with_the_same_tree() {
     }
     assert!(gone > 3, "segments turned over: {gone}");
 }
+
+#[tokio::test]
+async fn a_segment_that_was_begun_and_not_used_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    append(&log, 0..100);
+    settle(&log).await;
+    log.close();
+    // The turn-over failed, and the segment before went on.
+    fs::write(dir.path().join("journal").join(format!("{:016x}", 60)), b"").unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.size(), 100);
+    append(&log, 100..101);
+    settle(&log).await;
+    log.close();
+    assert_eq!(Log::open(dir.path()).unwrap().size(), 101);
+    // One with something in it is not passed over.
+    fs::write(dir.path().join("journal").join(format!("{:016x}", 60)), b"x").unwrap();
+    assert!(matches!(Log::open(dir.path()), Err(LogError::Damaged { .. })));
+}

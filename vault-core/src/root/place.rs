@@ -26,6 +26,14 @@ impl SlotPlace {
         }
     }
 
+    /// The same slot with its file elsewhere, for a copy of it.
+    pub fn moved_to(&self, file: PathBuf) -> Self {
+        match self {
+            Self::File(_) => Self::File(file),
+            Self::Pkcs11 { hsm, .. } => Self::Pkcs11 { file, hsm: hsm.clone() },
+        }
+    }
+
     /// Whether it is a slot in hardware.
     pub fn is_hardware(&self) -> bool {
         matches!(self, Self::Pkcs11 { .. })

@@ -9,10 +9,12 @@ use super::{Vault, erase, evidence};
 use crate::audit::{Action, Digest, Entry, Level, Log, Outcome};
 use crate::certificate::{self, Certificate, Evidence, FORMAT, STATEMENT};
 use crate::error::Error;
-use crate::ids::{ErasureId, SubjectId};
+use crate::ids::{ErasureId, SubjectId, VaultId};
 
 /// The most subjects whose certificates are made at once.
 pub const CERTIFICATES_MAX: usize = 1000;
+/// Entries that are looked at before it is asked whether that was all.
+const LOOK: u64 = 4096;
 
 /// The certificate of one subject's shred.
 pub struct SubjectCertificate {
@@ -34,11 +36,15 @@ impl Vault {
         if record.f1_at.is_none() {
             return Err(Error::Conflict("the erasure is not final yet: its certificate is there once it is"));
         }
-        let found = find(&log, &record, &HashMap::new()).await?;
-        let request = found.ended.ok_or(Error::Damaged("the log lacks the end of an erasure"))?;
-        let head = Head::of(&log)?;
-        let certificate = head.certificate(&self.inner.vault.to_string(), &record, &found.levels)?;
-        Ok(Certificate { request: Some(head.request(&record, &request)?), ..certificate })
+        let vault = self.inner.vault;
+        blocking(move || {
+            let found = find(&log, &record, &HashMap::new())?;
+            let request = found.ended.as_ref().ok_or(Error::Damaged("the log lacks the end of an erasure"))?;
+            let head = Head::of(&log)?;
+            let certificate = head.certificate(vault, &record, &found.levels)?;
+            Ok(Certificate { request: Some(head.request(&record, request)?), ..certificate })
+        })
+        .await
     }
 
     /// The certificates of subjects that an erasure shredded; those that it did not are left out. That of the request is
@@ -51,32 +57,49 @@ impl Vault {
             return Err(Error::Invalid { field: "subjects", expected: "at most 1,000 subject ids" });
         }
         let (log, record) = self.certified(id).await?;
-        let key = record.salts()?;
-        let commitment = |subject| evidence::commitment(key, id, subject);
-        let wanted: HashMap<[u8; 32], &SubjectId> = subjects.iter().map(|s| (commitment(s), s)).collect();
-        let found = find(&log, &record, &wanted).await?;
-        let head = Head::of(&log)?;
-        let common = head.certificate(&self.inner.vault.to_string(), &record, &found.levels)?;
-        let request = found.ended.as_ref().map(|ended| head.request(&record, ended)).transpose()?;
-        let mut certificates = Vec::with_capacity(found.shreds.len());
-        for (subject, logged) in found.shreds {
-            let of = certificate::Subject {
-                id: subject.as_str().to_owned(),
-                salt: hex::encode(subject_salt(key, subject)),
-                evidence: head.evidence(&logged)?,
-            };
-            let certificate = Certificate { subject: Some(of), request: request.clone(), ..common.clone() };
-            certificates.push(SubjectCertificate { subject: subject.clone(), index: logged.0, certificate });
-        }
-        Ok(certificates)
+        let (vault, subjects) = (self.inner.vault, subjects.to_vec());
+        blocking(move || of_subjects(vault, &log, &record, &subjects)).await
     }
 
     async fn certified(&self, id: ErasureId) -> Result<(Log, ErasureRecord), Error> {
         let session = self.session()?;
         let log = self.inner.options.log.clone().ok_or(Error::NotFound("audit log"))?;
         let record = reading!(session, |snapshot| erase::find(&self.inner, &snapshot.header, id).await)?;
+        // What is handed out as evidence must not be lost any more.
+        log.durable(log.size()).await?;
         Ok((log, record))
     }
+}
+
+/// Looks through files away from what answers everybody else.
+async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(look).await.map_err(|_| Error::Failed)?
+}
+
+fn of_subjects(
+    vault: VaultId,
+    log: &Log,
+    record: &ErasureRecord,
+    subjects: &[SubjectId],
+) -> Result<Vec<SubjectCertificate>, Error> {
+    let key = record.salts()?;
+    let commitment = |subject| evidence::commitment(key, record.id, subject);
+    let wanted: HashMap<[u8; 32], &SubjectId> = subjects.iter().map(|s| (commitment(s), s)).collect();
+    let found = find(log, record, &wanted)?;
+    let head = Head::of(log)?;
+    let common = head.certificate(vault, record, &found.levels)?;
+    let request = found.ended.as_ref().map(|ended| head.request(record, ended)).transpose()?;
+    let mut certificates = Vec::with_capacity(found.shreds.len());
+    for (subject, logged) in found.shreds {
+        let of = certificate::Subject {
+            id: subject.as_str().to_owned(),
+            salt: hex::encode(subject_salt(key, subject)),
+            evidence: head.evidence(&logged)?,
+        };
+        let certificate = Certificate { subject: Some(of), request: request.clone(), ..common.clone() };
+        certificates.push(SubjectCertificate { subject: subject.clone(), index: logged.0, certificate });
+    }
+    Ok(certificates)
 }
 
 /// An entry's place and bytes.
@@ -91,22 +114,30 @@ struct Found<'a> {
 }
 
 /// Looks through the part of the log that the erasure's shreds are in.
-async fn find<'a>(
-    log: &Log,
-    record: &ErasureRecord,
-    wanted: &HashMap<[u8; 32], &'a SubjectId>,
-) -> Result<Found<'a>, Error> {
-    let Some(from) = record.told_from else { return Ok(Found::default()) };
-    let end = log.size();
-    // What is handed out as evidence must not be lost any more.
-    log.durable(end).await?;
+fn find<'a>(log: &Log, record: &ErasureRecord, wanted: &HashMap<[u8; 32], &'a SubjectId>) -> Result<Found<'a>, Error> {
     let mut found = Found::default();
-    let name = record.id.to_string();
-    log.scan(from..end, |index, bytes| {
-        // Most entries are of others, and need not be read.
-        if !contains(bytes, name.as_bytes()) {
-            return;
-        }
+    let Some(mut from) = record.told_from else { return Ok(found) };
+    let (end, name) = (log.size(), record.id.to_string());
+    while from < end && !found.is_all(record) {
+        let part = from..end.min(from + LOOK);
+        from = part.end;
+        log.scan(part, |index, bytes| {
+            // Most entries are of others, and need not be read.
+            if contains(bytes, name.as_bytes()) {
+                found.take(record, wanted, (index, bytes));
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+impl<'a> Found<'a> {
+    fn take(
+        &mut self,
+        record: &ErasureRecord,
+        wanted: &HashMap<[u8; 32], &'a SubjectId>,
+        (index, bytes): (u64, &[u8]),
+    ) {
         let Some(entry) = Entry::decode(bytes) else { return };
         if entry.erasure != Some(record.id) || entry.outcome != Outcome::Done {
             return;
@@ -114,16 +145,21 @@ async fn find<'a>(
         let logged = (index, bytes.to_vec());
         match (entry.what, entry.shred, entry.level) {
             (Action::Shredded, Some(shred), _) => {
-                if let Some(subject) = wanted.get(&shred.commitment.0) {
-                    found.shreds.push((subject, logged));
-                }
+                let subject = wanted.get(&shred.commitment.0);
+                self.shreds.extend(subject.map(|subject| (*subject, logged)));
             }
-            (Action::ErasureLevel, _, Some(Level::F1)) => found.ended = Some(logged),
-            (Action::ErasureLevel, _, Some(_)) => found.levels.push(logged),
+            (Action::ErasureLevel, _, Some(Level::F1)) => self.ended = Some(logged),
+            (Action::ErasureLevel, _, Some(_)) => self.levels.push(logged),
             _ => {}
         }
-    })?;
-    Ok(found)
+    }
+
+    /// Whether nothing of the erasure can come behind, for its shreds are told before its end: then the rest of the log need
+    /// not be looked at.
+    fn is_all(&self, record: &ErasureRecord) -> bool {
+        let levels = [record.f2_at, record.f3_at].iter().flatten().count();
+        self.ended.is_some() && self.levels.len() == levels
+    }
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
@@ -161,11 +197,11 @@ impl<'a> Head<'a> {
         })
     }
 
-    fn certificate(&self, vault: &str, record: &ErasureRecord, levels: &[Logged]) -> Result<Certificate, Error> {
+    fn certificate(&self, vault: VaultId, record: &ErasureRecord, levels: &[Logged]) -> Result<Certificate, Error> {
         Ok(Certificate {
             certificate: FORMAT.to_owned(),
             statement: STATEMENT.to_owned(),
-            vault: vault.to_owned(),
+            vault: vault.to_string(),
             erasure: record.id.to_string(),
             subject: None,
             request: None,

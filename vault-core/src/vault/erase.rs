@@ -23,11 +23,11 @@ use super::refuse::{Refused, Standing, standing};
 use super::session::{Session, Snapshot, reading};
 use super::subject;
 use super::types::{Erasure, ErasureCounts, ErasureState, NewErasure, OpenItem, VaultOptions};
-use super::writer::{Guard, Write};
-use super::{Inner, Vault, evidence};
+use super::writer::Guard;
+use super::{Inner, Vault};
 use crate::crypto::{ErasureKey, Random, digest};
 use crate::error::Error;
-use crate::ids::{CallerId, Compartment, ErasureId, HoldName, SubjectId};
+use crate::ids::{Compartment, ErasureId, HoldName, SubjectId};
 use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op};
@@ -83,12 +83,7 @@ impl Vault {
         outcome?;
         sent.map_err(|_| Error::Locked)?;
         if record.is_done() {
-            let header = session.snapshot().header.clone();
-            let mut write = Write { reclaim: true, ..Write::default() };
-            evidence::conclude(&header, &mut record, Timestamp::now(), &mut write)?;
-            write.edits.push(note(&header, &record)?);
-            session.commit(vec![write]).await?;
-            session.open.note(&record);
+            due::finish(&self.inner, &session, record.id).await?;
         }
         // Somebody waits for its time.
         session.open.changed.notify_one();
@@ -253,7 +248,7 @@ pub(super) async fn find_guarded(
     Ok((decode(&payload)?, guard))
 }
 
-pub(super) async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
+async fn all(inner: &Inner, session: &Session) -> Result<Vec<ErasureRecord>, Error> {
     let mut records: Vec<ErasureRecord> = Vec::new();
     loop {
         let after = records.last().map(|r| r.id);
@@ -306,17 +301,6 @@ pub(super) fn note(header: &Header, record: &ErasureRecord) -> Result<(Kind, Ent
 
 fn shown(record: ErasureRecord, items: Vec<OpenItem>, session: &Session) -> Erasure {
     let state = record.state();
-    let Approval::By(second) = record.approval else { return shown_by(record, None, state, items, session) };
-    shown_by(record, Some(second), state, items, session)
-}
-
-fn shown_by(
-    record: ErasureRecord,
-    approved_by: Option<CallerId>,
-    state: ErasureState,
-    items: Vec<OpenItem>,
-    session: &Session,
-) -> Erasure {
     Erasure {
         id: record.id,
         state,
@@ -328,7 +312,7 @@ fn shown_by(
         not_before: record.not_before,
         deadline: record.deadline,
         requested_by: record.requested_by,
-        approved_by,
+        approved_by: record.approval.second(),
         counts: record.counts,
         total: record.total,
         f0_at: record.f0_at,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use keys::sweep as forget_keys;
 
-use super::records::{Approval, ErasureRecord};
+use super::records::ErasureRecord;
 use super::session::{Session, Snapshot, reading};
 use super::types::ErasureState;
 use super::writer::Write;
@@ -209,10 +209,7 @@ pub(super) fn conclude(
         commitment: request_commitment(&salt, &record.id.0, &record.reason, record.reference.as_deref()),
         asked_at: record.created_at,
         asked_by: record.requested_by,
-        approved_by: match record.approval {
-            Approval::By(second) => Some(second),
-            Approval::NotNeeded | Approval::Awaited => None,
-        },
+        approved_by: record.approval.second(),
         total: record.total,
         r#final: counts.r#final,
         shredded: counts.shredded,

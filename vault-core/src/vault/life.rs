@@ -166,17 +166,7 @@ impl Vault {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, job_queue) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));
-        let writer = Writer {
-            store: inner.store.clone(),
-            pages: inner.pages.clone(),
-            vault: inner.vault,
-            slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
-            outbox: inner.outbox.clone(),
-            inner: inner.clone(),
-            session: session.clone(),
-            meta_row: row,
-            failed: inner.failed.clone(),
-        };
+        let writer = Writer::new(inner.clone(), session.clone(), row);
         let finalizer = match finalizing {
             Finalizing::Resumed => Some(Finalizer::resume(inner.clone(), session.clone()).await?),
             Finalizing::AtRest => None,

@@ -204,6 +204,14 @@ impl Inner {
     }
 }
 
+/// The newest commit that the log tells of; 0 if it tells of none.
+///
+/// # Errors
+/// The log's.
+pub(super) fn newest_commit(log: &Log) -> Result<u64, LogError> {
+    Ok(Newest::of(log)?.commit)
+}
+
 /// The newest commit that the log tells of, and how many of its entries it has.
 struct Newest {
     commit: u64,

@@ -237,6 +237,16 @@ pub(crate) enum Approval {
     By(CallerId),
 }
 
+impl Approval {
+    /// The second person, once there is one.
+    pub(crate) fn second(self) -> Option<CallerId> {
+        match self {
+            Self::By(second) => Some(second),
+            Self::NotNeeded | Self::Awaited => None,
+        }
+    }
+}
+
 /// A rotation and where it goes on after a restart.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct RotationRecord {

@@ -20,7 +20,8 @@ use super::meta::{Meta, MetaHead};
 use super::session::{Session, Snapshot};
 use super::types::{VaultOptions, VerifyReport};
 use super::writer::{Command, QUEUE, Write, Writer};
-use super::{Vault, meta, schema};
+use super::{Vault, meta, outbox, schema};
+use crate::audit::{Action, Entry, Outcome};
 use crate::backup::{BackupError, Identities, Info};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -137,14 +138,17 @@ impl Vault {
         let mut counts = meta.counts;
         counts.rows = counted.rows;
         let head = MetaHead { vault: inner.vault, epoch: header.epoch().max(*slot_epoch) };
-        let meta_row = Meta { head, sequence: meta.sequence + 1, counts }.seal(header.meta_key());
+        // Beyond every commit that the log tells of, or the outbox would take the next ones for told.
+        let logged = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
+        let sequence = meta.sequence.max(logged) + 1;
+        let meta_row = Meta { head, sequence, counts }.seal(header.meta_key());
         rows::put(&*inner.store, vec![(meta::KEY.to_vec(), meta_row.clone())]).await?;
 
         // Beyond every epoch that the slots have seen, so that the next one is the vault's own.
         let header = header.at_epoch(head.epoch);
         let root = RootEntry { epoch: head.epoch, retained: false, ..root.duplicate() };
         let schema = Arc::new(schema::load(inner, &header).await?);
-        let snapshot = Snapshot { header: Arc::new(header), counts, sequence: meta.sequence + 1, schema };
+        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, schema };
         let mending = Mending::start(self, snapshot, root, meta_row);
         let lookups_mended = mend::lookups(inner, &mending.session, progress).await?;
         let refused_again =
@@ -215,17 +219,7 @@ impl Mending {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, _) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));
-        let writer = Writer {
-            store: inner.store.clone(),
-            pages: inner.pages.clone(),
-            vault: inner.vault,
-            slots: inner.roots.status().into_iter().map(|slot| slot.name).collect(),
-            outbox: inner.outbox.clone(),
-            inner: inner.clone(),
-            session: session.clone(),
-            meta_row,
-            failed: inner.failed.clone(),
-        };
+        let writer = Writer::new(inner.clone(), session.clone(), meta_row);
         Self { session, writer: tokio::spawn(writer.run(queue)) }
     }
 
@@ -235,7 +229,8 @@ impl Mending {
         let current = self.session.root.load_full();
         roots.take_as_they_are();
         let next = Arc::new(roots.stage(&current, &mut Random::new(64)).await?.next);
-        let writes = vec![Write { delete: vec![MARKER.to_vec()], reclaim: true, ..Write::default() }];
+        let entries = vec![Entry::new(Action::Restore, Outcome::Done)];
+        let writes = vec![Write { delete: vec![MARKER.to_vec()], entries, reclaim: true, ..Write::default() }];
         let (reply, answer) = oneshot::channel();
         let command = Command::Root { next: next.clone(), writes, rekey: None, reply };
         self.session.writer.send(command).await.map_err(|_| Error::Failed)?;

@@ -152,10 +152,15 @@ impl Keeper {
         let mut state = self.state();
         let at = state.files.iter().position(|file| file.root == root);
         if let Some(file) = at.map(|at| state.files.remove(at)) {
-            for slot in &self.slots {
-                if let Err(error) = file.wipe(slot) {
-                    tracing::warn!(slot = %slot.display(), %error, "refusals beside a slot could not be wiped; they are sealed under a root that is gone");
-                }
+            self.wipe(&file);
+        }
+    }
+
+    fn wipe(&self, file: &Refusals) {
+        for slot in &self.slots {
+            if let Err(error) = file.wipe(slot) {
+                let slot = slot.display();
+                tracing::warn!(%slot, %error, "refusals beside a slot could not be wiped; they are sealed under a root that is gone");
             }
         }
     }
@@ -294,13 +299,7 @@ impl Inner {
     async fn forget(&self, session: &Session) -> Result<(), Error> {
         self.name(session, &[]).await?;
         let state = std::mem::take(&mut *self.keeper.state());
-        for file in &state.files {
-            for slot in &self.keeper.slots {
-                if let Err(error) = file.wipe(slot) {
-                    tracing::warn!(slot = %slot.display(), %error, "refusals beside a slot could not be wiped; they are sealed under a root that is gone");
-                }
-            }
-        }
+        state.files.iter().for_each(|file| self.keeper.wipe(file));
         for (_, root) in self.roots.retained() {
             self.roots.release(root);
         }

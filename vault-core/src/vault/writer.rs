@@ -18,18 +18,17 @@ use super::Inner;
 use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
-use super::outbox::{self, Outbox};
+use super::outbox;
 use super::row;
 use super::session::{Session, Snapshot};
 use crate::audit::{Entry, trail};
 use crate::crypto::digest;
 use crate::error::Error;
-use crate::ids::VaultId;
 use crate::root::{Refusal, RootEntry};
 use crate::schema::Schema;
-use crate::store::{Batch, Expect, Row, Store, StoreError};
+use crate::store::{Batch, Expect, Row, StoreError};
 use crate::time::Timestamp;
-use crate::trie::{self, Applied, Edits, Header, Mode, Pages, RekeyCursor, RekeyStep, TrieError};
+use crate::trie::{self, Applied, Edits, Header, Mode, RekeyCursor, RekeyStep, TrieError};
 
 /// The most writes that share one commit.
 const GROUP_MAX: usize = 512;
@@ -84,25 +83,21 @@ type DataRequest = (Vec<Write>, oneshot::Sender<Result<Vec<bool>, GroupError>>);
 
 /// The writer's own state.
 pub(crate) struct Writer {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) pages: Pages,
-    pub(super) vault: VaultId,
-    /// What the root slots are called.
-    pub(super) slots: Vec<String>,
-    pub(super) outbox: Arc<Outbox>,
-    /// For what a commit has to tell beside the store.
-    pub(super) inner: Arc<Inner>,
-    pub(super) session: Arc<Session>,
+    inner: Arc<Inner>,
+    session: Arc<Session>,
     /// META as it lies in the store: expected by every commit.
-    pub(super) meta_row: Vec<u8>,
-    /// Told when the engine failed and nothing more can be acknowledged.
-    pub(super) failed: watch::Sender<bool>,
+    meta_row: Vec<u8>,
 }
 
 impl Writer {
+    /// The writer of a session, which stands at this META.
+    pub(super) fn new(inner: Arc<Inner>, session: Arc<Session>, meta_row: Vec<u8>) -> Self {
+        Self { inner, session, meta_row }
+    }
+
     /// Runs until it is told to stop or the engine fails.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let _alarm = Alarm(self.failed.clone());
+        let _alarm = Alarm(self.inner.failed.clone());
         let mut next = None;
         loop {
             let command = match next.take() {
@@ -151,7 +146,8 @@ impl Writer {
             return Ok(merged.committed);
         }
         let mode = Mode::Data { root: &root.key };
-        let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
+        let applied =
+            trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         self.commit(&snapshot, applied, merged.rest).await?;
         Ok(merged.committed)
     }
@@ -165,7 +161,8 @@ impl Writer {
         let snapshot = self.session.snapshot();
         let merged = self.merge(&snapshot, writes).await?;
         let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
-        let applied = trie::apply(&self.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
+        let applied =
+            trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
         let mut rest = Rest { reclaim: true, ..merged.rest };
         let evidence = self.evidence(&snapshot.header, &applied, &rest.shreds).await?;
@@ -182,8 +179,9 @@ impl Writer {
             return Ok(Vec::new());
         }
         let row = before.current_row().unwrap_or_default();
-        let sealed = self.store.get(row).await.map_err(|e| group_error(TrieError::Store(e)))?.unwrap_or_default();
-        Destroyed::rows((before, &sealed), applied, &self.slots, shreds).map_err(|_| GroupError::TooLarge)
+        let slots: Vec<String> = self.inner.roots.status().into_iter().map(|slot| slot.name).collect();
+        let sealed = self.inner.store.get(row).await.map_err(|e| group_error(TrieError::Store(e)))?.unwrap_or_default();
+        Destroyed::rows((before, &sealed), applied, &slots, shreds).map_err(|_| GroupError::TooLarge)
     }
 
     /// Holds every write's guards against the present state and puts the good ones together.
@@ -228,11 +226,12 @@ impl Writer {
             }
             let holds = match guard {
                 Guard::Entry { kind, key, seen } => {
-                    let payload = trie::find(&self.pages, &snapshot.header, *kind, key).await.map_err(group_error)?;
+                    let payload =
+                        trie::find(&self.inner.pages, &snapshot.header, *kind, key).await.map_err(group_error)?;
                     payload.map(|p| digest(&p)) == *seen
                 }
                 Guard::Row { key, version } => {
-                    let row = self.store.get(key).await.map_err(|e| group_error(TrieError::Store(e)))?;
+                    let row = self.inner.store.get(key).await.map_err(|e| group_error(TrieError::Store(e)))?;
                     row.map(|value| row::version_of(&value)) == version.map(Some)
                 }
             };
@@ -255,16 +254,16 @@ impl Writer {
 
     /// At the end: makes the log durable, and removes what it has from the outbox.
     async fn empty_outbox(&mut self) {
-        let Some(log) = self.outbox.log().cloned() else { return };
+        let Some(log) = self.inner.outbox.log().cloned() else { return };
         let durable = async {
-            self.outbox.flush()?;
+            self.inner.outbox.flush()?;
             log.durable(log.size()).await
         };
         if let Err(error) = durable.await {
             tracing::warn!(%error, "the audit log is completed at the next unlock");
             return;
         }
-        while !*self.failed.borrow() && self.outbox.has_spent() {
+        while !*self.inner.failed.borrow() && self.inner.outbox.has_spent() {
             if self.commit_nothing().await.is_err() {
                 return;
             }
@@ -275,7 +274,8 @@ impl Writer {
     async fn commit_nothing(&mut self) -> Result<(), GroupError> {
         let (snapshot, root) = (self.session.snapshot(), self.session.root.load_full());
         let mode = Mode::Data { root: &root.key };
-        let applied = trie::apply(&self.pages, &snapshot.header, Edits::default(), mode).await.map_err(group_error)?;
+        let applied =
+            trie::apply(&self.inner.pages, &snapshot.header, Edits::default(), mode).await.map_err(group_error)?;
         self.commit(&snapshot, applied, Merged::default().rest).await
     }
 
@@ -283,20 +283,21 @@ impl Writer {
     async fn commit(&mut self, before: &Snapshot, mut applied: Applied, rest: Rest) -> Result<(), GroupError> {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
-        let head = MetaHead { vault: self.vault, epoch: header.epoch() };
+        let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
         let meta = Meta { head, sequence: before.sequence + 1, counts };
         let meta_row = meta.seal(header.meta_key());
         let stamped = rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry });
-        let entries: Vec<Entry> = stamped.filter(|_| self.outbox.log().is_some()).collect();
+        let entries: Vec<Entry> = stamped.filter(|_| self.inner.outbox.log().is_some()).collect();
         let outgoing = outbox::rows(header, meta.sequence, &entries);
-        let spent = self.outbox.spent(SPENT_MAX);
+        let spent = self.inner.outbox.spent(SPENT_MAX);
         let mut batch = Batch { reclaim: rest.reclaim, ..Batch::default() };
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(self.meta_row.clone())));
         batch.put.append(&mut applied.put);
         batch.delete.append(&mut applied.delete);
         batch.put.extend(rest.put);
         batch.delete.extend(rest.delete);
-        batch.put.extend(outgoing.iter().cloned());
+        let keys: Vec<Vec<u8>> = outgoing.iter().map(|(key, _)| key.clone()).collect();
+        batch.put.extend(outgoing);
         batch.delete.extend(spent.iter().cloned());
         batch.put.push((meta::KEY.to_vec(), meta_row.clone()));
 
@@ -304,9 +305,9 @@ impl Writer {
         let session = self.session.clone();
         let pages = session.pages_of(&batch);
         let _publication = session.publication.write().await;
-        let outcome = self.store.commit(batch).await;
+        let outcome = self.inner.store.commit(batch).await;
         if outcome.is_err() {
-            self.outbox.keep(spent);
+            self.inner.outbox.keep(spent);
         }
         match outcome {
             Ok(()) => {}
@@ -314,12 +315,12 @@ impl Writer {
             Err(StoreError::TooLarge) => return Err(GroupError::TooLarge),
             Err(error) => {
                 tracing::error!(%error, "the storage engine failed; nothing more is acknowledged");
-                self.failed.send_replace(true);
+                self.inner.failed.send_replace(true);
                 return Err(GroupError::Failed);
             }
         }
         session.note_pages(pages);
-        self.pages.publish(&applied);
+        self.inner.pages.publish(&applied);
         if !applied.worn.is_empty() {
             // The finalizer is gone only if the vault is being locked; the next reseal tells it again.
             let _ = self.session.finalizer.send(Job::Worn(std::mem::take(&mut applied.worn)));
@@ -327,7 +328,7 @@ impl Writer {
         self.meta_row = meta_row;
         let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
         self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
-        self.outbox.committed(outgoing.into_iter().map(|(key, _)| key).collect(), entries);
+        self.inner.outbox.committed(keys, entries);
         self.note_refusals(rest.refusals).await;
         Ok(())
     }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{OpenTable, find_guarded, item_key, items_of, note};
-use crate::audit::{Action, Entry, Outcome};
+use super::{find_guarded, item_key, items_of, note};
+use crate::audit::{Action, Entry, Outcome, trail};
 use crate::error::Error;
 use crate::ids::{CallerId, ErasureId};
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Kind, Op};
+use crate::trie::{EntryKey, Header, Kind, Op};
 use crate::vault::finalizer::Job;
 use crate::vault::records::{
-    Approval, DirectoryEntry, ErasureItem, ErasureRecord, ItemState, SubjectRecord, SubjectState, encode,
+    Approval, CompartmentKeys, DirectoryEntry, ErasureItem, ErasureRecord, ItemState, SubjectRecord, SubjectState,
+    encode,
 };
 use crate::vault::refuse::{keep, mark};
 use crate::vault::session::{Session, Snapshot, reading};
@@ -92,12 +93,8 @@ impl Inner {
             let (mut record, guard) = reading!(session, |snapshot| find_guarded(self, &snapshot.header, id).await)?;
             change(&mut record)?;
             let edits = vec![note(&session.snapshot().header, &record)?];
-            let entry = Entry { erasure: Some(id), ..Entry::new(Action::Erasure, Outcome::Done) };
-            let mut entries = crate::audit::trail::so_far();
+            let mut entries = trail::so_far();
             entries.iter_mut().for_each(|entry| entry.erasure = Some(id));
-            if entries.is_empty() {
-                entries.push(entry);
-            }
             let write = Write { guards: vec![guard], edits, entries, reclaim: true, ..Write::default() };
             if session.commit(vec![write]).await? == [true] {
                 session.open.note(&record);
@@ -111,8 +108,8 @@ impl Inner {
 pub(crate) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
     while !session.stopping() {
         let now = Timestamp::now();
-        for record in session.open.due(now) {
-            if let Err(error) = advance(&inner, &session, record.id).await {
+        for id in session.open.due(now) {
+            if let Err(error) = advance(&inner, &session, id).await {
                 tracing::warn!(%error, "an erasure that is due waits; it is tried again");
             }
         }
@@ -144,7 +141,7 @@ async fn advance(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), 
 }
 
 /// Ends an erasure of which nothing is left to be done, if nobody came to it.
-async fn finish(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), Error> {
+pub(super) async fn finish(inner: &Inner, session: &Session, id: ErasureId) -> Result<(), Error> {
     loop {
         let (mut record, guard) = reading!(session, |snapshot| find_guarded(inner, &snapshot.header, id).await)?;
         accept(&mut record, session);
@@ -248,7 +245,7 @@ impl Moved {
     /// Moves one subject on: refused, held, taken back, or gone by now.
     fn one(
         &mut self,
-        header: &crate::trie::Header,
+        header: &Header,
         directory: EntryKey,
         item: ErasureItem,
         subject: Option<SubjectRecord>,
@@ -311,22 +308,10 @@ fn lift(subject: &mut SubjectRecord, record: &ErasureRecord) -> bool {
             true
         }
         (Some(name), _) => {
-            let marked = |keys: &&mut crate::vault::records::CompartmentKeys| {
-                keys.name == *name && keys.refused == Some(record.id)
-            };
-            let mut lifted = false;
-            subject.compartments.iter_mut().filter(marked).for_each(|keys| {
-                keys.refused = None;
-                lifted = true;
-            });
-            lifted
+            let own = |keys: &&mut CompartmentKeys| keys.name == *name && keys.refused == Some(record.id);
+            let marked = subject.compartments.iter_mut().find(own);
+            marked.map(|keys| keys.refused = None).is_some()
         }
         _ => false,
-    }
-}
-
-impl OpenTable {
-    fn is_accepted(&self, id: ErasureId) -> bool {
-        self.records().get(&id).is_some_and(|record| record.accepted)
     }
 }

@@ -28,8 +28,8 @@ impl OpenTable {
     }
 
     /// Those with something to be done at this time: due, held, or being taken back.
-    pub(crate) fn due(&self, now: Timestamp) -> Vec<ErasureRecord> {
-        self.records().values().filter(|record| record.is_due(now)).cloned().collect()
+    pub(crate) fn due(&self, now: Timestamp) -> Vec<ErasureId> {
+        self.records().values().filter(|record| record.is_due(now)).map(|record| record.id).collect()
     }
 
     /// When the next one is due.
@@ -57,7 +57,12 @@ impl OpenTable {
         open
     }
 
-    pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<ErasureId, ErasureRecord>> {
+    /// Whether all of its subjects are written down, or nobody goes on with that.
+    pub(super) fn is_accepted(&self, id: ErasureId) -> bool {
+        self.records().get(&id).is_some_and(|record| record.accepted)
+    }
+
+    fn records(&self) -> MutexGuard<'_, BTreeMap<ErasureId, ErasureRecord>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
