@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod backups;
 mod checkers;
 mod cli;
 mod crash;

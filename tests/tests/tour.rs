@@ -1,4 +1,4 @@
-//! The README's second tour, run as it stands: every command, with the exit code or status it promises.
+//! The README's second and third tour, run as they stand: every command, with the exit code or status it promises.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,13 @@ use std::process::Command;
 
 use crate::harness::{Vault, program, run, skip};
 
-const HEADING: &str = "## Second tour";
+const SECOND: &str = "## Second tour";
+const THIRD: &str = "## Third tour";
 
-/// The second tour's command blocks: with the command line, then with curl.
-fn blocks() -> Option<Vec<String>> {
+/// The command blocks of a tour.
+fn blocks(heading: &str) -> Option<Vec<String>> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).ok()?;
-    let (_, tour) = readme.split_once(HEADING)?;
+    let (_, tour) = readme.split_once(heading)?;
     let tour = tour.split("\n## ").next()?;
     let blocks = tour.split("```bash\n").skip(1).filter_map(|rest| rest.split("\n```").next());
     Some(blocks.map(str::to_owned).collect())
@@ -73,8 +74,10 @@ fn follow(block: &str) {
     let running = vault.start();
     let place = vault.root();
     fs::create_dir_all(place.join("docs")).unwrap();
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
-    std::os::unix::fs::symlink(fs::canonicalize(docs).unwrap(), place.join("docs/schema")).unwrap();
+    for part in ["docs/schema", "docs/udv_check.py", "vault-cli"] {
+        let there = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(part);
+        std::os::unix::fs::symlink(fs::canonicalize(there).unwrap(), place.join(part)).unwrap();
+    }
     std::os::unix::fs::symlink(vault.data(), place.join("vault-data")).unwrap();
     let block = block.replace("http://127.0.0.1:8250", &running.server.url);
     let whole = format!("{JUDGE}{}\nexit $failed\n", script(&block));
@@ -91,19 +94,32 @@ fn follow(block: &str) {
 
 #[test]
 fn with_the_command_line() {
-    let Some(blocks) = blocks() else { return skip("there is no README.md") };
+    let Some(blocks) = blocks(SECOND) else { return skip("there is no README.md") };
     assert!(blocks[0].lines().filter(|line| line.contains("vault-cli")).count() > 15, "{}", blocks[0]);
     follow(&blocks[0]);
 }
 
 #[test]
 fn with_curl() {
-    let Some(blocks) = blocks() else { return skip("there is no README.md") };
+    let Some(blocks) = blocks(SECOND) else { return skip("there is no README.md") };
     if Command::new("curl").arg("--version").output().is_err() {
         return skip("curl is not installed");
     }
     assert!(blocks[1].lines().filter(|line| line.contains("vault ") || line.contains("as ")).count() > 10);
     follow(&blocks[1]);
+}
+
+#[test]
+fn with_evidence_and_backups() {
+    let Some(blocks) = blocks(THIRD) else { return skip("there is no README.md") };
+    let able = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    if !able("age", &["--version"]) || !able("python3", &["-c", "import cryptography"]) {
+        return skip("age, or python3 with the package cryptography, is not installed");
+    }
+    assert!(blocks[0].lines().filter(|line| line.starts_with("vault-")).count() > 15, "{}", blocks[0]);
+    follow(&blocks[0]);
 }
 
 #[test]

@@ -9,12 +9,14 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Extensions, HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use vault_core::crypto::Random;
 use vault_core::time::Timestamp;
 use vault_core::vault::Vault;
 
 use crate::auth::{self, AnsweredFor};
+use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -39,6 +41,9 @@ pub(crate) struct Inner {
     /// Of lookups, and of whatever else could be used to enumerate.
     pub(crate) budget: Budget,
     pub(crate) trails: Trails,
+    pub(crate) backups: Arc<Backups>,
+    /// Held while a backup is made: one at a time.
+    pub(crate) backing_up: Arc<Semaphore>,
     throttle: Throttle,
     in_flight: AtomicUsize,
     unlocking: AtomicUsize,
@@ -56,12 +61,14 @@ impl std::ops::Deref for App {
 
 impl App {
     /// A service of `vault` within these limits.
-    pub(crate) fn new(vault: Vault, unlock_source: Option<Source>, limits: &Limits) -> Self {
+    pub(crate) fn new(vault: Vault, unlock_source: Option<Source>, limits: &Limits, backups: Backups) -> Self {
         let metrics = Metrics::new(vault.clone());
         Self(Arc::new(Inner {
             budget: Budget::new(limits.lookups_per_minute, metrics.budget_exhausted.clone()),
             trails: Trails::new(vault.clone()),
             throttle: Throttle::new(),
+            backups: Arc::new(backups),
+            backing_up: Arc::new(Semaphore::new(1)),
             metrics,
             vault,
             unlock_source,

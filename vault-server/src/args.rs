@@ -1,9 +1,13 @@
 //! The command line.
 
+mod backups;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+
+pub(crate) use backups::{BackupArgs, RestoreArgs};
 
 use crate::logging::LogFormat;
 use crate::remote::RemoteArgs;
@@ -42,6 +46,16 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a stopped vault from end to end: every page reachable, every row and field opens. Exits 8 on damage.
     Verify(VerifyArgs),
+    /// Back up a vault, running or stopped: a data plane (sealed values) and a key plane (what leads to their keys).
+    ///
+    /// Both are encrypted to age recipients (`age-keygen`, age-encryption.org). The root key is in neither: a restore needs a
+    /// root slot as well. Keep data planes as long as you like; a key plane serves until the next shred becomes final, unless
+    /// its root is retained.
+    Backup(BackupArgs),
+    /// Restore a vault from any data plane, a current key plane and a root slot; or try it with --drill.
+    ///
+    /// Restores into the store that the configuration names, which must be empty. Who was shredded stays so.
+    Restore(RestoreArgs),
     /// Make a new admin API token for a stopped vault, for who lost the last one and can unlock it.
     AdminToken(AdminTokenArgs),
     /// The root slots, which hold the root key: list, check, add, remove, rotate.

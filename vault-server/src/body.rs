@@ -278,7 +278,7 @@ macro_rules! of_id {
     )+ };
 }
 
-of_id!(ErasureId, RotationId, CallerId);
+of_id!(ErasureId, RotationId, CallerId, BackupId);
 
 /// Parameters of a query string; unknown ones are refused.
 pub(crate) struct Params<T>(pub(crate) T);

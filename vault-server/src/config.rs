@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
+use vault_core::backup::Recipients;
 use vault_core::root::HsmPlace;
 
 use crate::logging::LogFormat;
@@ -26,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     pub(crate) erasure: Erasure,
     pub(crate) audit: Audit,
+    pub(crate) backup: Backup,
     pub(crate) log: Log,
 }
 
@@ -186,6 +188,16 @@ pub(crate) enum AuditSync {
     Entry,
 }
 
+/// `[backup]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Backup {
+    /// Whom archives are encrypted to (`age1…`), unless a backup names others.
+    pub(crate) recipients: Vec<String>,
+    /// Where the indexes are that increments are made against; `backups` beside the store's directory by default.
+    pub(crate) index_dir: PathBuf,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -324,6 +336,11 @@ impl Config {
         if !(1..=60_000).contains(&self.audit.interval_ms) {
             return Err("interval_ms under [audit] is not 1 to 60000");
         }
+        if !self.backup.recipients.is_empty() && Recipients::parse(&self.backup.recipients).is_err() {
+            return Err(
+                "recipients under [backup] has one that is none: each starts with age1, as age-keygen prints it",
+            );
+        }
         if self.limits.max_in_flight == 0 {
             return Err("max_in_flight under [limits] is 0: give it at least 1");
         }
@@ -333,6 +350,7 @@ impl Config {
     fn each_path(&mut self, mut change: impl FnMut(&mut PathBuf)) {
         change(&mut self.store.dir);
         change(&mut self.audit.dir);
+        change(&mut self.backup.index_dir);
         self.slots.files.iter_mut().for_each(&mut change);
         self.unlock.key_file.iter_mut().for_each(&mut change);
         self.unlock.passphrase_file.iter_mut().for_each(&mut change);

@@ -34,6 +34,17 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     sync_dir(parent(path))
 }
 
+/// Writes zeros over a file.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn overwrite(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = file.metadata()?.len();
+    io::copy(&mut io::repeat(0).take(length), &mut file)?;
+    file.sync_all()
+}
+
 /// Makes a directory that only the owner can enter.
 ///
 /// # Errors

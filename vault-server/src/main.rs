@@ -1,8 +1,10 @@
 //! The user data vault over HTTP: starts it, serves it, scrubs it.
 
 mod app;
+mod archives;
 mod args;
 mod auth;
+mod backups;
 mod body;
 mod budget;
 mod commands;

@@ -15,8 +15,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Access, ROUTES};
 use crate::routes::{
-    accesses, audit, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups, metadata,
-    notes, schema, slots, status, subjects, tokens,
+    accesses, audit, backups, batch, callers, certificates, erasures, export, fields, health, keys, lock, lookups,
+    metadata, notes, schema, slots, status, subjects, tokens,
 };
 
 #[derive(OpenApi)]
@@ -124,6 +124,9 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(keys::rotation, keys::change_rotation))
         .routes(routes!(slots::list))
         .routes(routes!(slots::rotate))
+        .routes(routes!(backups::make, backups::list))
+        .routes(routes!(backups::confirm))
+        .routes(routes!(backups::release))
         .routes(routes!(lock::lock))
         .routes(routes!(lock::unlock))
         .routes(routes!(callers::create, callers::list))

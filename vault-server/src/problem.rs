@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::ser::SerializeMap;
 use vault_core::Error;
 use vault_core::audit::LogError;
+use vault_core::backup::BackupError;
 use vault_core::policy::Rule;
 use vault_core::root::SlotError;
 use vault_core::schema::SchemaError;
@@ -262,6 +263,9 @@ impl From<Error> for Problem {
                 Self::new(Kind::AuditUnavailable, told)
             }
             Error::Damaged(_) => logged(Kind::Damaged, told),
+            Error::Backup(BackupError::NoRecipient | BackupError::Recipient(_)) => {
+                Self::invalid("recipients", "age recipients (age1…): name them, or configure them under [backup]")
+            }
             Error::Backup(_) => logged(Kind::Internal, told),
             Error::Root(_) | Error::Store(_) => logged(Kind::Internal, told),
         }

@@ -1,5 +1,6 @@
 //! Asking a server that runs, for commands that would otherwise need its store.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,10 +8,12 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, http};
+use vault_core::ids::BackupId;
 use zeroize::Zeroizing;
 
 use crate::commands::Failure;
 use crate::files;
+use crate::routes::backups::BACKUP_ID;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// An HSM may take its time.
@@ -81,6 +84,29 @@ impl Remote {
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request = self.agent.post(format!("{}{path}", self.base));
         self.judge(request.header("authorization", &self.bearer()[..]).send_json(body))
+    }
+
+    /// # Errors
+    /// As [`Remote::get`].
+    pub(crate) fn delete(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent.delete(format!("{}{path}", self.base));
+        self.judge(request.header("authorization", &self.bearer()[..]).call())
+    }
+
+    /// Asks for an archive: its id, and its bytes as they come. An error while they are read means that it broke off.
+    ///
+    /// # Errors
+    /// As [`Remote::get`].
+    pub(crate) fn receive(&self, path: &str, body: &Value) -> Result<(BackupId, impl Read + use<>), Failure> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let answer = request.header("authorization", &self.bearer()[..]).send_json(body);
+        let answer = match answer {
+            Ok(answer) if answer.status().is_success() => answer,
+            other => return Err(self.judge(other).err().unwrap_or_else(|| Failure::failed("no archive came"))),
+        };
+        let id = answer.headers().get(BACKUP_ID).and_then(|id| BackupId::parse(id.to_str().ok()?).ok());
+        let id = id.ok_or_else(|| Failure::failed(format!("{} sent no backup: is it a vault server?", self.base)))?;
+        Ok((id, answer.into_body().into_with_config().limit(u64::MAX).reader()))
     }
 
     fn bearer(&self) -> Zeroizing<String> {

@@ -10,6 +10,7 @@ use vault_core::store::{SledOptions, SledStore, Store, StoreError};
 use vault_core::vault::{Vault, VaultOptions};
 use zeroize::Zeroizing;
 
+use crate::backups::Backups;
 use crate::commands::Failure;
 use crate::config::{AuditSync, Config};
 use crate::files;
@@ -23,6 +24,7 @@ pub(crate) struct Site {
     pub(crate) unlock: Option<Source>,
     /// The directory of the audit log.
     pub(crate) audit: PathBuf,
+    pub(crate) backups: Backups,
     sync: Sync,
     engine: SledOptions,
     options: VaultOptions,
@@ -31,6 +33,7 @@ pub(crate) struct Site {
 /// The names inside a directory made by `dev`.
 pub(crate) const STORE: &str = "store";
 pub(crate) const AUDIT: &str = "audit";
+pub(crate) const BACKUPS: &str = "backups";
 pub(crate) const SLOT: &str = "root.slot";
 pub(crate) const UNLOCK_KEY: &str = "unlock.key";
 pub(crate) const ADMIN_TOKEN: &str = "admin.token";
@@ -43,6 +46,7 @@ impl Site {
             slots: vec![SlotPlace::File(dir.join(SLOT))],
             unlock: Some(Source::KeyFile(dir.join(UNLOCK_KEY))),
             audit: dir.join(AUDIT),
+            backups: Backups::new(Vec::new(), dir.join(BACKUPS)),
             sync: Sync::default(),
             engine: SledOptions::default(),
             options: VaultOptions::default(),
@@ -68,6 +72,13 @@ impl Site {
                 true => files::parent(&config.store.dir).join(AUDIT),
                 false => config.audit.dir.clone(),
             },
+            backups: Backups::new(
+                config.backup.recipients.clone(),
+                match config.backup.index_dir.as_os_str().is_empty() {
+                    true => files::parent(&config.store.dir).join(BACKUPS),
+                    false => config.backup.index_dir.clone(),
+                },
+            ),
             sync: match config.audit.sync {
                 AuditSync::Entry => Sync::Entry,
                 AuditSync::Interval => Sync::Every(Duration::from_millis(config.audit.interval_ms)),
@@ -112,7 +123,17 @@ impl Site {
     /// # Errors
     /// As [`Site::open`].
     pub(crate) async fn open_unlogged(&self) -> Result<Vault, Failure> {
-        Ok(Vault::open(self.existing_store()?, &self.slots, self.options.clone()).await?)
+        Ok(Vault::open(self.existing_store()?, &self.slots, self.unlogged()).await?)
+    }
+
+    /// The options of a vault that is opened without its log.
+    pub(crate) fn unlogged(&self) -> VaultOptions {
+        self.options.clone()
+    }
+
+    /// The same vault with a store and other slots in `dir`, for a drill.
+    pub(crate) fn stand_in(&self, dir: &Path, slots: Vec<SlotPlace>) -> Self {
+        Self { store: dir.join(STORE), audit: dir.join(AUDIT), slots, ..self.clone() }
     }
 
     fn existing_store(&self) -> Result<Arc<dyn Store>, Failure> {
@@ -123,12 +144,20 @@ impl Site {
         self.open_store()
     }
 
-    fn logged(&self) -> Result<VaultOptions, Failure> {
+    /// The options of a vault that is opened with its log.
+    ///
+    /// # Errors
+    /// If the log does not open.
+    pub(crate) fn logged(&self) -> Result<VaultOptions, Failure> {
         let log = Log::open_with(&self.audit, self.sync).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(VaultOptions { log: Some(log), ..self.options.clone() })
     }
 
-    fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
+    /// The store, made if there is none.
+    ///
+    /// # Errors
+    /// In plain words, with its place.
+    pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
         let opened = SledStore::open(&self.store, self.engine.clone());
         let told = |error: &StoreError| format!("the store in {} does not open: {error}", self.store.display());
         let store = opened.map_err(|error| match error {

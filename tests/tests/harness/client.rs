@@ -81,7 +81,8 @@ impl Client {
         Ok(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: String::from_utf8(body).unwrap(),
+            // A backup is no text.
+            body: String::from_utf8_lossy(&body).into_owned(),
         })
     }
 

@@ -30,7 +30,8 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         let site = Site::of_dir(&dir);
         let vault = site.open().await?;
         site.unlock(&vault, None).await?;
-        let app = App::new(vault.clone(), site.unlock.clone(), &config::Limits::default());
+        let limits = config::Limits::default();
+        let app = App::new(vault.clone(), site.unlock.clone(), &limits, site.backups.clone());
         serve(vault, app, listener, None, |address| say(&greeting(address, &args.data))).await
     })
 }

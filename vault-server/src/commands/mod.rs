@@ -1,9 +1,11 @@
 //! What the command line can ask for; one file a command.
 
 mod admin_token;
+mod backup;
 mod check_config;
 mod dev;
 mod init;
+mod restore;
 mod run;
 mod slots;
 mod verify;
@@ -36,6 +38,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::Init(args) => init::run(&args, &load(&args.config, format)?),
         Command::Run(args) => run::run(&load(&args.config, format)?),
         Command::Verify(args) => verify::run(&args, &site(&args.which, format)?),
+        Command::Backup(args) => backup::run(&args, format),
+        Command::Restore(args) => restore::run(&args, &site(&args.which, format)?),
         Command::AdminToken(args) => admin_token::run(&args, &site(&args.which, format)?),
         Command::Slots(command) => slots::run(&command, format),
         Command::CheckConfig(args) => check_config::run(&args.config),
@@ -112,7 +116,10 @@ impl From<Error> for Failure {
         match &error {
             // A damaged store may open as an older one, for the engine drops what follows the damage.
             Error::Root(
-                RootError::OlderThanSlot { .. } | RootError::NewerThanSlot { .. } | RootError::HeaderDamaged { .. },
+                RootError::OlderThanSlot { .. }
+                | RootError::NewerThanSlot { .. }
+                | RootError::HeaderDamaged { .. }
+                | RootError::Store(StoreError::Corrupt(_)),
             )
             | Error::Damaged(_)
             | Error::Store(StoreError::Corrupt(_))
@@ -170,14 +177,17 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vault_core::root::RootError;
 
     #[test]
     fn damage_is_what_a_verification_looks_for() {
         let exit = |failure: Failure| failure.of_verification().exit;
         assert_eq!(exit(Error::Damaged("a page").into()), 8);
         assert_eq!(exit(Error::Store(StoreError::Corrupt("a checksum".to_owned())).into()), 8);
-        let older = vault_core::root::RootError::OlderThanSlot { store_epoch: 1, slot_epoch: 4 };
+        let older = RootError::OlderThanSlot { store_epoch: 1, slot_epoch: 4 };
         assert_eq!(exit(Error::Root(older).into()), 8);
+        let page = RootError::Store(StoreError::Corrupt("a page".to_owned()));
+        assert_eq!(exit(Error::Root(page).into()), 8);
         assert_eq!(exit(Error::WrongUnlockKey.into()), 1);
         assert_eq!(exit(Failure::store_in_use(Path::new("x"))), 1);
         assert_eq!(Failure::from(Error::Damaged("a page")).exit, 1);

@@ -22,7 +22,7 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
             Some(_) => site.unlock(&vault, None).await?,
             None => tracing::info!("the vault is locked: unlock it with `vault-cli unlock`"),
         }
-        let app = App::new(vault.clone(), site.unlock.clone(), &config.limits);
+        let app = App::new(vault.clone(), site.unlock.clone(), &config.limits, site.backups.clone());
         let scheme = if tls.is_some() { "https" } else { "http" };
         serve(vault, app, listener, tls, |address| say(&format!("listening on {scheme}://{address}"))).await
     })

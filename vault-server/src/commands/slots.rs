@@ -4,8 +4,10 @@ mod shown;
 
 use std::path::Path;
 
+use vault_core::audit::{Action, Entry, Outcome};
 use vault_core::crypto::passphrase::{Cost, new_key_file};
 use vault_core::root::{FileSlot, Hsm, HsmPlace, NewUnlock, Reading, RootSlot, SlotPlace, Unlock};
+use vault_core::vault::Vault;
 
 use self::shown::{Found, Row};
 use super::init::{passphrase, unwritable};
@@ -137,12 +139,20 @@ fn add(args: &AddSlot, site: &Site) -> Result<(), Failure> {
         let vault = site.open().await?;
         vault.unlock_at_rest(unlock).await?;
         let made = vault.add_slot(place.clone(), unlocks).await;
+        let logged = log(&vault, made.is_ok()).await;
         vault.close().await?;
-        Ok(made?)
+        made?;
+        Ok(logged?)
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: a slot is added to a vault that stands still"))?;
     say(&format!("the root slot {place} is made. Add it to the configuration:\n{}", shown::configuration(&place)));
     Ok(())
+}
+
+/// Tells the audit log of a slot that was made or wiped.
+async fn log(vault: &Vault, done: bool) -> Result<(), vault_core::Error> {
+    let outcome = if done { Outcome::Done } else { Outcome::Failed };
+    vault.log(&[Entry::new(Action::Slots, outcome)]).await
 }
 
 fn new_place(args: &AddSlot) -> Result<SlotPlace, Failure> {
@@ -194,11 +204,13 @@ fn remove(args: &RemoveSlot, site: &Site) -> Result<(), Failure> {
         let vault = rest.open().await?;
         slot.belongs_to(vault.status().vault).map_err(vault_core::Error::from)?;
         rest.unlock_at_rest(&vault, args.passphrase_file.as_deref()).await?;
+        let wiped = slot.wipe();
+        let logged = log(&vault, wiped.is_ok()).await;
         vault.close().await?;
-        Ok(())
+        wiped.map_err(vault_core::Error::from)?;
+        Ok(logged?)
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: a slot is removed from a vault that stands still"))?;
-    slot.wipe().map_err(vault_core::Error::from)?;
     say(&format!(
         "the root slot {place} is wiped. Remove it from the configuration:\n{}",
         shown::configuration(&place)

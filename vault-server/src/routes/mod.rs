@@ -2,6 +2,7 @@
 
 pub(crate) mod accesses;
 pub(crate) mod audit;
+pub(crate) mod backups;
 pub(crate) mod batch;
 pub(crate) mod callers;
 pub(crate) mod certificates;

@@ -16,6 +16,7 @@ use vault_core::store::MemoryStore;
 use vault_core::vault::{NewCaller, Role, Vault, VaultOptions};
 
 use crate::app::App;
+use crate::backups::Backups;
 use crate::config::Limits;
 use crate::files::write_secret;
 use crate::unlock::Source;
@@ -81,7 +82,13 @@ impl Site {
             lookups_per_minute: None,
         };
         let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
-        let router = App::new(vault.clone(), Some(Source::KeyFile(key_path)), &limits).router();
+        let router = App::new(
+            vault.clone(),
+            Some(Source::KeyFile(key_path)),
+            &limits,
+            Backups::new(Vec::new(), dir.path().join("backups")),
+        )
+        .router();
         Self { router, vault, token, store, dir, log }
     }
 
@@ -92,7 +99,7 @@ impl Site {
         self.vault = Vault::open(self.store.clone(), &slots, logged(&self.log)).await.unwrap();
         let source = Source::KeyFile(key_path);
         self.vault.unlock(source.read().unwrap()).await.unwrap();
-        self.router = App::new(self.vault.clone(), Some(source), &Limits::default()).router();
+        self.router = App::new(self.vault.clone(), Some(source), &Limits::default(), Backups::default()).router();
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

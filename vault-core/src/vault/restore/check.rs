@@ -39,9 +39,10 @@ pub(super) async fn archives(inner: &Inner, ask: &RestoreAsk, progress: RestoreP
         return Err(unsound(&ask.keys, "it is not a whole key plane of this vault"));
     }
     let slot_epoch = entries.iter().map(|entry| entry.epoch).max().unwrap_or(0);
-    // One that is in the slot by itself before one that is retained: then nothing was refused since.
+    // One that is retained before the same one as the current: somebody may have been refused already whose shred only
+    // waits for its root batch, and that is noted for those that are retained.
     let mut roots: Vec<RootEntry> = entries.into_iter().filter(|entry| entry.epoch == keys.epoch).collect();
-    roots.sort_by_key(|entry| entry.retained);
+    roots.sort_by_key(|entry| !entry.retained);
     if roots.is_empty() {
         let (archive_epoch, made) = (keys.epoch, keys.created_at);
         return Err(if archive_epoch < slot_epoch {

@@ -207,11 +207,7 @@ async fn a_retained_root_covers_a_key_plane_that_lags_and_shreds_wait_for_it() {
 
     // Without the list of refusals a restore says so, and only when told to brings the subject back.
     let slots = bed.slots();
-    for entry in std::fs::read_dir(slots.path()).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.extension().is_some_and(|kind| kind == "refusals") {
-            std::fs::remove_file(entry).unwrap();
-        }
-    }
+    remove_refusals(&slots);
     let mut ask = bed.ask(&MemoryStore::new(), &slots, &[&data], &keys);
     let refused = bed.restore_from(&ask).await;
     assert!(matches!(refused, Err(Error::Backup(BackupError::UnknownRefusals { .. }))));
@@ -230,6 +226,35 @@ async fn a_retained_root_covers_a_key_plane_that_lags_and_shreds_wait_for_it() {
     assert!(bed.fixture.vault.wait_final(left, Duration::from_secs(20)).await.unwrap().f1_at.is_some());
     let files = std::fs::read_dir(bed.fixture.dir.path()).unwrap().map(|entry| entry.unwrap().path());
     assert_eq!(files.filter(|path| path.extension().is_some_and(|kind| kind == "refusals")).count(), 0);
+}
+
+#[tokio::test]
+async fn the_refusals_of_a_retained_root_count_also_while_it_is_the_current_one() {
+    let bed = Bed::with(&["a", "b"]).await;
+    let (data, keys) = (bed.data().await, bed.kept_keys().await);
+    let slots = bed.slots();
+    // Refused, and before the root batch that goes on with it.
+    let erasure = bed.begin_shred("b").await;
+    let refusals = slots.path().join("root.slot.1.refusals");
+    std::fs::copy(bed.fixture.dir.path().join("root.slot.1.refusals"), &refusals).unwrap();
+    let (restored, report) = bed.restore_from(&bed.ask(&MemoryStore::new(), &slots, &[&data], &keys)).await.unwrap();
+    assert_eq!((report.refused_again, report.subjects), (1, 2), "{report:?}");
+    assert!(matches!(read(&restored, "b", "phone").await, Err(Error::Shredded)));
+    restored.lock().await.unwrap();
+
+    let slots = bed.slots();
+    remove_refusals(&slots);
+    let refused = bed.restore_from(&bed.ask(&MemoryStore::new(), &slots, &[&data], &keys)).await;
+    assert!(matches!(refused, Err(Error::Backup(BackupError::UnknownRefusals { .. }))));
+    assert_eq!(bed.fixture.vault.erasure(erasure).await.unwrap().f1_at, None);
+}
+
+fn remove_refusals(slots: &TempDir) {
+    for entry in std::fs::read_dir(slots.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|kind| kind == "refusals") {
+            std::fs::remove_file(entry).unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,155 @@
+//! `backup`: both planes of a vault as archives in a directory, by the server that runs or from the store that stands still.
+
+use std::io::Write;
+use std::path::Path;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::json;
+use vault_core::Error;
+use vault_core::audit::{Action, Entry, Outcome};
+use vault_core::backup::Plane;
+use vault_core::ids::BackupId;
+use vault_core::vault::{BackupAsk, Vault};
+
+use super::{Failure, block_on, site};
+use crate::archives::{self, Incoming, Kind};
+use crate::args::{BackupArgs, Which};
+use crate::logging::LogFormat;
+use crate::remote::Remote;
+use crate::serve::say;
+use crate::site::Site;
+
+const IN_USE: &str = ". Stop the server first, or give --url and --token-file instead";
+
+pub(super) fn run(args: &BackupArgs, format: Option<LogFormat>) -> Result<(), Failure> {
+    if let Some(url) = &args.whose.url {
+        let remote = Remote::new(url, &args.remote)?;
+        return match &args.out {
+            Some(out) => args.planes().into_iter().try_for_each(|plane| of_server(&remote, args, plane, out)),
+            None => remote.delete("/v1/backups/retained").map(|_| say(RELEASED)),
+        };
+    }
+    let site = site(&Which { data: args.whose.data.clone(), config: args.whose.config.clone() }, format)?;
+    block_on(async {
+        let vault = site.open().await?;
+        let outcome = of_store(&site, &vault, args).await;
+        vault.close().await?;
+        outcome
+    })
+    .map_err(|failure| failure.if_in_use(IN_USE))
+}
+
+const RELEASED: &str = "no root is retained any more: shreds that waited for a key plane become final";
+
+async fn of_store(site: &Site, vault: &Vault, args: &BackupArgs) -> Result<(), Failure> {
+    // Who is named is told before a passphrase is asked for.
+    if args.out.is_some() {
+        site.backups.recipients(&args.recipient).map_err(Error::from)?;
+    }
+    if args.release || args.planes().contains(&Plane::Keys) {
+        site.unlock(vault, args.passphrase_file.as_deref()).await?;
+    }
+    let Some(out) = &args.out else {
+        vault.forget_retained().await?;
+        vault.log(&[Entry::new(Action::Backup, Outcome::Done)]).await?;
+        say(RELEASED);
+        return Ok(());
+    };
+    for plane in args.planes() {
+        vault.log(&[Entry::new(Action::Backup, Outcome::Done)]).await?;
+        write(site, vault, args, plane, out).await?;
+    }
+    Ok(())
+}
+
+async fn write(site: &Site, vault: &Vault, args: &BackupArgs, plane: Plane, out: &Path) -> Result<(), Failure> {
+    let recipients = site.backups.recipients(&args.recipient).map_err(Error::from)?;
+    let base = since(args, plane, out)?.and_then(|id| site.backups.index(id).ok());
+    let retain = args.retain && plane == Plane::Keys;
+    let ask = BackupAsk { base, retain, ..BackupAsk::new(plane, recipients) };
+    let mut incoming = Incoming::begin(out, Kind::of(plane, ask.base.is_some()), ask.id)?;
+    let bar = rows_bar(plane, args.no_progress);
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let made = vault.back_up(&ask, &mut incoming, &progress).await;
+    bar.finish_and_clear();
+    let made = made?;
+    let bytes = incoming.bytes();
+    let path = incoming.place()?;
+    if retain {
+        vault.keep_backup(ask.id).await?;
+    }
+    if let Some(Err(why)) = made.index.map(|index| site.backups.keep(&index)) {
+        eprintln!("warning: no increment can be made of this data plane, for its index could not be written: {why}");
+    }
+    let manifest = made.manifest;
+    say(&told(plane, &path, &format!("{} rows, {}", manifest.rows, HumanBytes(bytes))));
+    Ok(())
+}
+
+fn of_server(remote: &Remote, args: &BackupArgs, plane: Plane, out: &Path) -> Result<(), Failure> {
+    let known = remote.get("/v1/backups")?;
+    let known = |id: &BackupId| known["data"].as_array().is_some_and(|known| known.contains(&json!(id.to_string())));
+    let base = since(args, plane, out)?.filter(known);
+    let retain = args.retain && plane == Plane::Keys;
+    let mut asked = json!({ "plane": plane.as_str(), "recipients": args.recipient, "retain": retain });
+    if let Some(base) = base {
+        asked["since"] = json!(base.to_string());
+    }
+    let (id, body) = remote.receive("/v1/backups", &asked)?;
+    let mut incoming = Incoming::begin(out, Kind::of(plane, base.is_some()), id)?;
+    let bar = bytes_bar(plane, args.no_progress);
+    let received = std::io::copy(&mut bar.wrap_read(body), &mut incoming).and_then(|_| incoming.flush());
+    bar.finish_and_clear();
+    received.map_err(|why| {
+        let told = "the server's log says why if it was the server; nothing was kept. Begin again";
+        Failure::failed(format!("the {} broke off ({why}): {told}", name(plane)))
+    })?;
+    let bytes = incoming.bytes();
+    let path = incoming.place()?;
+    if retain {
+        remote.post(&format!("/v1/backups/{id}/keep"), &json!({}))?;
+    }
+    say(&told(plane, &path, &HumanBytes(bytes).to_string()));
+    Ok(())
+}
+
+/// The data plane that an increment is asked for.
+fn since(args: &BackupArgs, plane: Plane, out: &Path) -> Result<Option<BackupId>, Failure> {
+    if !args.incremental || plane != Plane::Data {
+        return Ok(None);
+    }
+    let found = archives::list(out)?;
+    Ok(found.into_iter().rfind(|archive| archive.kind != Kind::Keys).map(|archive| archive.id))
+}
+
+fn told(plane: Plane, path: &Path, size: &str) -> String {
+    format!("{}: {} ({size})", name(plane), path.display())
+}
+
+fn name(plane: Plane) -> &'static str {
+    match plane {
+        Plane::Data => "data plane",
+        Plane::Keys => "key plane",
+    }
+}
+
+fn rows_bar(plane: Plane, hidden: bool) -> ProgressBar {
+    bar(hidden, &format!("{} {{bar:40}} {{pos}}/{{len}} rows {{elapsed}}", name(plane)))
+}
+
+/// How much there will be is not known.
+fn bytes_bar(plane: Plane, hidden: bool) -> ProgressBar {
+    bar(hidden, &format!("{} {{spinner}} {{bytes}} {{bytes_per_sec}} {{elapsed}}", name(plane)))
+}
+
+fn bar(hidden: bool, template: &str) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    ProgressStyle::with_template(template).into_iter().for_each(|style| bar.set_style(style));
+    bar
+}

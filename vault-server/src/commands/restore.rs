@@ -1,0 +1,266 @@
+//! `restore`: a vault from backups and its root slots; as a drill, into a scratch directory that is gone afterwards.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::TempDir;
+use vault_core::Error;
+use vault_core::backup::Identities;
+use vault_core::root::SlotPlace;
+use vault_core::vault::{DrillReport, RestoreAsk, RestoreReport, RestoreStep, Vault};
+
+use super::{Failure, block_on};
+use crate::archives;
+use crate::args::RestoreArgs;
+use crate::files;
+use crate::serve::say;
+use crate::site::Site;
+
+/// A file system in memory: what is written there reaches no disk.
+const MEMORY: &str = "/dev/shm";
+
+pub(super) fn run(args: &RestoreArgs, site: &Site) -> Result<(), Failure> {
+    let archives = Archives::of(args)?;
+    match args.drill {
+        true => drill(args, site, &archives),
+        false => restore(args, site, &archives),
+    }
+}
+
+/// What is restored, and what opens it.
+struct Archives {
+    keys: PathBuf,
+    data: Vec<PathBuf>,
+    identities: Arc<Identities>,
+}
+
+impl Archives {
+    fn of(args: &RestoreArgs) -> Result<Self, Failure> {
+        let identities = Identities::read(&args.identity).map_err(Error::from)?;
+        let found = args.from.as_deref().map(archives::list).transpose()?.unwrap_or_default();
+        let (keys, data) = archives::newest(&found);
+        let missing = |what: &str, option: &str| {
+            let dir = args.from.as_deref().unwrap_or(Path::new("."));
+            Failure::failed(format!("there is no {what} in {}: name one with {option}", dir.display()))
+        };
+        let keys = args.key_plane.clone().or(keys).ok_or_else(|| missing("key plane", "--key-plane"))?;
+        let data = if args.data_plane.is_empty() { data } else { args.data_plane.clone() };
+        match data.is_empty() {
+            true => Err(missing("data plane", "--data-plane")),
+            false => Ok(Self { keys, data, identities: Arc::new(identities) }),
+        }
+    }
+
+    fn tell(&self) {
+        say(&format!("key plane: {}", self.keys.display()));
+        self.data.iter().for_each(|path| say(&format!("data plane: {}", path.display())));
+    }
+}
+
+fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Failure> {
+    archives.tell();
+    if !site.audit.exists() {
+        eprintln!(
+            "warning: there is no audit log in {}, and a new one is begun: if there is one, put it there first",
+            site.audit.display()
+        );
+    }
+    let report = block_on(async {
+        let options = site.logged()?;
+        let (vault, report) = from(args, site, archives, options).await?;
+        vault.close().await?;
+        vault.close_log();
+        Ok(report)
+    })
+    .map_err(|failure| failure.if_in_use(". Nothing is restored into a vault that is served"))?;
+    tell(&report);
+    verdict(report.verify.problems)
+}
+
+/// The real slots are only read, once: a restore changes the root in its own.
+fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Failure> {
+    archives.tell();
+    let scratch = scratch(args.scratch.as_deref().unwrap_or(&std::env::temp_dir()))?;
+    let memory = Some(Path::new(MEMORY)).filter(|memory| memory.is_dir());
+    if memory.is_none() {
+        eprintln!(
+            "warning: there is no {MEMORY}, so the root slots are copied to {}: images of that disk hold them",
+            scratch.path().display()
+        );
+    }
+    let slots = Slots::copied(&site.slots, memory.unwrap_or(scratch.path()))?;
+    let stand_in = site.stand_in(scratch.path(), slots.places.clone());
+    let outcome = block_on(async {
+        tokio::select! {
+            outcome = try_out(args, &stand_in, archives) => outcome,
+            // It is cleaned up all the same.
+            _ = tokio::signal::ctrl_c() => Err(Failure::failed("the drill was interrupted, and proves nothing")),
+        }
+    });
+    let cleaned = slots.wipe().and_then(|()| scratch.close());
+    let (report, drilled) = outcome?;
+    cleaned.map_err(|why| {
+        let told = "remove them yourself: they hold a copy of the root slots";
+        Failure::failed(format!("the drill's own files could not be removed ({why}): {told}"))
+    })?;
+    tell(&report);
+    tell_drill(&drilled);
+    verdict(report.verify.problems.into_iter().chain(drilled.problems).collect())
+}
+
+async fn try_out(
+    args: &RestoreArgs,
+    stand_in: &Site,
+    archives: &Archives,
+) -> Result<(RestoreReport, DrillReport), Failure> {
+    let (vault, report) = from(args, stand_in, archives, stand_in.unlogged()).await?;
+    let drilled = vault.drill(&archives.data[0], &archives.identities).await;
+    vault.close().await?;
+    Ok((report, drilled?))
+}
+
+async fn from(
+    args: &RestoreArgs,
+    site: &Site,
+    archives: &Archives,
+    options: vault_core::vault::VaultOptions,
+) -> Result<(Vault, RestoreReport), Failure> {
+    let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
+    let ask = RestoreAsk {
+        store: site.open_store()?,
+        places: site.slots.clone(),
+        identities: archives.identities.clone(),
+        keys: archives.keys.clone(),
+        data: archives.data.clone(),
+        options,
+        accept_unknown_refusals: args.accept_unknown_refusals,
+    };
+    let bar = bar(args.no_progress);
+    let progress = |step, done| {
+        bar.set_message(word(step));
+        bar.set_position(done);
+    };
+    let restored = Vault::restore(&ask, unlock, &progress).await;
+    bar.finish_and_clear();
+    Ok(restored?)
+}
+
+fn scratch(place: &Path) -> Result<TempDir, Failure> {
+    let made = tempfile::Builder::new().prefix("udv-drill-").tempdir_in(place);
+    made.map_err(|why| {
+        let told = "name another place with --scratch";
+        Failure::failed(format!("no scratch directory can be made in {} ({why}): {told}", place.display()))
+    })
+}
+
+/// Copies of root slots, with the refusals that are noted beside them.
+struct Slots {
+    places: Vec<SlotPlace>,
+    dir: TempDir,
+}
+
+impl Slots {
+    fn copied(slots: &[SlotPlace], place: &Path) -> Result<Self, Failure> {
+        let dir = scratch(place)?;
+        let mut places = Vec::new();
+        for (number, slot) in slots.iter().enumerate() {
+            let to = dir.path().join(number.to_string());
+            let copied = std::fs::create_dir(&to).and_then(|()| copy(slot.file(), &to));
+            match copied {
+                Ok(file) => places.push(slot.moved_to(file)),
+                Err(why) => eprintln!("warning: the drill goes without the root slot {slot}: {why}"),
+            }
+        }
+        match places.is_empty() {
+            true => Err(Failure::failed("no root slot could be read: a restore needs one")),
+            false => Ok(Self { places, dir }),
+        }
+    }
+
+    /// Overwrites and removes them.
+    fn wipe(self) -> std::io::Result<()> {
+        for number in 0.. {
+            let Ok(entries) = std::fs::read_dir(self.dir.path().join(number.to_string())) else { break };
+            for entry in entries {
+                files::overwrite(&entry?.path())?;
+            }
+        }
+        self.dir.close()
+    }
+}
+
+/// The slot's file, and the refusals beside it (`<slot>.<epoch>.refusals`).
+fn copy(slot: &Path, to: &Path) -> std::io::Result<PathBuf> {
+    let name = slot.file_name().unwrap_or_default();
+    std::fs::copy(slot, to.join(name))?;
+    for entry in std::fs::read_dir(files::parent(slot))? {
+        let beside = entry?.file_name();
+        let (Some(text), Some(slot_name)) = (beside.to_str(), name.to_str()) else { continue };
+        if text.starts_with(slot_name) && text.ends_with(".refusals") {
+            std::fs::copy(files::parent(slot).join(&beside), to.join(&beside))?;
+        }
+    }
+    Ok(to.join(name))
+}
+
+fn tell(report: &RestoreReport) {
+    let RestoreReport { keys, data, subjects, rows, .. } = report;
+    say(&format!(
+        "restored: {subjects} subjects, {rows} rows; data of {}, keys of {}",
+        data.created_at, keys.created_at
+    ));
+    let some = |count: u64, what: &str| {
+        if count > 0 {
+            say(&format!("  {count} {what}"));
+        }
+    };
+    some(
+        report.left_out,
+        "rows left out, for no key leads to them: of subjects shredded since the data plane was made",
+    );
+    some(report.missing, "compartments without a row: written after the data plane was made, and empty now");
+    some(report.unreadable, "rows that their keys do not open, as after a field was forgotten for good: empty now");
+    some(report.lookups_mended, "subjects whose lookups were brought up to their data");
+    some(report.refused_again, "subjects and compartments refused again, as they were when the key plane lagged");
+    if report.unknown_refusals {
+        say("  it is not known who was refused since the key plane was made: shred them again by the audit log");
+    }
+}
+
+fn tell_drill(drilled: &DrillReport) {
+    let DrillReport { living_opened, dead_refused, dead_expired, rows_tried, keys_tried, .. } = drilled;
+    say(&format!(
+        "drill: {living_opened} compartments of living subjects opened; {dead_refused} shredded subjects answer so, and \
+         {dead_expired} are unknown by now; {rows_tried} old rows of subjects without a key opened with none of \
+         {keys_tried} keys"
+    ));
+}
+
+fn verdict(problems: Vec<String>) -> Result<(), Failure> {
+    if problems.is_empty() {
+        say("verified: everything that is there opens");
+        return Ok(());
+    }
+    say(&problems.join("\n"));
+    let told = format!("{} problems in what was restored: use another backup", problems.len());
+    Err(Failure::damage(told).of_verification())
+}
+
+fn word(step: RestoreStep) -> &'static str {
+    match step {
+        RestoreStep::Checking => "checking the archives",
+        RestoreStep::Writing => "writing",
+        RestoreStep::Mending => "comparing lookups",
+        RestoreStep::Verifying => "verifying",
+    }
+}
+
+fn bar(hidden: bool) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    ProgressStyle::with_template("{spinner} {msg}: {pos} rows {elapsed}").into_iter().for_each(|s| bar.set_style(s));
+    bar
+}
