@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Finished, Running, Vault, run, skip, wait_for};
+use crate::harness::{Finished, Running, Vault, able_python, run, skip, wait_for};
 
 /// Subjects that are enrolled; every other one is shredded.
 fn subjects() -> usize {
@@ -21,13 +21,8 @@ fn enrol(running: &Running, count: usize) {
     }
 }
 
-/// The first Python that has what the checker needs: the one of the system may not be the first on the path.
 fn python(arguments: &[&str]) -> Option<Finished> {
-    let able = |python: &&str| {
-        let probe = Command::new(python).args(["-c", "import cryptography"]).output();
-        probe.is_ok_and(|output| output.status.success())
-    };
-    let Some(python) = ["python3", "/usr/bin/python3"].into_iter().find(able) else {
+    let Some(python) = able_python() else {
         skip("there is no python3 with the package cryptography");
         return None;
     };

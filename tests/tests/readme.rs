@@ -88,7 +88,10 @@ fn every_command_that_is_shown_exists() {
 #[test]
 fn every_command_explains_itself() {
     for (name, commands) in [
-        ("vault-server", &["dev", "init", "run", "verify", "backup", "restore", "slots", "admin-token", "check-config"][..]),
+        (
+            "vault-server",
+            &["dev", "init", "run", "verify", "backup", "restore", "slots", "admin-token", "check-config"][..],
+        ),
         (
             "vault-cli",
             &["demo", "status", "subject", "erase", "key", "lock", "unlock", "caller", "completions", "man"][..],

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
 pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
-pub(crate) use self::programs::program;
+pub(crate) use self::programs::{able_python, program};
 pub(crate) use self::traces::Traces;
 pub(crate) use self::vault::{Running, Vault, copy_dir, files_under, server_command};
 

@@ -30,3 +30,11 @@ fn build() -> PathBuf {
     assert!(status.success(), "the programs under test do not build");
     directory
 }
+
+/// The first Python that has what the second checker needs: the one of the system may not be the first on the path.
+pub(crate) fn able_python() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"].into_iter().find(|python| {
+        let probe = Command::new(python).args(["-c", "import cryptography"]).output();
+        probe.is_ok_and(|output| output.status.success())
+    })
+}

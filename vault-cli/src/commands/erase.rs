@@ -373,8 +373,8 @@ fn held_lines(outcome: &Outcome) -> Vec<String> {
     lines
 }
 
-const HEADER: [&str; 10] =
-    ["ERASURE", "STATE", "DEADLINE", "FINAL", "PENDING", "HELD", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
+const HEADER: [&str; 11] =
+    ["ERASURE", "STATE", "DUE", "DEADLINE", "FINAL", "PENDING", "HELD", "REFUSED", "UNKNOWN", "BEFORE", "REASON"];
 
 fn row(erasure: &Erasure) -> Vec<String> {
     let count = |state| erasure.counts.get(state).copied().unwrap_or(0).to_string();
@@ -385,6 +385,7 @@ fn row(erasure: &Erasure) -> Vec<String> {
     vec![
         erasure.id.clone(),
         if erasure.late { format!("{} LATE", erasure.state) } else { erasure.state.clone() },
+        erasure.not_before.clone().unwrap_or_else(|| "-".to_owned()),
         erasure.deadline.clone(),
         count("final"),
         count("pending"),
