@@ -11,9 +11,10 @@ use tlog_tiles::tlog::Hash;
 
 use self::heads::Heads;
 use super::entry::{Entry, KeyChange};
+use super::error::LogError;
 use super::files;
 use super::journal::{self, Bytes, Replayed};
-use super::log::{self, LogError};
+use super::log;
 use super::tree::{self, Tree, WIDTH};
 
 /// What a check found.

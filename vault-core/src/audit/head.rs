@@ -14,8 +14,9 @@ use signed_note::{Note, StandardVerifier, VerifierList};
 use tlog_tiles::Checkpoint;
 use tlog_tiles::tlog::Hash;
 
+use super::error::LogError;
 use super::files;
-use super::log::{Inner, Log, LogError};
+use super::log::{Inner, Log};
 use super::tree::Tree;
 use crate::crypto::LogKey;
 use crate::ids::VaultId;

@@ -1,7 +1,5 @@
 //! The log itself: appended to before any answer leaves, made durable in the background, signed when it has grown.
-//!
-//! One thread of its own hashes what was appended, makes it durable, and moves it from the journal into tiles. Nothing is
-//! removed from the journal before its tiles are durable.
+//! `keeper.rs` has the thread that does the latter.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,19 +8,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::error::{LogError, is_full};
 use super::head::Head;
 use super::journal::{self, Bytes, ENTRY_MAX, Segment};
 use super::tree::{self, Tree, WIDTH};
 use super::{Entry, files};
-
-/// Bytes of a segment of the journal, after which the next one is begun.
-const SEGMENT_MAX: u64 = if cfg!(test) { 20 * 1024 } else { 4 * 1024 * 1024 };
-/// How often a log that has grown is signed without being asked.
-const SIGN_EVERY: Duration = Duration::from_secs(1);
 
 /// How the log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,67 +33,6 @@ impl Default for Sync {
     }
 }
 
-/// Why the log did not do what was asked. No text here holds an entry.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LogError {
-    /// It cannot be written or read.
-    #[error("the audit log {place} cannot be used ({why}): see to the cause; nothing is answered before it is logged")]
-    Unavailable {
-        /// Its directory.
-        place: String,
-        /// What the system said.
-        why: String,
-    },
-    /// Its disk is full.
-    #[error("the disk of the audit log {place} is full: free some space; nothing is answered before it is logged")]
-    Full {
-        /// Its directory.
-        place: String,
-    },
-    /// Another process has it open.
-    #[error("the audit log {place} is in use by another process: stop that, or give this vault a log of its own")]
-    InUse {
-        /// Its directory.
-        place: String,
-    },
-    /// Its files do not fit each other.
-    #[error(
-        "the audit log {place} is damaged at entry {index} ({why}): keep it as it is, and put back a copy of it; \
-         `vault-cli audit verify --dir` tells more"
-    )]
-    Damaged {
-        /// Its directory.
-        place: String,
-        /// The first entry that is affected.
-        index: u64,
-        /// What is wrong.
-        why: String,
-    },
-    /// Entries that were moved to another place.
-    #[error("entry {index} of the audit log is not here: its bundle was moved away; put that back to read it")]
-    MovedAway {
-        /// The entry.
-        index: u64,
-    },
-    /// More entries, or a longer one, than there can be.
-    #[error("the audit log has no {0}")]
-    None(&'static str),
-    /// Nothing is signed while the vault is locked.
-    #[error("the audit log is not signed while the vault is locked: unlock it first")]
-    Locked,
-}
-
-impl LogError {
-    pub(super) fn unavailable(place: &Path, why: &io::Error) -> Self {
-        let place = place.display().to_string();
-        if is_full(why) { Self::Full { place } } else { Self::Unavailable { place, why: why.to_string() } }
-    }
-
-    pub(super) fn damaged(place: &Path, index: u64, why: impl Into<String>) -> Self {
-        Self::Damaged { place: place.display().to_string(), index, why: why.into() }
-    }
-}
-
 /// The audit log of one vault; cheap to clone.
 #[derive(Clone)]
 pub struct Log(Arc<Owner>);
@@ -112,29 +45,29 @@ struct Owner {
 
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
-    sync: Sync,
-    state: Mutex<State>,
+    pub(super) sync: Sync,
+    pub(super) state: Mutex<State>,
     /// Tells the thread that somebody waits, or that it shall end.
-    wake: Condvar,
+    pub(super) wake: Condvar,
     /// The tree over what is durable. Locked before `state`, if both are.
     pub(super) tree: Mutex<Tree>,
     pub(super) head: Mutex<Head>,
-    durable: watch::Sender<u64>,
+    pub(super) durable: watch::Sender<u64>,
     /// Held as long as the log is open.
     lock: Mutex<Option<File>>,
 }
 
-struct State {
-    segment: Segment,
+pub(super) struct State {
+    pub(super) segment: Segment,
     /// Segments before it, each with the end of its entries.
-    older: VecDeque<(PathBuf, u64)>,
+    pub(super) older: VecDeque<(PathBuf, u64)>,
     /// Entries that are in no bundle on disk yet, and the index of the first.
-    recent: VecDeque<Bytes>,
-    recent_from: u64,
-    awaited: bool,
-    closing: bool,
+    pub(super) recent: VecDeque<Bytes>,
+    pub(super) recent_from: u64,
+    pub(super) awaited: bool,
+    pub(super) closing: bool,
     /// Why nothing is appended any more.
-    broken: Option<LogError>,
+    pub(super) broken: Option<LogError>,
 }
 
 impl Log {
@@ -382,13 +315,13 @@ impl Drop for Owner {
 }
 
 impl State {
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.recent_from + self.recent.len() as u64
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -417,148 +350,6 @@ impl Inner {
         entries.drain(..skip);
         Ok(entries)
     }
-
-    /// The thread's work, until it is told to end.
-    fn run(&self) {
-        let every = match self.sync {
-            Sync::Every(every) => every,
-            Sync::Entry => Duration::from_millis(100),
-        };
-        let mut signed = Instant::now();
-        loop {
-            let closing = self.wait(every);
-            if closing {
-                // Before the last look, so that nothing is appended behind it and waited for in vain.
-                let place = self.dir.display().to_string();
-                let closed = LogError::Unavailable { place, why: "it is closed".to_owned() };
-                self.state().broken.get_or_insert(closed);
-            }
-            let settled = self.settle();
-            if let Err(why) = self.tidy() {
-                // The journal has everything: it is tried again.
-                tracing::debug!(%why, "tiles of the audit log wait to be written");
-            }
-            if let Err(error) = settled {
-                tracing::error!(%error, "the audit log cannot be made durable; nothing is acknowledged any more");
-                self.state().broken = Some(error);
-                self.durable.send_replace(u64::MAX);
-                return;
-            }
-            if closing || signed.elapsed() >= SIGN_EVERY {
-                signed = Instant::now();
-                if let Err(error) = self.sign() {
-                    tracing::warn!(%error, "the head of the audit log could not be written");
-                }
-            }
-            if closing {
-                return;
-            }
-        }
-    }
-
-    /// Until somebody waits for durability, or `every` has passed. Answers whether it is the end.
-    fn wait(&self, every: Duration) -> bool {
-        let mut state = self.state();
-        if !state.awaited && !state.closing {
-            state = self.wake.wait_timeout(state, every).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.awaited = false;
-        state.closing
-    }
-
-    /// Makes what was appended durable, and hashes it.
-    fn settle(&self) -> Result<(), LogError> {
-        let told = |why: io::Error| LogError::unavailable(&self.dir, &why);
-        let hashed = self.tree().size();
-        let (fresh, file) = {
-            let state = self.state();
-            let skip = usize::try_from(hashed - state.recent_from).expect("what is in memory is bounded");
-            let fresh: Vec<Bytes> = state.recent.iter().skip(skip).cloned().collect();
-            (fresh, state.segment.file.clone())
-        };
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        file.sync_data().map_err(told)?;
-        let mut tree = self.tree();
-        fresh.iter().for_each(|entry| tree.push(tlog_tiles::record_hash(entry)));
-        self.durable.send_replace(tree.size());
-        Ok(())
-    }
-
-    /// Moves on what is durable: into tiles and bundles, and out of the journal.
-    fn tidy(&self) -> io::Result<()> {
-        self.tree().write()?;
-        self.bundle_up()?;
-        files::keep_reserve(&self.dir)
-    }
-
-    /// Writes full bundles, and lets segments of the journal go whose entries lie in durable tiles.
-    fn bundle_up(&self) -> io::Result<()> {
-        let hashed = self.tree().size();
-        loop {
-            let (number, bytes) = {
-                let state = self.state();
-                let width = usize::try_from(WIDTH).expect("256");
-                if state.recent_from + WIDTH > hashed || state.recent.len() < width {
-                    break;
-                }
-                (state.recent_from / WIDTH, journal::write_bundle(state.recent.iter().take(width)))
-            };
-            files::write(&tree::bundle_path(&self.dir, number), &bytes)?;
-            let mut state = self.state();
-            state.recent.drain(..usize::try_from(WIDTH).expect("256"));
-            state.recent_from += WIDTH;
-        }
-        self.turn_over()
-    }
-
-    fn turn_over(&self) -> io::Result<()> {
-        let (bundled, spent) = {
-            let mut state = self.state();
-            if state.segment.len() > SEGMENT_MAX {
-                // Before there is another: nobody syncs it later, and only the last one may be torn.
-                state.segment.file.sync_data()?;
-                let fresh = Segment::create(&self.dir, state.size())?;
-                let full = std::mem::replace(&mut state.segment, fresh);
-                let end = state.size();
-                state.older.push_back((full.path, end));
-            }
-            let bundled = state.recent_from;
-            let spent: Vec<PathBuf> =
-                state.older.iter().take_while(|(_, end)| *end <= bundled).map(|(path, _)| path.clone()).collect();
-            (bundled, spent)
-        };
-        if spent.is_empty() {
-            return Ok(());
-        }
-        self.sync_tiles(&spent[0], bundled)?;
-        for path in &spent {
-            std::fs::remove_file(path)?;
-        }
-        self.state().older.drain(..spent.len());
-        File::open(self.dir.join("journal"))?.sync_all()
-    }
-
-    /// Makes the tiles of all entries from the segment on durable.
-    fn sync_tiles(&self, oldest: &Path, end: u64) -> io::Result<()> {
-        let first = oldest.file_name().and_then(|name| name.to_str());
-        let first = first.and_then(|name| u64::from_str_radix(name, 16).ok()).unwrap_or(0);
-        for number in first / WIDTH..end / WIDTH {
-            files::sync(&tree::bundle_path(&self.dir, number), &self.dir)?;
-        }
-        for level in 0_u8..7 {
-            let span = WIDTH.pow(u32::from(level) + 1);
-            for number in first / span..end / span {
-                files::sync(&tree::tile_path(&self.dir, level, number), &self.dir)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_full(why: &io::Error) -> bool {
-    matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The entries of a bundle on disk.

@@ -6,10 +6,12 @@
 
 mod check;
 mod entry;
+mod error;
 mod files;
 mod follow;
 mod head;
 mod journal;
+mod keeper;
 mod log;
 #[cfg(test)]
 mod log_tests;
@@ -18,6 +20,7 @@ mod tree;
 
 pub use check::{KeptHead, LogReport, check, check_with};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
+pub use error::LogError;
 pub use follow::{is_continued, next_key, signed_size, size_of};
-pub use log::{Log, LogError, Sync};
+pub use log::{Log, Sync};
 pub use trail::{Trail, day_of};
