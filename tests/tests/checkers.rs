@@ -99,6 +99,18 @@ fn a_file_of_ids_is_shredded_and_every_certificate_holds() {
     let other = key.replacen("udv/", "udv/0", 1);
     running.cli(&["erase", "check", "--log-key", &other, paths(&files)[0]]).expect(8);
     running.stop();
+
+    // The vault itself holds them against its log, and tells changed ones and those of another vault.
+    let verified = vault.verify_with(&["--certificates", dir.to_str().unwrap()]).expect(0);
+    assert!(verified.out.contains(&format!("{} certificates hold", files.len())), "{}", verified.out);
+    let broken = vault.verify_with(&["--certificates", vault.root().join("changed").to_str().unwrap()]).expect(8);
+    assert!(broken.out.contains(".json: "), "{}", broken.out);
+    let other = Vault::dev();
+    let running = other.start();
+    enrol(&running, 10);
+    running.stop();
+    let foreign = other.verify_with(&["--certificates", dir.to_str().unwrap()]).expect(8);
+    assert!(foreign.out.contains("another log") || foreign.out.contains("not of this log"), "{}", foreign.out);
 }
 
 /// The log's signed head, once it speaks of `size` entries.

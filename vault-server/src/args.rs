@@ -203,6 +203,9 @@ pub(crate) struct VerifyArgs {
     /// Take the passphrase from this file (its first line) instead of asking.
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Check the erasure certificates in this directory (*.json), too: each for itself, and against this vault's log.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) certificates: Option<PathBuf>,
     /// Draw no progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,

@@ -127,8 +127,12 @@ impl Vault {
 
     /// Checks the stopped vault.
     pub(crate) fn verify(&self) -> Finished {
+        self.verify_with(&[])
+    }
+
+    pub(crate) fn verify_with(&self, arguments: &[&str]) -> Finished {
         let mut command = server_command();
-        command.args(["verify", "--no-progress", "--data"]).arg(self.data());
+        command.args(["verify", "--no-progress", "--data"]).arg(self.data()).args(arguments);
         run(command)
     }
 }

@@ -4,18 +4,20 @@ mod heads;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tlog_tiles::record_hash;
 use tlog_tiles::tlog::Hash;
 
 use self::heads::Heads;
-use super::entry::{Entry, KeyChange};
+use super::entry::{Action, Entry, KeyChange, Level, Outcome};
 use super::error::LogError;
 use super::files;
 use super::journal::{self, Bytes, Replayed};
 use super::log;
 use super::tree::{self, Tree, WIDTH};
+use crate::ids::ErasureId;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +30,31 @@ pub struct LogReport {
     pub signed: u64,
     /// The key that signs it, if it is known which: without one no signature could be checked.
     pub log_key: Option<String>,
+    /// What it tells of each erasure.
+    pub erasures: BTreeMap<ErasureId, ToldErasure>,
     /// What does not fit, each with its place.
     pub problems: Vec<String>,
+}
+
+/// What a log tells of an erasure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToldErasure {
+    /// Shreds of it, each of one subject.
+    pub shredded: u64,
+    /// That it ended.
+    pub ended: bool,
+}
+
+impl ToldErasure {
+    /// Adds what an entry tells.
+    pub(crate) fn take(told: &mut BTreeMap<ErasureId, Self>, entry: &Entry) {
+        let (Some(id), Outcome::Done) = (entry.erasure, entry.outcome) else { return };
+        match (entry.what, entry.level) {
+            (Action::Shredded, _) => told.entry(id).or_default().shredded += 1,
+            (Action::ErasureLevel, Some(Level::F1)) => told.entry(id).or_default().ended = true,
+            _ => {}
+        }
+    }
 }
 
 /// A head of the log that somebody kept, and what it is called in the report.
@@ -101,7 +126,8 @@ pub fn check_with(
         problems.push(format!("and {more} more"));
     }
     progress(end.max(1), end.max(1));
-    Ok(LogReport { size: tree.size(), moved: seen.moved, signed: heads.signed(), log_key, problems })
+    let (moved, erasures) = (seen.moved, seen.erasures);
+    Ok(LogReport { size: tree.size(), moved, signed: heads.signed(), log_key, erasures, problems })
 }
 
 /// A journal that ends within a frame: what a crash leaves, unless it was signed already.
@@ -135,9 +161,17 @@ struct Seen {
     roots: Vec<(u64, [u8; 32])>,
     /// Entries that tell of a change of the key, by their index.
     changes: Vec<(u64, KeyChange)>,
+    erasures: BTreeMap<ErasureId, ToldErasure>,
     moved: u64,
     /// Entries that could not be looked at, the moved ones among them.
     unseen: u64,
+}
+
+impl Seen {
+    fn take(&mut self, index: u64, entry: Entry) {
+        ToldErasure::take(&mut self.erasures, &entry);
+        self.changes.extend(entry.log_key.map(|change| (index, change)));
+    }
 }
 
 struct Walk<'a> {
@@ -201,7 +235,7 @@ impl Walk<'_> {
         let index = self.tree.size();
         match Entry::decode(bytes) {
             None => self.problems.push(format!("entry {index} is not readable")),
-            Some(entry) => self.seen.changes.extend(entry.log_key.map(|change| (index, change))),
+            Some(entry) => self.seen.take(index, entry),
         }
         self.leaf(record_hash(bytes));
     }

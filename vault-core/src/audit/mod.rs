@@ -18,7 +18,7 @@ mod log_tests;
 pub mod trail;
 mod tree;
 
-pub use check::{KeptHead, LogReport, check, check_with};
+pub use check::{KeptHead, LogReport, ToldErasure, check, check_with};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
 pub use error::LogError;
 pub use follow::{is_continued, next_key, signed_size, size_of};

@@ -35,6 +35,8 @@ pub struct Checked {
     pub log_key: String,
     /// Entries in the log when it was made.
     pub log_size: u64,
+    /// The head of the log then, as it was signed.
+    pub checkpoint: String,
     /// The shred of the subject that it is about.
     pub shred: Option<Shred>,
     /// The request as it ended.
@@ -76,7 +78,16 @@ pub fn check(bytes: &[u8], pinned: Option<&str>) -> Result<Checked, CheckError> 
         let level = entry.level.filter(|level| *level != Level::F1);
         levels.push((level.ok_or(CheckError::Form("an entry tells no level beyond F1"))?, entry.at));
     }
-    Ok(Checked { erasure, log_key: certificate.log_key, log_size: log.size, shred, request, levels })
+    let log_size = log.size;
+    Ok(Checked {
+        erasure,
+        log_key: certificate.log_key,
+        log_size,
+        checkpoint: certificate.checkpoint,
+        shred,
+        request,
+        levels,
+    })
 }
 
 fn parse(bytes: &[u8]) -> Result<Certificate, CheckError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::evidence::{self, subject_salt};
 use super::tests::{Fixture, erasure_of, id, slot};
 use super::{Layer, Vault, VaultOptions};
-use crate::audit::{Action, Digest, Entry, Level, Shred};
+use crate::audit::{Action, Digest, Entry, Level, LogReport, Shred, ToldErasure};
 use crate::certificate::{check, subject_commitment};
 use crate::crypto::digest;
 use crate::error::Error;
@@ -189,4 +189,35 @@ async fn the_salts_of_an_erasure_go_with_its_tombstones() {
     let answer = fixture.vault.certificates(erasure.id, &[id("a")]).await;
     assert!(matches!(answer, Err(Error::NotFound(_))));
     assert_eq!(fixture.vault.erasure(erasure.id).await.unwrap().counts.r#final, 1);
+}
+
+#[tokio::test]
+async fn an_erasure_that_the_log_does_not_tell_is_found() {
+    let fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b", "c"]).await;
+    let erasure = fixture.shred(&["a", "b"]).await.id;
+    let told = |shredded, ended| LogReport {
+        erasures: [(erasure, ToldErasure { shredded, ended })].into(),
+        ..LogReport::default()
+    };
+    let problems = async |report: &LogReport| {
+        let session = fixture.vault.session().unwrap();
+        assert_eq!(super::outbox::all(&fixture.vault.inner, &session.snapshot().header).await.unwrap().len(), 0);
+        fixture.vault.verify_erasures(report).await.unwrap()
+    };
+    // Entries that are durable in the log leave the outbox with a later commit.
+    for _ in 0..500 {
+        let session = fixture.vault.session().unwrap();
+        if super::outbox::all(&fixture.vault.inner, &session.snapshot().header).await.unwrap().is_empty() {
+            break;
+        }
+        fixture.enrol(&["c"]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(problems(&told(2, true)).await, Vec::<String>::new());
+    assert!(problems(&told(1, true)).await[0].contains("2 subjects are final, the log tells of 1"));
+    assert!(problems(&told(2, false)).await[0].contains("does not tell it"));
+    assert_eq!(problems(&LogReport::default()).await.len(), 2);
+    let moved = LogReport { moved: 256, ..LogReport::default() };
+    assert_eq!(problems(&moved).await, Vec::<String>::new());
 }

@@ -204,6 +204,22 @@ impl Inner {
     }
 }
 
+/// Every entry that is in the outbox, told or not.
+///
+/// # Errors
+/// The store's, or [`Error::Damaged`].
+pub(super) async fn all(inner: &Inner, header: &Header) -> Result<Vec<Entry>, Error> {
+    let (mut entries, mut start) = (Vec::new(), vec![PREFIX]);
+    loop {
+        let rows = inner.store.scan(&start, Some(&[PREFIX + 1]), SCAN).await?;
+        let Some((last, _)) = rows.last() else { return Ok(entries) };
+        start = [&last[..], &[0]].concat();
+        for (key, sealed) in &rows {
+            entries.extend(open(header, key, sealed)?);
+        }
+    }
+}
+
 /// The newest commit that the log tells of; 0 if it tells of none.
 ///
 /// # Errors

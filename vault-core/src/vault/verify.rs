@@ -1,6 +1,8 @@
 //! The scrub: every page reachable, every row and field opens, every value token has its subject, and the counts are what
 //! META says.
 
+mod erasures;
+
 use std::collections::HashSet;
 
 use super::metadata::RowMetadata;

@@ -1,7 +1,11 @@
 //! `verify`: check a stopped vault from end to end.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use indicatif::{ProgressBar, ProgressStyle};
-use vault_core::audit::{self, LogReport};
+use vault_core::audit::{self, KeptHead, LogReport};
+use vault_core::certificate;
 
 use super::{Failure, FailureKind, block_on};
 use crate::args::VerifyArgs;
@@ -11,7 +15,8 @@ use crate::site::Site;
 pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
     block_on(async {
         // The log is looked at beside the vault and not opened with it: that would mend and sign what shall be told.
-        let logged = Logged::look(site, args.no_progress);
+        let certificates = args.certificates.as_deref().map(Certificates::read).transpose()?.unwrap_or_default();
+        let logged = Logged::look(site, certificates, args.no_progress);
         let vault = match site.open_unlogged().await {
             Ok(vault) => vault,
             Err(failure) if failure.kind == FailureKind::StoreInUse => return Err(failure),
@@ -28,8 +33,13 @@ pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
             .await;
         bar.finish_and_clear();
         let keys = vault.log_signers().await;
+        let untold = match &logged {
+            Some(logged) => vault.verify_erasures(&logged.report).await,
+            None => Ok(Vec::new()),
+        };
         vault.close().await?;
-        let report = report?;
+        let mut report = report?;
+        report.problems.extend(untold?);
         let keys = keys.unwrap_or_default();
         let damage = match logged {
             Some(logged) => logged.told(site, &keys),
@@ -53,23 +63,27 @@ struct Logged {
     report: LogReport,
     /// The signed head; empty if there is none.
     head: Vec<u8>,
+    /// Certificates that were held against it.
+    certificates: usize,
 }
 
 impl Logged {
     /// Checks the files; none if there is no log.
-    fn look(site: &Site, hidden: bool) -> Result<Option<Self>, Failure> {
+    fn look(site: &Site, certificates: Certificates, hidden: bool) -> Result<Option<Self>, Failure> {
         if !site.audit.is_dir() {
             return Ok(None);
         }
         let head = std::fs::read(site.audit.join("checkpoint")).unwrap_or_default();
         let bar = bar("checking the audit log", hidden);
-        let report = audit::check(&site.audit, None, &|done, total| {
+        let Certificates { count, heads, problems } = certificates;
+        let report = audit::check_with(&site.audit, None, &heads, &|done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
         bar.finish_and_clear();
-        let report = report.map_err(|error| Failure::failed(error.to_string()))?;
-        Ok(Some(Self { report, head }))
+        let mut report = report.map_err(|error| Failure::failed(error.to_string()))?;
+        report.problems.extend(problems);
+        Ok(Some(Self { report, head, certificates: count }))
     }
 
     /// Says how the log is, with the keys that the vault has for it; answers what is wrong.
@@ -81,9 +95,12 @@ impl Logged {
         if !keys.is_empty() && !own {
             self.report.problems.push("the checkpoint is not signed by the vault's key for the log".to_owned());
         }
-        let Self { report, .. } = self;
+        let Self { report, certificates, .. } = self;
         if report.problems.is_empty() {
             say(&format!("the audit log is whole: {} entries, {} of them signed", report.size, report.signed));
+            if certificates > 0 {
+                say(&format!("{certificates} certificates hold, and are of this log"));
+            }
             return None;
         }
         say(&report.problems.join("\n"));
@@ -93,6 +110,39 @@ impl Logged {
             site.audit.display()
         );
         Some(Failure::damage(told))
+    }
+}
+
+/// Certificates of erasures, checked each for itself.
+#[derive(Default)]
+struct Certificates {
+    count: usize,
+    /// Their heads of the log, each once: what holds in one of them is in the log if it is the log's.
+    heads: Vec<KeptHead>,
+    problems: Vec<String>,
+}
+
+impl Certificates {
+    fn read(dir: &Path) -> Result<Self, Failure> {
+        let told = |path: &Path, why: std::io::Error| Failure::failed(format!("{}: {why}", path.display()));
+        let mut found = Self::default();
+        let mut seen = HashSet::new();
+        for entry in std::fs::read_dir(dir).map_err(|why| told(dir, why))? {
+            let path = entry.map_err(|why| told(dir, why))?.path();
+            if path.extension().is_none_or(|kind| kind != "json") {
+                continue;
+            }
+            found.count += 1;
+            let bytes = std::fs::read(&path).map_err(|why| told(&path, why))?;
+            match certificate::check(&bytes, None) {
+                Ok(checked) if seen.insert(checked.checkpoint.clone()) => {
+                    found.heads.push((path.display().to_string(), checked.checkpoint.into_bytes()));
+                }
+                Ok(_) => {}
+                Err(error) => found.problems.push(format!("{}: {error}", path.display())),
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -1,0 +1,47 @@
+//! Erasures against the audit log: whoever is final must be told there, or no certificate can be given.
+
+use std::collections::BTreeMap;
+
+use super::super::{Vault, erase, outbox};
+use crate::audit::{LogReport, ToldErasure};
+use crate::error::Error;
+use crate::ids::ErasureId;
+
+impl Vault {
+    /// What the log does not tell of erasures that are final by the vault's own records, or tells more than once. What a crash
+    /// left in the outbox counts as told.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the store's.
+    pub async fn verify_erasures(&self, log: &LogReport) -> Result<Vec<String>, Error> {
+        let session = self.session()?;
+        let snapshot = session.settled().await;
+        let mut waiting: BTreeMap<ErasureId, ToldErasure> = BTreeMap::new();
+        for entry in outbox::all(&self.inner, &snapshot.header).await? {
+            ToldErasure::take(&mut waiting, &entry);
+        }
+        let mut problems = Vec::new();
+        let mut after = None;
+        loop {
+            let page = erase::list(&self.inner, &snapshot.header, after, 1000).await?;
+            let Some(last) = page.last() else { return Ok(problems) };
+            after = Some(last.id);
+            for record in &page {
+                let told = log.erasures.get(&record.id).copied().unwrap_or_default();
+                let more = waiting.get(&record.id).copied().unwrap_or_default();
+                let (id, is_final, known) = (record.id, record.counts.r#final, told.shredded + more.shredded);
+                // Before this vault had a log, or where entries were moved away, nothing can be said. After a restore the
+                // log may tell more than the vault knows.
+                if log.moved > 0 || record.told_from.is_none() {
+                    continue;
+                }
+                if known < is_final {
+                    problems.push(format!("erasure {id}: {is_final} subjects are final, the log tells of {known}"));
+                }
+                if record.f1_at.is_some() && !(told.ended || more.ended) {
+                    problems.push(format!("erasure {id} has ended, and the log does not tell it"));
+                }
+            }
+        }
+    }
+}
