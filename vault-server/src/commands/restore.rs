@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 use vault_core::Error;
 use vault_core::backup::Identities;
-use vault_core::root::SlotPlace;
-use vault_core::vault::{DrillReport, RestoreAsk, RestoreReport, RestoreStep, Vault};
+use vault_core::root::{SlotPlace, Unlock};
+use vault_core::vault::{DrillReport, RestoreAsk, RestoreReport, RestoreStep, Vault, VaultOptions};
 
 use super::{Failure, block_on};
 use crate::archives;
@@ -66,9 +66,10 @@ fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), F
             site.audit.display()
         );
     }
+    let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
     let report = block_on(async {
         let options = site.logged()?;
-        let (vault, report) = from(args, site, archives, options).await?;
+        let (vault, report) = from(args, site, archives, unlock, options).await?;
         vault.close().await?;
         vault.close_log();
         Ok(report)
@@ -81,6 +82,8 @@ fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), F
 /// The real slots are only read, once: a restore changes the root in its own.
 fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Failure> {
     archives.tell();
+    // Before there is anything to be cleaned up.
+    let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
     let scratch = scratch(args.scratch.as_deref().unwrap_or(&std::env::temp_dir()))?;
     let memory = Some(Path::new(MEMORY)).filter(|memory| memory.is_dir());
     if memory.is_none() {
@@ -93,7 +96,7 @@ fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Fai
     let stand_in = site.stand_in(scratch.path(), slots.places.clone());
     let outcome = block_on(async {
         tokio::select! {
-            outcome = try_out(args, &stand_in, archives) => outcome,
+            outcome = try_out(args, &stand_in, archives, unlock) => outcome,
             // It is cleaned up all the same.
             _ = tokio::signal::ctrl_c() => Err(Failure::failed("the drill was interrupted, and proves nothing")),
         }
@@ -113,8 +116,9 @@ async fn try_out(
     args: &RestoreArgs,
     stand_in: &Site,
     archives: &Archives,
+    unlock: Unlock,
 ) -> Result<(RestoreReport, DrillReport), Failure> {
-    let (vault, report) = from(args, stand_in, archives, stand_in.unlogged()).await?;
+    let (vault, report) = from(args, stand_in, archives, unlock, stand_in.unlogged()).await?;
     let drilled = vault.drill(&archives.data[0], &archives.identities).await;
     vault.close().await?;
     Ok((report, drilled?))
@@ -124,9 +128,9 @@ async fn from(
     args: &RestoreArgs,
     site: &Site,
     archives: &Archives,
-    options: vault_core::vault::VaultOptions,
+    unlock: Unlock,
+    options: VaultOptions,
 ) -> Result<(Vault, RestoreReport), Failure> {
-    let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
     let ask = RestoreAsk {
         store: site.open_store()?,
         places: site.slots.clone(),
