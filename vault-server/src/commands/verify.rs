@@ -1,9 +1,8 @@
 //! `verify`: check a stopped vault from end to end.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use vault_core::audit::{self, LogReport};
 
-use super::{Failure, FailureKind, block_on};
+use super::{Failure, FailureKind, bar, block_on};
 use crate::args::VerifyArgs;
 use crate::serve::say;
 use crate::site::Site;
@@ -94,15 +93,4 @@ impl Logged {
         );
         Some(Failure::damage(told))
     }
-}
-
-/// On standard error, and only on a terminal.
-fn bar(what: &'static str, hidden: bool) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}}"));
-    let bar = ProgressBar::new(0);
-    style.into_iter().for_each(|style| bar.set_style(style));
-    bar
 }
