@@ -86,7 +86,8 @@ fn a_full_disk_refuses_writes_and_still_forgets() {
     let Some(disk) = Disk::mount() else {
         return skip("needs to mount a tmpfs");
     };
-    let vault = Vault::configured_in(tempfile::tempdir_in(disk.path()).unwrap());
+    let vault =
+        Vault::configured_in(tempfile::tempdir_in(disk.path()).unwrap(), vault_core::store::EngineName::default());
     let text = fs::read_to_string(vault.config()).unwrap();
     let text =
         text.replace("min_free_mib = 1\n", "min_free_mib = 24\n").replace("reserve_mib = 1\n", "reserve_mib = 32\n");

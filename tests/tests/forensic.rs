@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use vault_core::store::{Batch, SledOptions, SledStore, Store};
+use vault_core::store::{Batch, DiskOptions, DiskStore, Store};
 
-use crate::harness::{CUSTOMERS, Customer, Running, Vault, copy_dir, customers};
+use crate::harness::{CUSTOMERS, Customer, Running, Vault, copy_dir, customers, engine};
 
 const READ: &str = "fields?view=full";
 
@@ -27,12 +27,12 @@ type Chosen = fn(&[u8]) -> bool;
 
 /// Makes a store of chosen rows of two others.
 fn compose(target: &Path, parts: &[(&Path, Chosen)]) {
-    let options = || SledOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
+    let options = || DiskOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let new = SledStore::open(target, options()).unwrap();
+        let new = DiskStore::open(engine(), target, options()).unwrap();
         for (source, chosen) in parts {
-            let source = SledStore::open(source, options()).unwrap();
+            let source = DiskStore::open(engine(), source, options()).unwrap();
             let rows = source.scan(&[], None, usize::MAX).await.unwrap();
             let put: Vec<_> = rows.into_iter().filter(|(key, _)| chosen(key)).collect();
             assert!(!put.is_empty());

@@ -3,23 +3,23 @@
 use std::path::Path;
 
 use serde_json::json;
-use vault_core::store::{Batch, Row, SledOptions, SledStore, Store};
+use vault_core::store::{Batch, DiskOptions, DiskStore, Row, Store};
 
-use crate::harness::{Finished, Vault, plain_words};
+use crate::harness::{Finished, Vault, engine, plain_words};
 
 const SUBJECTS: usize = 40;
 
 /// The store of a stopped vault, as whoever can write to it has it.
 struct Rows {
     runtime: tokio::runtime::Runtime,
-    store: SledStore,
+    store: DiskStore,
 }
 
 impl Rows {
     fn open(vault: &Vault) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let options = SledOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
-        Self { runtime, store: SledStore::open(&vault.data().join("store"), options).unwrap() }
+        let options = DiskOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
+        Self { runtime, store: DiskStore::open(engine(), &vault.data().join("store"), options).unwrap() }
     }
 
     /// Rows of a kind: `d` data, `p` pages, `m` META.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use vault_core::store::EngineName;
 
 pub(crate) use backups::{BackupArgs, RestoreArgs};
 
@@ -65,6 +66,17 @@ pub(crate) enum Command {
     /// subject back.
     #[command(subcommand)]
     Slots(SlotsCommand),
+    /// Copy a stopped vault's store to another engine, compare the two row by row, and put the new one in its place.
+    ///
+    /// Nothing is lost when it is killed: run it again. The store as it was is kept beside the new one, as
+    /// DIR.old-ENGINE, until --remove. It holds rows of subjects who were shredded since it was new as well; no key opens
+    /// them, but do not keep it longer than you need it.
+    Migrate(MigrateArgs),
+    /// Copy a stopped vault's store to a fresh one of the same engine, compare the two row by row, and put it in its place.
+    ///
+    /// Gives back the space of what was removed, and makes the next start fast. As with `migrate`, the store as it was is
+    /// kept as DIR.old-ENGINE until --remove.
+    Compact(CompactArgs),
     /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
     CheckConfig(RunArgs),
 }
@@ -221,6 +233,37 @@ pub(crate) struct AdminTokenArgs {
     /// Write the API token to this file (0600) instead of printing it.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MigrateArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The engine to copy to: sled or fjall.
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) to: EngineName,
+    #[command(flatten)]
+    pub(crate) copying: CopyingArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompactArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) copying: CopyingArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CopyingArgs {
+    /// Remove the store as it was once the new one is in its place. Where an earlier call left one, this removes it and
+    /// copies nothing.
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// Draw no progress bar.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 use vault_core::backup::Recipients;
 use vault_core::root::HsmPlace;
+use vault_core::store::EngineName;
 
 use crate::logging::LogFormat;
 
@@ -43,6 +44,8 @@ pub(crate) struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Store {
+    /// `sled` or `fjall`.
+    pub(crate) engine: EngineName,
     /// The engine's directory.
     pub(crate) dir: PathBuf,
     /// The engine's own cache, in MiB.
@@ -220,7 +223,7 @@ impl Default for Server {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), cache_mib: 128, min_free_mib: 128, reserve_mib: 64 }
+        Self { engine: EngineName::default(), dir: PathBuf::new(), cache_mib: 128, min_free_mib: 128, reserve_mib: 64 }
     }
 }
 
@@ -441,6 +444,7 @@ mod tests {
         let variables = [
             ("UDV_SERVER__LISTEN", "127.0.0.1:9"),
             ("UDV_STORE__CACHE_MIB", "7"),
+            ("UDV_STORE__ENGINE", "fjall"),
             ("UDV_SLOTS__FILES", "[\"a\"]"),
             ("UDV_LOG__FORMAT", "json"),
             ("UDV_TLS__CERT", "c.pem"),
@@ -449,10 +453,19 @@ mod tests {
         ];
         let config = parse(GOOD, &variables).unwrap();
         assert_eq!((config.server.listen.port(), config.store.cache_mib), (9, 7));
+        assert_eq!(
+            (config.store.engine, parse(GOOD, &[]).unwrap().store.engine),
+            (EngineName::Fjall, EngineName::Sled)
+        );
         assert_eq!(config.slots.files, [Path::new("/etc/udv/a")]);
         assert_eq!(config.log.format, LogFormat::Json);
         assert!(config.check().is_err(), "a certificate without its key");
-        for (name, value) in [("UDV_SERVER__LISTEN", "here"), ("UDV_SERVER__PORT", "1"), ("UDV_NOWHERE__X", "1")] {
+        for (name, value) in [
+            ("UDV_SERVER__LISTEN", "here"),
+            ("UDV_SERVER__PORT", "1"),
+            ("UDV_NOWHERE__X", "1"),
+            ("UDV_STORE__ENGINE", "rocksdb"),
+        ] {
             let error = parse(GOOD, &[(name, value)]).unwrap_err();
             assert!(matches!(error, ConfigError::Variable { variable, .. } if variable == name));
         }

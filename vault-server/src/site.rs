@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vault_core::audit::{Log, Sync};
 use vault_core::root::{SlotPlace, Unlock};
-use vault_core::store::{SledOptions, SledStore, Store, StoreError};
+use vault_core::store::{DiskOptions, DiskStore, EngineName, Store, StoreError};
 use vault_core::vault::{Vault, VaultOptions};
 use zeroize::Zeroizing;
 
@@ -26,7 +26,9 @@ pub(crate) struct Site {
     pub(crate) audit: PathBuf,
     pub(crate) backups: Backups,
     sync: Sync,
-    engine: SledOptions,
+    /// The engine that keeps the store.
+    pub(crate) engine: EngineName,
+    disk: DiskOptions,
     options: VaultOptions,
 }
 
@@ -48,7 +50,8 @@ impl Site {
             audit: dir.join(AUDIT),
             backups: Backups::new(Vec::new(), dir.join(BACKUPS)),
             sync: Sync::default(),
-            engine: SledOptions::default(),
+            engine: EngineName::found_in(&dir.join(STORE)).unwrap_or_default(),
+            disk: DiskOptions::default(),
             options: VaultOptions::default(),
         }
     }
@@ -83,7 +86,8 @@ impl Site {
                 AuditSync::Entry => Sync::Entry,
                 AuditSync::Interval => Sync::Every(Duration::from_millis(config.audit.interval_ms)),
             },
-            engine: SledOptions {
+            engine: config.store.engine,
+            disk: DiskOptions {
                 cache_bytes: config.store.cache_mib.saturating_mul(MIB),
                 reserve_bytes: config.store.reserve_mib.saturating_mul(MIB),
                 min_free_bytes: config.store.min_free_mib.saturating_mul(MIB),
@@ -158,14 +162,20 @@ impl Site {
     /// # Errors
     /// In plain words, with its place.
     pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
-        let opened = SledStore::open(&self.store, self.engine.clone());
-        let told = |error: &StoreError| format!("the store in {} does not open: {error}", self.store.display());
-        let store = opened.map_err(|error| match error {
-            StoreError::Locked(_) => Failure::store_in_use(&self.store),
+        Ok(Arc::new(self.open_engine(self.engine, &self.store)?))
+    }
+
+    /// Opens a store as this site's is configured, wherever it is and whatever engine keeps it.
+    ///
+    /// # Errors
+    /// In plain words, with the directory.
+    pub(crate) fn open_engine(&self, engine: EngineName, dir: &Path) -> Result<DiskStore, Failure> {
+        let told = |error: &StoreError| format!("the store in {} does not open: {error}", dir.display());
+        DiskStore::open(engine, dir, self.disk.clone()).map_err(|error| match error {
+            StoreError::Locked(_) => Failure::store_in_use(dir),
             StoreError::Corrupt(_) => Failure::damage(told(&error)),
             _ => Failure::failed(told(&error)),
-        })?;
-        Ok(Arc::new(store))
+        })
     }
 
     /// Unlocks with the given passphrase file, else the configured source, else a passphrase typed at the terminal.

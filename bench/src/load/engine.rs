@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vault_bench::seeded::Seeded;
-use vault_core::store::{Batch, SledOptions, SledStore, Store};
+use vault_core::store::{Batch, DiskOptions, DiskStore, EngineName, Store};
 
 use super::Failure;
 use super::runner::{Figures, count, until};
@@ -35,7 +35,7 @@ pub(super) struct Shape {
 impl Shape {
     /// The shape of a vault's store whose server has stopped.
     pub(super) async fn of_store(dir: &Path) -> Result<Shape, Failure> {
-        let store = SledStore::open(dir, SledOptions::default())?;
+        let store = DiskStore::open(EngineName::Sled, dir, DiskOptions::default())?;
         let mut shape = Shape::default();
         let mut start = Vec::new();
         loop {
@@ -64,7 +64,7 @@ impl Shape {
 
 /// An engine that holds as many rows as the vault's did.
 pub(super) struct Bed {
-    store: Arc<SledStore>,
+    store: Arc<DiskStore>,
     shape: Shape,
     subjects: Rc<Cell<u64>>,
     chooser: Rc<RefCell<Seeded>>,
@@ -73,7 +73,7 @@ pub(super) struct Bed {
 impl Bed {
     /// Makes one in `dir`.
     pub(super) async fn fill(dir: &Path, shape: Shape) -> Result<Bed, Failure> {
-        let store = Arc::new(SledStore::open(dir, SledOptions::default())?);
+        let store = Arc::new(DiskStore::open(EngineName::Sled, dir, DiskOptions::default())?);
         let subjects = Rc::new(Cell::new(0));
         let bed = Bed { store, shape, subjects, chooser: Rc::new(RefCell::new(Seeded::new(9))) };
         for first in (0..shape.page_rows).step_by(STRIDE) {

@@ -15,7 +15,7 @@ pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
 pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
 pub(crate) use self::programs::{able_python, program};
 pub(crate) use self::traces::Traces;
-pub(crate) use self::vault::{Running, Vault, copy_dir, files_under, server_command};
+pub(crate) use self::vault::{Running, Vault, copy_dir, engine, files_under, server_command};
 
 /// Says that a test did not run, and why; or fails, where everything is required to run.
 pub(crate) fn skip(reason: &str) {

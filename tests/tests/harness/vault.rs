@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
+use vault_core::store::EngineName;
 
 use super::{Client, Finished, Refusal, Server, program, run};
 
@@ -31,6 +32,12 @@ pub(crate) struct Running {
 /// Small limits, so that many vaults fit one disk.
 const SMALL: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[store]\ndir = \"store\"\ncache_mib = 16\nmin_free_mib = 1\n\
                      reserve_mib = 1\n[slots]\nfiles = [\"root.slot\"]\n[cache]\npages_mib = 16\n";
+/// The engine that vaults which `vault-server init` makes are kept by: `UDV_TEST_ENGINE=fjall` tries another than the
+/// default.
+pub(crate) fn engine() -> EngineName {
+    std::env::var("UDV_TEST_ENGINE").map_or_else(|_| EngineName::default(), |name| name.parse().unwrap())
+}
+
 const KEY_FILE: &str = "[unlock]\nkey_file = \"unlock.key\"\n";
 
 impl Vault {
@@ -41,12 +48,12 @@ impl Vault {
 
     /// A vault that a key file unlocks, made with `vault-server init`.
     pub(crate) fn configured() -> Self {
-        Self::configured_in(tempfile::tempdir().unwrap())
+        Self::configured_in(tempfile::tempdir().unwrap(), engine())
     }
 
-    /// The same in a directory that is given.
-    pub(crate) fn configured_in(root: TempDir) -> Self {
-        let vault = Self::unmade_in(root, KEY_FILE);
+    /// The same in a directory that is given, kept by a given engine.
+    pub(crate) fn configured_in(root: TempDir, engine: EngineName) -> Self {
+        let vault = Self::unmade_in(root, engine, KEY_FILE);
         let key = vault.data().join("unlock.key");
         let key = key.to_str().unwrap();
         vault.init(&["--no-passphrase", "--key-file", key]).expect(0);
@@ -55,14 +62,23 @@ impl Vault {
 
     /// A configuration without a vault; `more` is added to it.
     pub(crate) fn unmade(more: &str) -> Self {
-        Self::unmade_in(tempfile::tempdir().unwrap(), more)
+        Self::unmade_in(tempfile::tempdir().unwrap(), engine(), more)
     }
 
-    fn unmade_in(root: TempDir, more: &str) -> Self {
+    fn unmade_in(root: TempDir, engine: EngineName, more: &str) -> Self {
         let vault = Self { root, how: How::Configured };
         fs::create_dir(vault.data()).unwrap();
         fs::write(vault.config(), format!("{SMALL}{more}")).unwrap();
+        vault.set_engine(engine);
         vault
+    }
+
+    /// Configures an engine; the store stays as it is.
+    pub(crate) fn set_engine(&self, engine: EngineName) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        let without: String =
+            text.lines().filter(|line| !line.starts_with("engine = ")).map(|line| format!("{line}\n")).collect();
+        fs::write(self.config(), without.replace("[store]\n", &format!("[store]\nengine = \"{engine}\"\n"))).unwrap();
     }
 
     /// Runs `vault-server init`, which writes the admin's API token to its usual place.

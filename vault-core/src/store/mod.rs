@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod copy;
+mod disk;
+mod fjall;
 mod group;
 mod memory;
 mod panics;
@@ -13,13 +16,16 @@ mod sled;
 
 use std::fmt;
 
+pub use self::disk::{DiskOptions, DiskStore, EngineName, Held};
 pub use self::memory::{Fault, MemoryStore};
-pub use self::sled::{SledOptions, SledStore};
 
 /// The largest value of a row, in bytes. Larger ones are refused with [`StoreError::TooLarge`].
 ///
 /// sled moves values of about twice this size into files of their own, which it never makes durable.
 pub const VALUE_MAX: usize = 64 * 1024;
+
+/// The longest key of a row, in bytes. Batches that name longer ones are refused with [`StoreError::TooLarge`].
+pub const KEY_MAX: usize = 4096;
 
 /// A row: its key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -104,7 +110,7 @@ pub enum StoreError {
     /// The disk is nearly full; nothing was written.
     #[error("the disk of the store is nearly full: free some space; writes are accepted again by themselves")]
     Full,
-    /// A value is longer than [`VALUE_MAX`]; nothing was written.
+    /// A value is longer than [`VALUE_MAX`], or a key than [`KEY_MAX`]; nothing was written.
     #[error("a value is larger than a row may be ({VALUE_MAX} bytes): split it")]
     TooLarge,
     /// The stored bytes are damaged.
@@ -122,13 +128,26 @@ pub enum StoreError {
     /// Another process, or this one, already has the store open.
     #[error("the store is already open ({0}): stop the other process that uses it, or choose another directory")]
     Locked(String),
+    /// The store was made by another engine than the one that was asked for.
+    #[error(
+        "the store was made by {found}, and {asked} is configured: set `engine = \"{found}\"` under [store], or copy it \
+         over with `vault-server migrate --to {asked}`"
+    )]
+    OtherEngine {
+        /// The engine whose files are there.
+        found: EngineName,
+        /// The engine that was asked for.
+        asked: EngineName,
+    },
 }
 
 impl Batch {
     /// Refuses what no engine may take, before anything is queued.
     fn check(&self) -> Result<(), StoreError> {
         debug_assert!(self.names_keys_once(), "a batch names each key once among its puts and deletes");
-        if self.put.iter().any(|(_, value)| value.len() > VALUE_MAX) {
+        let mut keys =
+            self.expect.iter().map(|(key, _)| key).chain(self.put.iter().map(|(key, _)| key)).chain(&self.delete);
+        if self.put.iter().any(|(_, value)| value.len() > VALUE_MAX) || keys.any(|key| key.len() > KEY_MAX) {
             return Err(StoreError::TooLarge);
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::{LazyLock, Once, OnceLock};
+use std::sync::{LazyLock, Once, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 static HOOK: Once = Once::new();
-static ENGINE_THREADS: OnceLock<&[&str]> = OnceLock::new();
+static ENGINE_THREADS: RwLock<Vec<&[&str]>> = RwLock::new(Vec::new());
 static DEAD: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
 
 /// Runs `work`; a panic in it ends there and prints nothing.
@@ -34,7 +34,11 @@ pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 
 /// Has the panics of an engine's own threads told too. `engine_threads` are the beginnings of their names.
 pub(super) fn watch(engine_threads: &'static [&'static str]) {
-    ENGINE_THREADS.get_or_init(|| engine_threads);
+    let mut watched = ENGINE_THREADS.write().unwrap_or_else(PoisonError::into_inner);
+    if !watched.contains(&engine_threads) {
+        watched.push(engine_threads);
+    }
+    drop(watched);
     install_hook();
 }
 
@@ -43,7 +47,8 @@ fn install_hook() {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if ENGINE_THREADS.get().is_some_and(|names| of_engine_thread(names)) {
+            if ENGINE_THREADS.read().unwrap_or_else(PoisonError::into_inner).iter().any(|names| of_engine_thread(names))
+            {
                 report(info);
             } else if !CONTAINED.get() {
                 before(info);

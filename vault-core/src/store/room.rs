@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::StoreError;
 
@@ -25,6 +25,8 @@ pub(super) struct Room {
     min_free: u64,
     reserve_bytes: u64,
     reserved: AtomicBool,
+    /// Free bytes that the engine may need for work of its own, beside `min_free`.
+    headroom: AtomicU64,
     probe: Probe,
 }
 
@@ -40,7 +42,13 @@ impl Room {
     /// Watches the disk of `dir`: writes are refused below `min_free` bytes, and a file of `reserve_bytes` is kept.
     pub(super) fn new(dir: &Path, min_free: u64, reserve_bytes: u64, probe: Probe) -> Room {
         let reserved = fs::metadata(dir.join(RESERVE)).is_ok_and(|file| file.len() == reserve_bytes);
-        Room { dir: dir.to_owned(), min_free, reserve_bytes, reserved: AtomicBool::new(reserved), probe }
+        let (reserved, headroom) = (AtomicBool::new(reserved), AtomicU64::new(0));
+        Room { dir: dir.to_owned(), min_free, reserve_bytes, reserved, headroom, probe }
+    }
+
+    /// Has as much more kept free from now on.
+    pub(super) fn set_headroom(&self, bytes: u64) {
+        self.headroom.store(bytes, Ordering::Relaxed);
     }
 
     /// What may be written now. Makes the reserve when there is room for it; when there is not, gives it up if something
@@ -70,7 +78,8 @@ impl Room {
 
     fn is_enough(&self, free: u64) -> bool {
         let missing = if self.reserved.load(Ordering::Relaxed) { 0 } else { self.reserve_bytes };
-        free >= self.min_free.saturating_add(missing)
+        let headroom = self.headroom.load(Ordering::Relaxed);
+        free >= self.min_free.saturating_add(missing).saturating_add(headroom)
     }
 
     /// Makes the reserve file unless it is there.

@@ -3,6 +3,7 @@
 mod admin_token;
 mod backup;
 mod check_config;
+mod copying;
 mod dev;
 mod init;
 mod restore;
@@ -15,6 +16,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use vault_core::Error;
 use vault_core::store::StoreError;
 
@@ -42,6 +44,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::Restore(args) => restore::run(&args, &site(&args.which, format)?),
         Command::AdminToken(args) => admin_token::run(&args, &site(&args.which, format)?),
         Command::Slots(command) => slots::run(&command, format),
+        Command::Migrate(args) => copying::migrate(&args, &Site::of_config(&load(&args.config, format)?)),
+        Command::Compact(args) => copying::compact(&args, &site(&args.which, format)?),
         Command::CheckConfig(args) => check_config::run(&args.config),
     }
 }
@@ -129,6 +133,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Error::Store(error).into()
+    }
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::failed(error.to_string())
@@ -162,6 +172,17 @@ fn site(which: &Which, format: Option<LogFormat>) -> Result<Site, Failure> {
         }
         (None, None) => Err(Failure::usage("name the vault by --data or --config")),
     }
+}
+
+/// A progress bar: on standard error, and only on a terminal.
+fn bar(what: &'static str, hidden: bool) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}}"));
+    let bar = ProgressBar::new(0);
+    style.into_iter().for_each(|style| bar.set_style(style));
+    bar
 }
 
 /// Runs a command's asynchronous part.

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use vault_core::audit::{self, KeptHead, LogReport};
 use vault_core::certificate;
 
-use super::{Failure, FailureKind, block_on};
+use super::{Failure, FailureKind, bar, block_on};
 use crate::args::VerifyArgs;
 use crate::serve::say;
 use crate::site::Site;
@@ -144,15 +143,4 @@ impl Certificates {
         }
         Ok(found)
     }
-}
-
-/// On standard error, and only on a terminal.
-fn bar(what: &'static str, hidden: bool) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}}"));
-    let bar = ProgressBar::new(0);
-    style.into_iter().for_each(|style| bar.set_style(style));
-    bar
 }

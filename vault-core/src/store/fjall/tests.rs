@@ -1,0 +1,199 @@
+//! What only fjall can meet.
+#![allow(clippy::unwrap_used)]
+
+use tempfile::TempDir;
+
+use super::super::conformance::puts;
+use super::super::disk::tests::{copy, damaged, filled, open, options};
+use super::super::disk::{DiskStore, EngineName};
+use super::super::{Batch, HealthState, Store, VALUE_MAX};
+use super::*;
+
+const FJALL: EngineName = EngineName::Fjall;
+
+fn noise(n: u64, len: usize) -> Vec<u8> {
+    (0..len as u64 / 8)
+        .flat_map(|at| xxhash_rust::xxh3::xxh3_64_with_seed(&at.to_le_bytes(), n).to_le_bytes())
+        .collect()
+}
+
+/// A closed store whose rows are in tables as well as in a journal.
+async fn with_tables() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let store = open(FJALL, dir.path()).unwrap();
+    for round in 0..6_u64 {
+        let put = (0..60).map(|n| ([b'a' + n].to_vec(), noise(round * 100 + u64::from(n), VALUE_MAX - 1000)));
+        store.commit(Batch { put: put.collect(), ..Batch::default() }).await.unwrap();
+    }
+    let tables = || files(dir.path(), |path| path.parent().unwrap().ends_with("tables")).len();
+    for _ in 0..500 {
+        if tables() > 1 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    store.close().await.unwrap();
+    assert!(tables() > 1, "rows were written out");
+    dir
+}
+
+/// The files of fjall's that are meant, wherever they are.
+fn files(dir: &Path, meant: impl Fn(&Path) -> bool + Copy) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, meant));
+        } else if meant(&path) && path.metadata().unwrap().len() > 0 {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_is_in_tables_is_read_after_a_reopening() {
+    let dir = with_tables().await;
+    let store = open(FJALL, dir.path()).unwrap();
+    let rows = store.scan(b"", None, 99).await.unwrap();
+    assert_eq!(rows.len(), 60);
+    for (n, (key, value)) in rows.into_iter().enumerate() {
+        assert_eq!((key, value), (vec![b'a' + n as u8], noise(500 + n as u64, VALUE_MAX - 1000)));
+    }
+    store.commit(Batch { delete: vec![b"a".to_vec()], ..Batch::default() }).await.unwrap();
+    drop(store);
+    let store = open(FJALL, dir.path()).unwrap();
+    assert_eq!(store.get(b"a").await, Ok(None), "what is removed stays so, whatever older tables have");
+    assert!(store.health().disk_bytes.unwrap() > 20 << 20);
+}
+
+#[tokio::test]
+async fn room_for_compaction_is_kept_free() {
+    let state = |dir: &Path, free_mib: u64| {
+        let probe = move |_: &Path| Ok(free_mib << 20);
+        DiskStore::open_on(FJALL, dir, options(), Box::new(probe)).unwrap().health().state
+    };
+    let (empty, full) = (TempDir::new().unwrap(), with_tables().await);
+    assert_eq!(state(empty.path(), 66), HealthState::Ok);
+    assert_eq!(state(full.path(), 66), HealthState::Full, "a compaction of its tables would not fit");
+    assert_eq!(state(full.path(), 100), HealthState::Ok);
+}
+
+#[tokio::test]
+async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
+    let journal = filled(FJALL, 200).await;
+    let of_journal = files(journal.path(), |path| path.extension().is_some_and(|extension| extension == "jnl"));
+    let mut outcomes = damaged(FJALL, journal.path(), &of_journal, 8);
+
+    let tables = with_tables().await;
+    let all = files(tables.path(), |path| !path.ends_with("lock") && !path.ends_with("reserve"));
+    assert!(all.len() >= 7, "{all:?}");
+    outcomes.extend(damaged(FJALL, tables.path(), &all, 2));
+    assert!(outcomes.iter().any(|outcome| outcome.starts_with("the store is damaged")), "some damage is noticed");
+}
+
+/// A store with a batch of several pages at the end of its journal, and where its last value begins there.
+async fn with_a_long_batch() -> (TempDir, PathBuf, usize) {
+    let dir = filled(FJALL, 20).await;
+    let store = open(FJALL, dir.path()).unwrap();
+    let value = noise(7, 20_000);
+    store.commit(puts([(b"last a", &value), (b"last b", &value)])).await.unwrap();
+    store.close().await.unwrap();
+    let journal = dir.path().join("fjall/0.jnl");
+    let bytes = fs::read(&journal).unwrap();
+    let at = bytes.windows(64).rposition(|window| window == &value[..64]).unwrap();
+    (dir, journal, at)
+}
+
+/// Makes a hole, as a page has that did not get to the disk.
+fn punch(journal: &Path, at: usize, len: usize) {
+    let mut bytes = fs::read(journal).unwrap();
+    bytes[at..at + len].fill(0);
+    fs::write(journal, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_torn_last_batch_is_dropped_whole() {
+    for hole in [0, 4096, 16_000] {
+        let (dir, journal, at) = with_a_long_batch().await;
+        punch(&journal, at + hole, 1000);
+        assert!(open_engine(&dir.path().join(FILES), 1 << 20).is_err(), "the control: fjall itself does not open");
+        for _ in 0..2 {
+            let store = open(FJALL, dir.path()).unwrap();
+            assert_eq!(store.scan(b"", None, 99).await.unwrap().len(), 20, "nothing else is missing");
+            assert_eq!(store.get(b"last a").await, Ok(None), "and nothing of it is there");
+            store.commit(puts([(b"", b"again")])).await.unwrap();
+            store.commit(Batch { delete: vec![Vec::new()], ..Batch::default() }).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_before_the_last_batch_is_told_and_left_as_it_is() {
+    let (dir, journal, at) = with_a_long_batch().await;
+    let later = open(FJALL, dir.path()).unwrap();
+    later.commit(puts([(b"later", b"acknowledged")])).await.unwrap();
+    later.close().await.unwrap();
+    punch(&journal, at, 1000);
+    let before = fs::read(&journal).unwrap();
+    assert!(matches!(open(FJALL, dir.path()), Err(StoreError::Corrupt(_))));
+    assert_eq!(fs::read(&journal).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_database_that_was_not_made_to_the_end_is_made_anew() {
+    let whole = filled(FJALL, 3).await;
+    for marker in [None, Some(&b"FJ"[..])] {
+        let dir = TempDir::new().unwrap();
+        let half = dir.path().join(FILES);
+        fs::create_dir_all(half.join("keyspaces")).unwrap();
+        fs::write(half.join("0.jnl"), [0; 100]).unwrap();
+        marker.into_iter().for_each(|marker| fs::write(half.join("version"), marker).unwrap());
+        let store = open(FJALL, dir.path()).unwrap();
+        store.commit(puts([(b"a", b"1")])).await.unwrap();
+        drop(store);
+        assert_eq!(open(FJALL, dir.path()).unwrap().get(b"a").await, Ok(Some(b"1".to_vec())));
+
+        // One that was is not taken for it.
+        let lost = copy(whole.path());
+        match marker {
+            Some(marker) => fs::write(lost.path().join("fjall/version"), marker).unwrap(),
+            None => fs::remove_file(lost.path().join("fjall/version")).unwrap(),
+        }
+        assert!(matches!(open(FJALL, lost.path()), Err(StoreError::Corrupt(_))));
+        assert!(lost.path().join("fjall/0.jnl").exists());
+    }
+}
+
+#[tokio::test]
+async fn reads_see_whole_batches() {
+    let dir = TempDir::new().unwrap();
+    let store = Arc::new(open(FJALL, dir.path()).unwrap());
+    let keys: Vec<Vec<u8>> = (0..200_u8).map(|n| vec![n]).collect();
+    let write = async |round: u32| {
+        let put = keys.iter().map(|key| (key.clone(), round.to_be_bytes().to_vec())).collect();
+        store.commit(Batch { put, ..Batch::default() }).await.unwrap();
+    };
+    write(0).await;
+    let (reader, first, last) = (Arc::clone(&store), keys[0].clone(), keys[199].clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            loop {
+                let rows = reader.scan(b"", None, 999).await.unwrap();
+                assert!(rows.iter().all(|(_, value)| *value == rows[0].1), "a scan sees one state");
+                // Of two reads, the later one never sees less.
+                let early = reader.get(&first).await.unwrap().unwrap();
+                let late = reader.get(&last).await.unwrap().unwrap();
+                assert!(late >= early);
+                if late == 150_u32.to_be_bytes() {
+                    return;
+                }
+            }
+        });
+    });
+    for round in 1..=150 {
+        write(round).await;
+    }
+    reading.await.unwrap();
+}
