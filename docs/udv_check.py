@@ -77,15 +77,12 @@ def open_checkpoint(note, vkey):
     return origin, int(size), unbase64(root)
 
 
-# Proofs are checked as RFC 9162 says.
-
-
-def node(left, right):
+def node(left, right):  # proofs are checked as RFC 9162 says
     return sha256(b"\1", left, right)
 
 
 def check_inclusion(root, size, index, proof, hashed):
-    need(index < size, "an entry lies behind the checkpoint")
+    need(type(index) is int and 0 <= index < size, "an entry lies behind the checkpoint")
     at, last = index, size - 1
     for other in proof:
         need(last > 0, "an inclusion proof is too long")
@@ -132,8 +129,7 @@ def logged(evidence, what, erasure, size, root):
     raw = evidence["entry"].encode()
     check_inclusion(root, size, evidence["index"], [unhex(h, 32) for h in evidence["proof"]], sha256(b"\0", raw))
     entry = json.loads(raw)
-    about = (entry["what"], entry["outcome"], entry.get("erasure"))
-    need(about == (what, "done", erasure), "an entry is about something else")
+    need((entry["what"], entry["outcome"], entry.get("erasure")) == (what, "done", erasure), "an entry is of something else")
     return entry
 
 
@@ -147,8 +143,10 @@ def check_certificate(raw, pinned):
     erasure = unhex(found["erasure"], 16)
     origin, size, root = open_checkpoint(found["checkpoint"], found["log_key"])
     need(origin == "udv/" + found["vault"], "the log is another vault's")
-    subject, request = found.get("subject"), found.get("request")
+    subject, request, last = found.get("subject"), found.get("request"), -1
     need(subject or request, "it is about nothing")
+    kinds = [(key, list if key == "levels" else dict) for key in ("subject", "request", "levels") if key in found]
+    need(all(type(found[key]) is kind for key, kind in kinds), "a part is not of its kind")
     if subject:
         need(list(subject) == ["id", "salt", "evidence"], "the subject has other parts than it should")
         shred = logged(subject["evidence"], "shredded", erasure.hex(), size, root)["shred"]
@@ -156,17 +154,19 @@ def check_certificate(raw, pinned):
         need(own == shred["commitment"], "the entry is not about this subject")
         print("subject %s: final (F1) since %s" % (json.dumps(subject["id"]), shred["f1_at"]))
     if request:
-        need(set(request) <= {"reason", "reference", "salt", "evidence"}, "the request has other parts than it should")
+        parts = [key for key in ("reason", "reference", "salt", "evidence") if key in request]
+        need(list(request) == parts, "the request has other parts than it should")
         end = logged(request["evidence"], "erasure_level", erasure.hex(), size, root)
-        reference = request.get("reference", "")
-        need("reference" not in request or reference, "an empty reference is left out")
-        parts = (erasure, request["reason"].encode(), reference.encode())
+        need(request.get("reference") != "", "an empty reference is left out")
+        parts = (erasure, request["reason"].encode(), request.get("reference", "").encode())
         own = commitment(b"uv1/certificate/request", request["salt"], *parts)
         need(own == end["request"]["commitment"] and end["level"] == "F1", "the entry is not about this request")
         print("request: %s of %s subjects final since %s" % (end["request"]["final"], end["request"]["total"], end["at"]))
     for evidence in found["levels"]:
         reached = logged(evidence, "erasure_level", erasure.hex(), size, root)
         need(reached["level"] in ("F2", "F3"), "an entry tells no level beyond F1")
+        need(evidence["index"] > last, "the levels are not in the order of the log")
+        last = evidence["index"]
         print("%s since %s" % (reached["level"], reached["at"]))
 
 

@@ -148,7 +148,8 @@ fn an_old_data_plane_and_todays_key_plane_serve_the_living_and_no_one_else() {
     let slot_then = fs::read(bed.vault.data().join("root.slot")).unwrap();
     until_final(&running, &shred(&running, &["s3", "s4"]));
     bed.online(&running, &["--plane", "keys"]).expect(0);
-    assert_eq!(told(&running, "backup"), 3);
+    // The data plane, the key plane, what changed meanwhile, and the key plane once more.
+    assert_eq!(told(&running, "backup"), 4);
     running.stop();
 
     // Today's key plane: first as a drill, beside which nothing changes.
@@ -208,13 +209,14 @@ fn increments_hold_what_changed_and_follow_their_whole() {
     running.stop();
     bed.backup(&["--incremental"]).expect(0);
     let (whole, parts) = (bed.archives("data"), bed.archives("increment"));
-    assert_eq!((whole.len(), parts.len(), bed.archives("keys").len()), (1, 2, 3));
+    // Behind each key plane of a vault that runs comes what changed meanwhile.
+    assert_eq!((whole.len(), parts.len(), bed.archives("keys").len()), (1, 4, 3));
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     assert!(parts.iter().all(|part| size(part) * 5 < size(&whole[0])), "{whole:?} {parts:?}");
 
     fs::remove_dir_all(bed.store()).unwrap();
     let keys = bed.newest("keys");
-    let [first, second] = [&parts[0], &parts[1]].map(|path| path.to_str().unwrap());
+    let [first, second] = [&parts[0], &parts[2]].map(|path| path.to_str().unwrap());
     let skipped = ["--data-plane", whole[0].to_str().unwrap(), "--data-plane", second, "--key-plane", &keys];
     bed.restore(&skipped).refused(1, "does not follow the one before it");
     bed.restore(&["--data-plane", first, "--key-plane", &keys]).refused(1, "does not follow the one before it");
@@ -276,6 +278,107 @@ fn archives_that_are_cut_changed_or_for_others_are_refused() {
     bed.restore_newest(&[]).expect(0);
     let running = bed.vault.start();
     lives(&running, 19);
+    running.stop();
+}
+
+#[test]
+fn what_is_sealed_anew_behind_the_key_plane_does_not_cost_the_living_their_data() {
+    let bed = Bed::new();
+    let running = bed.vault.start();
+    enrol(&running, 0..4);
+    bed.online(&running, &["--plane", "data"]).expect(0);
+    bed.online(&running, &["--plane", "keys", "--retain"]).expect(0);
+    // Forgetting one field seals the others under a new key; with a root retained that is not final.
+    let waits = running.admin.delete("/v1/subjects/s1/fields/phone").expect(202).json();
+    assert_eq!(waits["final"], false);
+    assert!(waits["waiting_for"].as_str().unwrap().contains("key plane"), "{waits}");
+    assert!(running.admin.get("/v1/status").expect(200).json()["waits_for_backup"].is_string());
+    assert!(running.cli(&["status"]).expect(0).out.contains("back up the key plane"));
+    let consent = json!({ "version": "1", "source": "form" });
+    running.admin.put("/v1/subjects/s2/consents/marketing", &consent).expect(200);
+    bed.online(&running, &["--plane", "data", "--incremental"]).expect(0);
+    running.stop();
+    fs::remove_dir_all(bed.store()).unwrap();
+    let told = bed.restore_newest(&[]).expect(0).out;
+    assert!(told.contains("1 consent") && told.contains("write") && told.contains("audit export --from"), "{told}");
+    let running = bed.vault.start();
+    (0..4).for_each(|number| lives(&running, number));
+    // From here on it is final at once.
+    running.admin.delete("/v1/subjects/s1/fields/phone").expect(204);
+    running.stop();
+    bed.vault.verify().expect(0);
+}
+
+#[test]
+fn a_restore_leaves_a_vault_alone_that_is_served() {
+    let bed = Bed::new();
+    let running = bed.vault.start();
+    enrol(&running, 0..2);
+    bed.online(&running, &[]).expect(0);
+    // Another configuration with the same slot.
+    let other = bed.vault.root().join("other");
+    fs::create_dir(&other).unwrap();
+    let slot = bed.vault.data().join("root.slot");
+    let key = bed.vault.data().join("unlock.key");
+    let config = format!("[store]\ndir = \"store\"\n[slots]\nfiles = [{slot:?}]\n[unlock]\nkey_file = {key:?}\n");
+    fs::write(other.join("vault.toml"), config).unwrap();
+    let mut command = server_command();
+    command.args(["restore", "--no-progress", "--from"]).arg(bed.out()).arg("--identity").arg(bed.identity());
+    command.arg("--config").arg(other.join("vault.toml"));
+    run(command).refused(1, "root.slot is in use by another process");
+    running.stop();
+    let running = bed.vault.start();
+    lives(&running, 1);
+    running.stop();
+}
+
+#[test]
+fn a_list_of_refusals_that_is_not_whole_is_not_taken_for_one() {
+    let bed = Bed::new();
+    let running = bed.vault.start();
+    enrol(&running, 0..4);
+    bed.online(&running, &["--retain"]).expect(0);
+    let made = shred(&running, &["s1"]);
+    // Until its root batch ran, the vault itself still knows that it was refused.
+    wait_for("the root batch", || {
+        let epoch = running.admin.get("/v1/status").expect(200).json()["epoch"].as_u64();
+        epoch.is_some_and(|epoch| epoch > 1).then_some(())
+    });
+    assert_eq!(running.admin.get(&erasure(&made)).expect(200).json()["state"], "refused");
+    running.stop();
+    let list = bed.vault.data().join("root.slot.1.refusals");
+    let whole = fs::read(&list).unwrap();
+    let before = bed.vault.root().join("before");
+    copy_dir(&bed.vault.data(), &before);
+    let back = || {
+        fs::remove_dir_all(bed.vault.data()).unwrap();
+        copy_dir(&before, &bed.vault.data());
+    };
+    let mut flipped = whole.clone();
+    flipped[20] ^= 1;
+    for changed in [&whole[..whole.len() - 1], &flipped[..], b"udvrefs"] {
+        back();
+        fs::write(&list, changed).unwrap();
+        fs::remove_dir_all(bed.store()).unwrap();
+        bed.restore_newest(&[]).refused(1, "it is not known who was refused");
+    }
+    // A vault that is unlocked without it lets go of the root: nobody comes back by it.
+    for changed in [None, Some(&flipped[..])] {
+        back();
+        fs::remove_file(&list).unwrap();
+        changed.iter().for_each(|bytes| fs::write(&list, bytes).unwrap());
+        let running = bed.vault.start();
+        until_final(&running, &made);
+        running.stop();
+        assert!(!list.exists());
+        fs::remove_dir_all(bed.store()).unwrap();
+        bed.restore_newest(&[]).refused(1, "older than the root slot");
+    }
+    back();
+    fs::remove_dir_all(bed.store()).unwrap();
+    bed.restore_newest(&[]).expect(0);
+    let running = bed.vault.start();
+    is_dead(&running, 1);
     running.stop();
 }
 

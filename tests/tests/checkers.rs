@@ -56,6 +56,38 @@ fn changed(certificate: &Path, into: &Path) -> Vec<PathBuf> {
     .collect()
 }
 
+/// Changes that leave it well-formed and written as certificates are.
+fn reshaped(certificate: &Path, into: &Path) -> Vec<PathBuf> {
+    let whole: Value = serde_json::from_slice(&fs::read(certificate).unwrap()).unwrap();
+    let changes: [(&str, fn(&mut Value)); 8] = [
+        ("negative", |c| {
+            c["subject"]["evidence"]["index"] = json!(c["subject"]["evidence"]["index"].as_i64().unwrap() - (1 << 20))
+        }),
+        ("reordered", |c| {
+            let request = c["request"].as_object_mut().unwrap();
+            let reason = request.shift_remove("reason").unwrap();
+            request.insert("reason".to_owned(), reason);
+        }),
+        ("no-request", |c| c["request"] = Value::Null),
+        ("no-subject", |c| c["subject"] = Value::Null),
+        ("a-list", |c| c["subject"] = json!([])),
+        ("a-text", |c| c["levels"] = json!("")),
+        ("doubled", |c| {
+            let level = c["levels"][0].clone();
+            c["levels"].as_array_mut().unwrap().push(level);
+        }),
+        ("more", |c| c["note"] = json!("x")),
+    ];
+    let change = |(name, change): (&str, fn(&mut Value))| {
+        let mut other = whole.clone();
+        change(&mut other);
+        let path = into.join(format!("{name}.json"));
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&other).unwrap())).unwrap();
+        path
+    };
+    changes.into_iter().map(change).collect()
+}
+
 #[test]
 fn a_file_of_ids_is_shredded_and_every_certificate_holds() {
     let vault = Vault::dev();
@@ -89,7 +121,8 @@ fn a_file_of_ids_is_shredded_and_every_certificate_holds() {
     }
 
     // Changed ones are refused by both, each of them.
-    let changed = changed(&files[1], &vault.root().join("changed"));
+    let mut changed = changed(&files[1], &vault.root().join("changed"));
+    changed.extend(reshaped(&files[1], &vault.root().join("changed")));
     let refused = running.cli(&[&["erase", "check"][..], &paths(&changed)].concat()).expect(8);
     assert_eq!(refused.out.matches("REFUSED").count(), changed.len(), "{}", refused.out);
     if let Some(refused) = python(&[&["certificate"][..], &paths(&changed)].concat()) {

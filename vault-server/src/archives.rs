@@ -83,12 +83,19 @@ fn parse(path: &Path) -> Option<(Kind, BackupId)> {
     Some((Kind::parse(parts.next()?)?, BackupId::parse(parts.next()?).ok()?))
 }
 
-/// What a restore takes of a directory: the newest key plane; the newest whole data plane, and its increments in order.
+/// What a restore takes of a directory: the newest key plane; the newest whole data plane, and its increments in order, up to
+/// the first behind the key plane: what was sealed anew since would not open.
 pub(crate) fn newest(found: &[Found]) -> (Option<PathBuf>, Vec<PathBuf>) {
-    let keys = found.iter().rfind(|archive| archive.kind == Kind::Keys).map(|archive| archive.path.clone());
-    let whole = found.iter().rposition(|archive| archive.kind == Kind::Data);
-    let data = found[whole.unwrap_or(found.len())..].iter().filter(|archive| archive.kind != Kind::Keys);
-    (keys, data.map(|archive| archive.path.clone()).collect())
+    let keys = found.iter().rposition(|archive| archive.kind == Kind::Keys);
+    let whole = found.iter().rposition(|archive| archive.kind == Kind::Data).unwrap_or(found.len());
+    let mut data = Vec::new();
+    for (number, archive) in found.iter().enumerate().skip(whole).filter(|(_, archive)| archive.kind != Kind::Keys) {
+        data.push(archive.path.clone());
+        if keys.is_some_and(|keys| number > keys) {
+            break;
+        }
+    }
+    (keys.map(|keys| found[keys].path.clone()), data)
 }
 
 /// An archive on its way to its place: under another name until it is whole and durable, and gone if it does not get there.
@@ -184,6 +191,7 @@ mod tests {
         placed(dir, Kind::Keys, 4);
         let parts = [placed(dir, Kind::Increment, 5), placed(dir, Kind::Increment, 7)];
         let keys = placed(dir, Kind::Keys, 6);
+        placed(dir, Kind::Increment, 8);
         let [first, second] = parts;
         assert_eq!(newest(&list(dir).unwrap()), (Some(keys), vec![whole, first, second]));
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use vault_core::store::EngineName;
 
-pub(crate) use backups::{BackupArgs, RestoreArgs};
+pub(crate) use backups::{BackupArgs, RestoreArgs, Step};
 
 use crate::logging::LogFormat;
 use crate::remote::RemoteArgs;

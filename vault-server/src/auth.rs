@@ -100,6 +100,7 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("POST", "/v1/backups", KEYS, Some(Action::Backup)),
     ("GET", "/v1/backups", KEYS, Some(Action::Keys)),
     ("POST", "/v1/backups/{id}/keep", KEYS, Some(Action::Backup)),
+    ("DELETE", "/v1/backups/{id}", KEYS, Some(Action::Backup)),
     ("DELETE", "/v1/backups/retained", KEYS, Some(Action::Backup)),
     ("POST", "/v1/lock", KEYS, Some(Action::Lock)),
     // A passphrase is the proof itself; without one the handler asks for a caller of `KEYS`.
@@ -293,6 +294,7 @@ mod tests {
         ("POST", "/v1/backups", "ak"),
         ("GET", "/v1/backups", "ak"),
         ("POST", "/v1/backups/{id}/keep", "ak"),
+        ("DELETE", "/v1/backups/{id}", "ak"),
         ("DELETE", "/v1/backups/retained", "ak"),
         ("POST", "/v1/lock", "ak"),
         ("POST", "/v1/unlock", "open"),

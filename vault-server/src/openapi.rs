@@ -127,6 +127,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(backups::make, backups::list))
         .routes(routes!(backups::confirm))
         .routes(routes!(backups::release))
+        .routes(routes!(backups::abandon))
         .routes(routes!(lock::lock))
         .routes(routes!(lock::unlock))
         .routes(routes!(callers::create, callers::list))

@@ -1,7 +1,8 @@
 //! Where one vault lives: its store, its slots, and how it is opened.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vault_core::audit::{Log, Sync};
@@ -119,6 +120,7 @@ impl Site {
     /// In plain words, with the place that is wrong.
     pub(crate) async fn open(&self) -> Result<Vault, Failure> {
         let store = self.existing_store()?;
+        self.hold_slots()?;
         Ok(Vault::open(store, &self.slots, self.logged()?).await?)
     }
 
@@ -138,6 +140,25 @@ impl Site {
     /// The same vault with a store and other slots in `dir`, for a drill.
     pub(crate) fn stand_in(&self, dir: &Path, slots: Vec<SlotPlace>) -> Self {
         Self { store: dir.join(STORE), audit: dir.join(AUDIT), slots, ..self.clone() }
+    }
+
+    /// Takes the root slots for this process, for as long as it lives: two that write to one would end each other's store.
+    ///
+    /// # Errors
+    /// If another process has one.
+    pub(crate) fn hold_slots(&self) -> Result<(), Failure> {
+        static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in &self.slots {
+            // One that is missing is told where it is opened.
+            let Ok(file) = File::options().read(true).write(true).open(place.file()) else { continue };
+            match file.try_lock() {
+                // Some file systems have no locks.
+                Ok(()) | Err(TryLockError::Error(_)) => held.push(file),
+                Err(TryLockError::WouldBlock) => return Err(Failure::slot_in_use(place.file())),
+            }
+        }
+        Ok(())
     }
 
     fn existing_store(&self) -> Result<Arc<dyn Store>, Failure> {

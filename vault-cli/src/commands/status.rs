@@ -21,6 +21,7 @@ struct Status {
     cache: Option<Cache>,
     retention: Option<Retention>,
     erasures: Option<Erasures>,
+    waits_for_backup: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +113,9 @@ fn rows(status: &Status, now: Timestamp) -> Vec<(String, String)> {
             open.awaiting_approval, open.pending, open.held, open.late
         );
         rows.push(("erasures".into(), told));
+    }
+    if let Some(why) = &status.waits_for_backup {
+        rows.push(("backup".into(), format!("{why}; shreds since then are refused, and final once that is done")));
     }
     rows.push(("store".into(), format!("{} {}", status.store.engine, status.store.state)));
     if let Some(Retention { finished_at: Some(at), forgotten, held }) = &status.retention {

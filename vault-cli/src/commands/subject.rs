@@ -258,11 +258,14 @@ fn forget(args: &ForgetArgs, context: &Context) -> Result<Exit, Failure> {
         printable(&args.field),
         printable(&args.id)
     ))?;
-    client.delete(&path)?;
-    if context.ui.wants_json() {
-        context.ui.json(&serde_json::json!({ "state": "final" }))?;
-    } else {
-        context.ui.note("forgotten: final");
+    let answer = client.delete(&path)?.text()?.to_owned();
+    let waits = serde_json::from_str::<serde_json::Value>(&answer).unwrap_or_default();
+    match waits["waiting_for"].as_str() {
+        _ if context.ui.wants_json() => {
+            context.ui.json(&serde_json::json!({ "state": if waits.is_null() { "final" } else { "refused" } }))?;
+        }
+        Some(why) => context.ui.warn(&format!("forgotten, and final by itself once that is done: {}", printable(why))),
+        None => context.ui.note("forgotten: final"),
     }
     Ok(Exit::Done)
 }

@@ -73,6 +73,9 @@ pub fn check(bytes: &[u8], pinned: Option<&str>) -> Result<Checked, CheckError> 
     if shred.is_none() && request.is_none() {
         return Err(CheckError::Form("it is about nothing"));
     }
+    if !certificate.levels.is_sorted_by(|one, next| one.index < next.index) {
+        return Err(CheckError::Form("its levels are not in the order of the log"));
+    }
     for evidence in &certificate.levels {
         let entry = log.entry(erasure, evidence, Action::ErasureLevel)?;
         let level = entry.level.filter(|level| *level != Level::F1);

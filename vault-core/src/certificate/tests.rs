@@ -191,8 +191,12 @@ fn parts_of_other_certificates_do_not_fit() {
     let other = Certificate { erasure: hex::encode([1; 16]), ..certificate.clone() };
     assert!(matches!(check(&other.encode(), None), Err(CheckError::Forged(_))));
     let mut other = certificate.clone();
-    other.levels.push(other.subject.as_ref().unwrap().evidence.clone());
+    other.levels.insert(0, other.subject.as_ref().unwrap().evidence.clone());
     assert!(matches!(check(&other.encode(), None), Err(CheckError::Forged(_))));
+    // A level twice.
+    let mut other = certificate.clone();
+    other.levels.push(other.levels[0].clone());
+    assert!(matches!(check(&other.encode(), None), Err(CheckError::Form(_))));
     // Without subject and request it says nothing.
     let nothing = Certificate { subject: None, request: None, ..certificate.clone() };
     assert!(matches!(check(&nothing.encode(), None), Err(CheckError::Form(_))));

@@ -39,7 +39,7 @@ pub use file::FileSlot;
 pub use pkcs11::{Hsm, HsmError, HsmPlace};
 pub use place::SlotPlace;
 pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};
-pub(crate) use refusals::{Noted, Refusal, Refusals};
+pub(crate) use refusals::{Refusal, Refusals};
 pub use stanza::{Method, NewUnlock, Unlock};
 
 use crate::crypto::{Random, RootKey};

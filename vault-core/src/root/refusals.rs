@@ -8,6 +8,7 @@
 //! A backup of the key plane of that epoch knows nothing of these. The file is as secret as the root: it opens with it only,
 //! and is wiped with it.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,6 +21,8 @@ use crate::ids::{Compartment, RootId, VaultId};
 use crate::time::Timestamp;
 
 const MAGIC: &[u8; 8] = b"udvrefs\x01";
+/// The extension of a file that is being written.
+const PART: &str = "part";
 
 /// One refusal (F0).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(crate) enum Noted {
     Unknown,
     /// These, in their order.
     These(Vec<Refusal>),
+    /// These, and behind them a record that was cut short: by a crash, before it was acknowledged; or by somebody.
+    Torn(Vec<Refusal>),
 }
 
 impl Refusals {
@@ -60,16 +65,60 @@ impl Refusals {
         PathBuf::from(name)
     }
 
-    /// Makes an empty file, unless there is one of this root.
-    pub(crate) fn begin(&self, slot: &Path) -> std::io::Result<()> {
+    /// Makes a file of these refusals, in place of whatever is there.
+    pub(crate) fn write(&self, slot: &Path, refusals: &[Refusal]) -> std::io::Result<()> {
         let path = self.beside(slot);
-        if matches!(self.read(slot), Ok(Noted::These(_))) {
-            return Ok(());
-        }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let part = path.with_extension(PART);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         file.write_all(MAGIC)?;
+        if !refusals.is_empty() {
+            file.write_all(&self.record(MAGIC.len(), refusals)?)?;
+        }
         file.sync_all()?;
+        std::fs::rename(&part, &path)?;
         sync_parent(&path)
+    }
+
+    /// What is noted beside any of the slots, if it is whole beside one of them. A record that was cut short counts as whole
+    /// if `crashed` may have cut it: it was not acknowledged then.
+    pub(crate) fn gather(&self, slots: &[PathBuf], crashed: bool) -> Option<Vec<Refusal>> {
+        let mut all: Option<Vec<Refusal>> = None;
+        let mut torn = Vec::new();
+        for slot in slots {
+            match self.read(slot) {
+                Ok(Noted::These(some)) => add(all.get_or_insert_default(), some),
+                Ok(Noted::Torn(some)) if crashed => add(all.get_or_insert_default(), some),
+                Ok(Noted::Torn(some)) => torn.extend(some),
+                Ok(Noted::Unknown) => {}
+                Err(error) => {
+                    tracing::warn!(slot = %slot.display(), %error, "refusals noted beside a root slot could not be read");
+                }
+            }
+        }
+        if let Some(all) = &mut all {
+            add(all, torn);
+        }
+        all
+    }
+
+    /// Removes files beside a slot that are of none of these epochs: what a crash left of roots that are gone.
+    pub(crate) fn sweep(slot: &Path, kept: &[u64]) -> std::io::Result<()> {
+        let (Some(name), Some(dir)) = (slot.file_name().and_then(|name| name.to_str()), slot.parent()) else {
+            return Ok(());
+        };
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let beside =
+                path.file_name().and_then(|beside| beside.to_str()).and_then(|beside| beside.strip_prefix(name));
+            let Some(beside) = beside.and_then(|beside| beside.strip_prefix('.')) else { continue };
+            let stem = [".refusals", ".part"].iter().find_map(|end| beside.strip_suffix(end));
+            if let Some(Ok(epoch)) = stem.map(str::parse::<u64>)
+                && (!kept.contains(&epoch) || beside.ends_with(".part"))
+            {
+                wipe(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds refusals, durably. Bytes of a record that a crash cut short are written over: it was never acknowledged.
@@ -77,9 +126,7 @@ impl Refusals {
         let path = self.beside(slot);
         let bytes = std::fs::read(&path)?;
         let whole = records(&bytes).map_or(MAGIC.len(), |records| records.whole);
-        let sealed = self.key.seal_refusals(&self.aad(whole), &encode(refusals));
-        let len = u32::try_from(sealed.len()).map_err(|_| ErrorKind::InvalidInput)?;
-        let record = [&len.to_be_bytes()[..], &sealed].concat();
+        let record = self.record(whole, refusals)?;
         let file = OpenOptions::new().write(true).open(&path)?;
         file.set_len(whole as u64)?;
         file.write_all_at(&record, whole as u64)?;
@@ -98,33 +145,52 @@ impl Refusals {
             Err(error) => return Err(error),
         };
         let records = records(&bytes).ok_or(ErrorKind::InvalidData)?;
+        let torn = records.whole < bytes.len();
         let mut found = Vec::new();
         for (offset, sealed) in records.sealed {
             let opened =
                 self.key.open_refusals(&self.aad(offset), sealed).map_err(|Unauthentic| ErrorKind::InvalidData)?;
             found.extend(decode(&opened).ok_or(ErrorKind::InvalidData)?);
         }
-        Ok(Noted::These(found))
+        Ok(if torn { Noted::Torn(found) } else { Noted::These(found) })
     }
 
     /// Overwrites and removes the file beside a slot.
     pub(crate) fn wipe(&self, slot: &Path) -> std::io::Result<()> {
-        let path = self.beside(slot);
-        let len = match std::fs::metadata(&path) {
-            Ok(found) => found.len(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let file = OpenOptions::new().write(true).open(&path)?;
-        file.write_all_at(&vec![0; usize::try_from(len).unwrap_or_default()], 0)?;
-        file.sync_all()?;
-        std::fs::remove_file(&path)?;
-        sync_parent(&path)
+        wipe(&self.beside(slot))
+    }
+
+    fn record(&self, offset: usize, refusals: &[Refusal]) -> std::io::Result<Vec<u8>> {
+        let sealed = self.key.seal_refusals(&self.aad(offset), &encode(refusals));
+        let len = u32::try_from(sealed.len()).map_err(|_| ErrorKind::InvalidInput)?;
+        Ok([&len.to_be_bytes()[..], &sealed].concat())
     }
 
     fn aad(&self, offset: usize) -> Vec<u8> {
         [&self.vault.0[..], &self.root.0, &(offset as u64).to_be_bytes()].concat()
     }
+}
+
+/// Adds those that are not there yet.
+fn add(all: &mut Vec<Refusal>, more: Vec<Refusal>) {
+    let known: HashSet<_> = all.iter().map(|known| (known.subject, known.compartment.clone())).collect();
+    all.extend(more.into_iter().filter(|refusal| !known.contains(&(refusal.subject, refusal.compartment.clone()))));
+}
+
+fn wipe(path: &Path) -> std::io::Result<()> {
+    let len = match std::fs::metadata(path) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let overwritten = OpenOptions::new().write(true).open(path).and_then(|file| {
+        file.write_all_at(&vec![0; usize::try_from(len).unwrap_or_default()], 0)?;
+        file.sync_all()
+    });
+    // Removed all the same: one that stays is taken for complete.
+    std::fs::remove_file(path)?;
+    overwritten?;
+    sync_parent(path)
 }
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {
@@ -199,13 +265,12 @@ mod tests {
         let root = RootEntry::draw(3, &mut Random::new(48));
         let refusals = Refusals::of(&root, VaultId([7; 16]));
         assert_eq!(refusals.read(&slot).unwrap(), Noted::Unknown);
-        refusals.begin(&slot).unwrap();
+        refusals.write(&slot, &[]).unwrap();
         refusals.append(&slot, &[refusal(1), refusal(2)]).unwrap();
         let path = refusals.beside(&slot);
         let torn = [&std::fs::read(&path).unwrap()[..], &[0, 0, 1, 0, 9]].concat();
         std::fs::write(&path, torn).unwrap();
-        assert_eq!(refusals.read(&slot).unwrap(), Noted::These(vec![refusal(1), refusal(2)]));
-        refusals.begin(&slot).unwrap();
+        assert_eq!(refusals.read(&slot).unwrap(), Noted::Torn(vec![refusal(1), refusal(2)]));
         refusals.append(&slot, &[refusal(3)]).unwrap();
         let all = Noted::These(vec![refusal(1), refusal(2), refusal(3)]);
         assert_eq!(refusals.read(&slot).unwrap(), all);
@@ -220,5 +285,31 @@ mod tests {
         assert!(refusals.read(&slot).is_err());
         refusals.wipe(&slot).unwrap();
         assert_eq!(refusals.read(&slot).unwrap(), Noted::Unknown);
+    }
+
+    #[test]
+    fn lists_beside_several_slots_make_each_other_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let slots: Vec<PathBuf> = ["a.slot", "b.slot"].iter().map(|name| dir.path().join(name)).collect();
+        let refusals = Refusals::of(&RootEntry::draw(3, &mut Random::new(48)), VaultId([7; 16]));
+        assert_eq!(refusals.gather(&slots, true), None);
+        refusals.write(&slots[0], &[refusal(1)]).unwrap();
+        refusals.write(&slots[1], &[refusal(1), refusal(2)]).unwrap();
+        let all = Some(vec![refusal(1), refusal(2)]);
+        assert_eq!(refusals.gather(&slots, false), all);
+        // One that was cut short is known not to be whole, unless a crash may have done it.
+        let path = refusals.beside(&slots[1]);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(refusals.gather(&slots[1..], false), None);
+        assert_eq!(refusals.gather(&slots[1..], true), Some(Vec::new()));
+        assert_eq!(refusals.gather(&slots, false), Some(vec![refusal(1)]));
+
+        std::fs::write(dir.path().join("a.slot"), "a slot").unwrap();
+        Refusals::sweep(&slots[0], &[3]).unwrap();
+        assert!(refusals.beside(&slots[0]).exists());
+        Refusals::sweep(&slots[0], &[4]).unwrap();
+        assert!(!refusals.beside(&slots[0]).exists() && refusals.beside(&slots[1]).exists());
+        assert!(dir.path().join("a.slot").exists());
     }
 }

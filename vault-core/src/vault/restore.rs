@@ -25,7 +25,7 @@ use crate::audit::{Action, Entry, Outcome};
 use crate::backup::{BackupError, Identities, Info};
 use crate::crypto::Random;
 use crate::error::Error;
-use crate::root::{FileSlot, Finish, Noted, Refusals, RootEntry, SlotPlace, Unlock};
+use crate::root::{FileSlot, Finish, Refusals, RootEntry, SlotPlace, Unlock};
 use crate::store::{Batch, Store};
 use check::Checked;
 
@@ -186,15 +186,8 @@ impl Vault {
             return Ok(Some(Vec::new()));
         }
         let noted = Refusals::of(&checked.root, self.inner.vault);
-        let mut found = None;
-        for slot in &self.inner.file_slots {
-            match noted.read(slot.path()) {
-                Ok(Noted::These(some)) => found.get_or_insert_with(Vec::new).extend(some),
-                Ok(Noted::Unknown) => {}
-                Err(error) => tracing::warn!(%error, "refusals noted beside a root slot could not be read"),
-            }
-        }
-        match found {
+        let slots: Vec<PathBuf> = self.inner.file_slots.iter().map(|slot| slot.path().to_owned()).collect();
+        match noted.gather(&slots, false) {
             None if !accept => Err(BackupError::UnknownRefusals { since: checked.keys.created_at }.into()),
             found => Ok(found),
         }

@@ -5,7 +5,7 @@
 //! with the backup that root still leads to their keys. What is refused meanwhile is noted beside the slots, for the
 //! backup knows nothing of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,11 @@ impl Vault {
         self.inner.keeper.state().kept
     }
 
+    /// What shreds and final forgettings wait for besides the slots: a backup of the key plane whose root is retained.
+    pub fn waits_for_backup(&self) -> Option<String> {
+        self.inner.session.load_full()?.behind()
+    }
+
     async fn change_retained(&self, change: RetainedChange) -> Result<(), Error> {
         let session = self.session()?;
         let (reply, answer) = oneshot::channel();
@@ -118,16 +123,56 @@ impl Keeper {
     pub(crate) fn note(&self, refusals: &[Refusal]) -> Vec<RootId> {
         let state = self.state();
         let lost = state.files.iter().filter(|file| {
-            let noted = self.slots.iter().filter(|slot| match file.append(slot, refusals) {
-                Ok(()) => true,
+            let lags = |slot: &&PathBuf| match file.append(slot, refusals) {
+                Ok(()) => false,
                 Err(error) => {
                     tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
-                    false
+                    true
                 }
-            });
-            noted.count() == 0
+            };
+            let lagging: Vec<&PathBuf> = self.slots.iter().filter(lags).collect();
+            if lagging.len() == self.slots.len() {
+                return true;
+            }
+            lagging.into_iter().for_each(|slot| self.catch_up(file, slot));
+            false
         });
         lost.map(|file| file.root).collect()
+    }
+
+    /// Makes a list that lags whole from the others; one that stays behind goes, for it would be taken for complete.
+    fn catch_up(&self, file: &Refusals, slot: &Path) {
+        let others: Vec<PathBuf> = self.slots.iter().filter(|other| *other != slot).cloned().collect();
+        let written = file.gather(&others, false).is_some_and(|all| file.write(slot, &all).is_ok());
+        if !written && let Err(error) = file.wipe(slot) {
+            let slot = slot.display();
+            tracing::error!(%slot, %error, "a list of refusals beside a root slot lags and stays: never restore from this slot alone");
+        }
+    }
+
+    /// After an unlock: takes up what is noted for a root that is retained, and makes it the same beside every slot. Answers
+    /// `false` if it is whole beside none: nobody knows then who was refused.
+    fn take_up(&self, root: &RootEntry) -> bool {
+        let file = Refusals::of(root, self.vault);
+        let Some(known) = file.gather(&self.slots, true) else { return false };
+        for slot in &self.slots {
+            if let Err(error) = file.write(slot, &known) {
+                tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
+                self.catch_up(&file, slot);
+            }
+        }
+        self.state().files.push(file);
+        true
+    }
+
+    /// Removes what a crash left of roots that are not retained any more.
+    fn sweep(&self) {
+        let kept: Vec<u64> = self.state().files.iter().map(|file| file.epoch).collect();
+        for slot in &self.slots {
+            if let Err(error) = Refusals::sweep(slot, &kept) {
+                tracing::warn!(slot = %slot.display(), %error, "old lists of refusals beside a root slot could not be removed");
+            }
+        }
     }
 
     /// Whether refusals have to be noted at all.
@@ -137,7 +182,7 @@ impl Keeper {
 
     fn begin(&self, root: &RootEntry) -> Result<(), Error> {
         let file = Refusals::of(root, self.vault);
-        let made = self.slots.iter().filter(|slot| file.begin(slot).is_ok()).count();
+        let made = self.slots.iter().filter(|slot| file.write(slot, &[]).is_ok()).count();
         if made == 0 {
             return Err(Error::Conflict(
                 "no file can be made beside a root slot, and refusals must be noted there while \
@@ -197,11 +242,20 @@ impl Inner {
     ) -> Result<(), Error> {
         let header = session.snapshot().header.clone();
         let named = named(&self.pages, &header).await?;
-        let entries = self.roots.retained_entries();
+        let mut entries = self.roots.retained_entries();
         self.keeper.clear();
-        for root in &entries {
-            self.keeper.begin(root)?;
-        }
+        entries.retain(|root| {
+            let known = self.keeper.take_up(root);
+            if !known {
+                tracing::error!(
+                    "a retained root is let go, for the list of refusals since then is gone or damaged beside every root slot: \
+                     back up the key plane anew"
+                );
+                self.roots.release(root.id);
+            }
+            known
+        });
+        self.keeper.sweep();
         self.keeper.state().kept = named.into_iter().find(|named| entries.iter().any(|entry| entry.id == named.root));
         if self.keeper.is_noting() {
             // A crash may have come between a refusal and its note.

@@ -129,11 +129,16 @@ impl Session {
 
     pub(crate) fn waiting(&self) -> Vec<String> {
         let mut waiting = self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        waiting.extend(self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        waiting.extend(self.behind());
         waiting
     }
 
     /// What shreds wait for besides the slots.
+    pub(crate) fn behind(&self) -> Option<String> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets [`Session::behind`].
     pub(crate) fn set_behind(&self, reason: Option<String>) {
         *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }

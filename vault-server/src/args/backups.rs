@@ -52,13 +52,25 @@ pub(crate) enum PlaneArg {
     Keys,
 }
 
+/// One archive that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) plane: Plane,
+    /// Only what changed since the newest data plane there is.
+    pub(crate) incremental: bool,
+}
+
 impl BackupArgs {
-    /// What is backed up, the data plane first: the key plane must know all that is in it.
-    pub(crate) fn planes(&self) -> Vec<Plane> {
+    /// What is backed up: the data plane, the key plane, which must know all that is in it, and of a vault that runs what
+    /// changed in the data plane meanwhile, for the key plane may lead to nothing else any more.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let whole = Step { plane: Plane::Data, incremental: self.incremental };
+        let keys = Step { plane: Plane::Keys, incremental: false };
         match self.plane {
-            Some(PlaneArg::Data) => vec![Plane::Data],
-            Some(PlaneArg::Keys) => vec![Plane::Keys],
-            None => vec![Plane::Data, Plane::Keys],
+            Some(PlaneArg::Data) => vec![whole],
+            Some(PlaneArg::Keys) => vec![keys],
+            None if self.whose.url.is_some() => vec![whole, keys, Step { incremental: true, ..whole }],
+            None => vec![whole, keys],
         }
     }
 }

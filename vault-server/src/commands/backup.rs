@@ -1,7 +1,7 @@
 //! `backup`: both planes of a vault as archives in a directory, by the server that runs or from the store that stands still.
 
-use std::io::Write;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -13,7 +13,7 @@ use vault_core::vault::{BackupAsk, Vault};
 
 use super::{Failure, block_on, site};
 use crate::archives::{self, Incoming, Kind};
-use crate::args::{BackupArgs, Which};
+use crate::args::{BackupArgs, Step, Which};
 use crate::logging::LogFormat;
 use crate::remote::Remote;
 use crate::serve::say;
@@ -25,7 +25,7 @@ pub(super) fn run(args: &BackupArgs, format: Option<LogFormat>) -> Result<(), Fa
     if let Some(url) = &args.whose.url {
         let remote = Remote::new(url, &args.remote)?;
         return match &args.out {
-            Some(out) => args.planes().into_iter().try_for_each(|plane| of_server(&remote, args, plane, out)),
+            Some(out) => args.steps().into_iter().try_for_each(|step| of_server(&remote, args, step, out)),
             None => remote.delete("/v1/backups/retained").map(|_| say(RELEASED)),
         };
     }
@@ -46,7 +46,7 @@ async fn of_store(site: &Site, vault: &Vault, args: &BackupArgs) -> Result<(), F
     if args.out.is_some() {
         site.backups.recipients(&args.recipient).map_err(Error::from)?;
     }
-    if args.release || args.planes().contains(&Plane::Keys) {
+    if args.release || args.steps().iter().any(|step| step.plane == Plane::Keys) {
         site.unlock(vault, args.passphrase_file.as_deref()).await?;
     }
     let Some(out) = &args.out else {
@@ -55,16 +55,17 @@ async fn of_store(site: &Site, vault: &Vault, args: &BackupArgs) -> Result<(), F
         say(RELEASED);
         return Ok(());
     };
-    for plane in args.planes() {
+    for step in args.steps() {
         vault.log(&[Entry::new(Action::Backup, Outcome::Done)]).await?;
-        write(site, vault, args, plane, out).await?;
+        write(site, vault, args, step, out).await?;
     }
     Ok(())
 }
 
-async fn write(site: &Site, vault: &Vault, args: &BackupArgs, plane: Plane, out: &Path) -> Result<(), Failure> {
+async fn write(site: &Site, vault: &Vault, args: &BackupArgs, step: Step, out: &Path) -> Result<(), Failure> {
+    let plane = step.plane;
     let recipients = site.backups.recipients(&args.recipient).map_err(Error::from)?;
-    let base = since(args, plane, out)?.and_then(|id| site.backups.index(id).ok());
+    let base = since(step, out)?.and_then(|id| site.backups.index(id).ok());
     let retain = args.retain && plane == Plane::Keys;
     let ask = BackupAsk { base, retain, ..BackupAsk::new(plane, recipients) };
     let mut incoming = Incoming::begin(out, Kind::of(plane, ask.base.is_some()), ask.id)?;
@@ -89,17 +90,40 @@ async fn write(site: &Site, vault: &Vault, args: &BackupArgs, plane: Plane, out:
     Ok(())
 }
 
-fn of_server(remote: &Remote, args: &BackupArgs, plane: Plane, out: &Path) -> Result<(), Failure> {
+fn of_server(remote: &Remote, args: &BackupArgs, step: Step, out: &Path) -> Result<(), Failure> {
+    let plane = step.plane;
     let known = remote.get("/v1/backups")?;
     let known = |id: &BackupId| known["data"].as_array().is_some_and(|known| known.contains(&json!(id.to_string())));
-    let base = since(args, plane, out)?.filter(known);
+    let base = since(step, out)?.filter(known);
     let retain = args.retain && plane == Plane::Keys;
     let mut asked = json!({ "plane": plane.as_str(), "recipients": args.recipient, "retain": retain });
     if let Some(base) = base {
         asked["since"] = json!(base.to_string());
     }
     let (id, body) = remote.receive("/v1/backups", &asked)?;
-    let mut incoming = Incoming::begin(out, Kind::of(plane, base.is_some()), id)?;
+    let received = keep(args, plane, Kind::of(plane, base.is_some()), (id, body), out);
+    let (path, bytes) = received.inspect_err(|_| {
+        if retain {
+            // Or shreds would wait for it for an hour. A server that is gone forgets it by itself.
+            let _ = remote.delete(&format!("/v1/backups/{id}"));
+        }
+    })?;
+    if retain {
+        remote.post(&format!("/v1/backups/{id}/keep"), &json!({}))?;
+    }
+    say(&told(plane, &path, &HumanBytes(bytes).to_string()));
+    Ok(())
+}
+
+/// Writes an archive while it comes.
+fn keep(
+    args: &BackupArgs,
+    plane: Plane,
+    kind: Kind,
+    (id, body): (BackupId, impl Read),
+    out: &Path,
+) -> Result<(PathBuf, u64), Failure> {
+    let mut incoming = Incoming::begin(out, kind, id)?;
     let bar = bytes_bar(plane, args.no_progress);
     let received = std::io::copy(&mut bar.wrap_read(body), &mut incoming).and_then(|_| incoming.flush());
     bar.finish_and_clear();
@@ -108,17 +132,12 @@ fn of_server(remote: &Remote, args: &BackupArgs, plane: Plane, out: &Path) -> Re
         Failure::failed(format!("the {} broke off ({why}): {told}", name(plane)))
     })?;
     let bytes = incoming.bytes();
-    let path = incoming.place()?;
-    if retain {
-        remote.post(&format!("/v1/backups/{id}/keep"), &json!({}))?;
-    }
-    say(&told(plane, &path, &HumanBytes(bytes).to_string()));
-    Ok(())
+    Ok((incoming.place()?, bytes))
 }
 
 /// The data plane that an increment is asked for.
-fn since(args: &BackupArgs, plane: Plane, out: &Path) -> Result<Option<BackupId>, Failure> {
-    if !args.incremental || plane != Plane::Data {
+fn since(step: Step, out: &Path) -> Result<Option<BackupId>, Failure> {
+    if !step.incremental {
         return Ok(None);
     }
     let found = archives::list(out)?;

@@ -99,6 +99,15 @@ impl Failure {
         Self { kind: FailureKind::StoreInUse, ..Self::failed(text) }
     }
 
+    /// Another process has a root slot.
+    pub(crate) fn slot_in_use(slot: &Path) -> Self {
+        let text = format!(
+            "the root slot {} is in use by another process: stop the server that has it, or its vault would open for nobody",
+            slot.display()
+        );
+        Self { kind: FailureKind::StoreInUse, ..Self::failed(text) }
+    }
+
     /// Adds what to do when another process has the store open.
     fn if_in_use(mut self, hint: &str) -> Self {
         if self.kind == FailureKind::StoreInUse {

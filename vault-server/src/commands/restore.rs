@@ -1,13 +1,17 @@
 //! `restore`: a vault from backups and its root slots; as a drill, into a scratch directory that is gone afterwards.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 use vault_core::Error;
+use vault_core::audit::{Action, Entry, LogError};
 use vault_core::backup::Identities;
 use vault_core::root::{SlotPlace, Unlock};
+use vault_core::time::Timestamp;
 use vault_core::vault::{DrillReport, RestoreAsk, RestoreReport, RestoreStep, Vault, VaultOptions};
 
 use super::{Failure, block_on};
@@ -67,16 +71,57 @@ fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), F
         );
     }
     let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
-    let report = block_on(async {
+    let (report, since) = block_on(async {
+        site.hold_slots()?;
         let options = site.logged()?;
         let (vault, report) = from(args, site, archives, unlock, options).await?;
+        let since = changed_since(&vault, report.data.created_at.min(report.keys.created_at));
         vault.close().await?;
         vault.close_log();
-        Ok(report)
+        Ok((report, since?))
     })
     .map_err(|failure| failure.if_in_use(". Nothing is restored into a vault that is served"))?;
     tell(&report);
+    tell_changed(&since);
     verdict(report.verify.problems)
+}
+
+/// What the audit log tells of changes behind the archives: the vault does not know them any more.
+#[derive(Default)]
+struct Changed {
+    /// The first of these entries.
+    from: Option<u64>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+fn changed_since(vault: &Vault, since: Timestamp) -> Result<Changed, Failure> {
+    let log = vault.audit_log()?;
+    let mut changed = Changed::default();
+    let scanned = log.scan(0..log.size(), |index, bytes| {
+        // What rode in a commit changed something.
+        let Some(entry) = Entry::decode(bytes).filter(|entry| entry.commit.is_some() && entry.at > since) else {
+            return;
+        };
+        if !matches!(entry.what, Action::Restore | Action::Backup | Action::Slots | Action::Unlock) {
+            changed.from.get_or_insert(index);
+            *changed.counts.entry(entry.what.as_str()).or_default() += entry.count.unwrap_or(1);
+        }
+    });
+    match scanned {
+        // Entries that were moved away are older.
+        Ok(()) | Err(LogError::MovedAway { .. }) => Ok(changed),
+        Err(error) => Err(Error::from(error).into()),
+    }
+}
+
+fn tell_changed(changed: &Changed) {
+    let Some(from) = changed.from else { return };
+    let counts: Vec<String> = changed.counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    say(&format!(
+        "  changed since the archives were made, and back to what it was: {}. See `vault-cli audit export --from {from}`, \
+         and do again what must hold: erasures, forgotten fields, consents, revoked callers",
+        counts.join(", ")
+    ));
 }
 
 /// The real slots are only read, once: a restore changes the root in its own.
@@ -84,8 +129,10 @@ fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Fai
     archives.tell();
     // Before there is anything to be cleaned up.
     let unlock = site.unlock_key(args.passphrase_file.as_deref())?;
-    let scratch = scratch(args.scratch.as_deref().unwrap_or(&std::env::temp_dir()))?;
+    let place = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let memory = Some(Path::new(MEMORY)).filter(|memory| memory.is_dir());
+    [Some(place.as_path()), memory].into_iter().flatten().for_each(sweep);
+    let scratch = scratch(&place)?;
     if memory.is_none() {
         eprintln!(
             "warning: there is no {MEMORY}, so the root slots are copied to {}: images of that disk hold them",
@@ -98,7 +145,7 @@ fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Fai
         tokio::select! {
             outcome = try_out(args, &stand_in, archives, unlock) => outcome,
             // It is cleaned up all the same.
-            _ = tokio::signal::ctrl_c() => Err(Failure::failed("the drill was interrupted, and proves nothing")),
+            () = interrupted() => Err(Failure::failed("the drill was interrupted, and proves nothing")),
         }
     });
     let cleaned = slots.wipe().and_then(|()| scratch.close());
@@ -109,7 +156,15 @@ fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Fai
     })?;
     tell(&report);
     tell_drill(&drilled);
-    verdict(report.verify.problems.into_iter().chain(drilled.problems).collect())
+    let mut problems: Vec<String> = report.verify.problems.into_iter().chain(drilled.problems).collect();
+    let empty = report.missing + report.unreadable;
+    if empty > 0 && empty * 2 > drilled.living_opened {
+        problems.push(format!(
+            "{empty} of {} compartments hold nothing: this data plane is too old for the key plane, or is not this vault's own",
+            drilled.living_opened
+        ));
+    }
+    verdict(problems)
 }
 
 async fn try_out(
@@ -150,8 +205,45 @@ async fn from(
     Ok(restored?)
 }
 
+/// Somebody, or the system, asks it to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut asked = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    std::future::poll_fn(|context| {
+        let any = asked.iter_mut().flatten().any(|signal| signal.poll_recv(context).is_ready());
+        if any { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// How directories of drills are named; their process follows.
+const PREFIX: &str = "udv-drill-";
+
+/// Removes what drills left that were killed.
+fn sweep(place: &Path) {
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            overwrite_all(&entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Writes zeros over the copies of slots in a directory.
+fn overwrite_all(dir: &Path) {
+    let slots = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    // The store's files are sealed rows.
+    for slot in slots.filter(|path| path.file_name().is_some_and(|name| name != "store")) {
+        for file in std::fs::read_dir(slot).into_iter().flatten().flatten() {
+            let _ = files::overwrite(&file.path());
+        }
+    }
+}
+
 fn scratch(place: &Path) -> Result<TempDir, Failure> {
-    let made = tempfile::Builder::new().prefix("udv-drill-").tempdir_in(place);
+    let made = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(place);
     made.map_err(|why| {
         let told = "name another place with --scratch";
         Failure::failed(format!("no scratch directory can be made in {} ({why}): {told}", place.display()))

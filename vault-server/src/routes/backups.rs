@@ -182,6 +182,16 @@ pub(crate) async fn confirm(State(app): State<App>, OfId(id): OfId<BackupId>) ->
     Ok(answer(StatusCode::OK, &BackupsAnswer::of(&app)))
 }
 
+/// A key plane whose root was to be retained did not arrive: shreds do not wait for it.
+#[utoipa::path(
+    delete, path = "/v1/backups/{id}", tag = "backups", params(("id" = String, Path)),
+    responses((status = 200, body = BackupsAnswer))
+)]
+pub(crate) async fn abandon(State(app): State<App>, OfId(id): OfId<BackupId>) -> Result<Response, Problem> {
+    app.vault.drop_backup(id).await?;
+    Ok(answer(StatusCode::OK, &BackupsAnswer::of(&app)))
+}
+
 /// Retain no root any more: shreds that waited become final, and no key plane from before opens.
 #[utoipa::path(delete, path = "/v1/backups/retained", tag = "backups", responses((status = 200, body = BackupsAnswer)))]
 pub(crate) async fn release(State(app): State<App>) -> Result<Response, Problem> {

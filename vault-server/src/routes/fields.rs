@@ -223,7 +223,7 @@ pub(crate) async fn put_one(
     delete, path = "/v1/subjects/{id}/fields/{name}", tag = "subjects",
     params(("id" = String, Path), ("name" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The version that is forgotten")),
-    responses((status = 204, description = "Final"), (status = 503, description = "A root slot does not answer"))
+    responses((status = 204, description = "Final"), (status = 202, body = ForgottenLater), (status = 503, description = "A root slot does not answer"))
 )]
 pub(crate) async fn forget_one(
     State(app): State<App>,
@@ -232,13 +232,26 @@ pub(crate) async fn forget_one(
 ) -> Result<Response, Problem> {
     let if_match = precondition(&headers)?;
     // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
-    let forgetting = tokio::spawn(async move { app.vault.forget_field(&id, &name, if_match).await });
+    let vault = app.vault.clone();
+    let forgetting = tokio::spawn(async move { vault.forget_field(&id, &name, if_match).await });
     match tokio::time::timeout(FINAL_WAIT, forgetting).await {
-        Ok(Ok(done)) => done.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(Problem::from),
+        Ok(Ok(Ok(()))) => Ok(match app.vault.waits_for_backup() {
+            Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
+            None => StatusCode::NO_CONTENT.into_response(),
+        }),
+        Ok(Ok(Err(error))) => Err(error.into()),
         Ok(Err(_)) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
         // Unlike a shred it has no durable first step, so nothing may be promised yet.
         Err(_) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FORGOTTEN_YET)),
     }
+}
+
+/// Removed, and not final yet: a retained root still leads to it, together with the backup that it is retained for.
+#[derive(Serialize, ToSchema)]
+struct ForgottenLater {
+    /// Always false.
+    r#final: bool,
+    waiting_for: String,
 }
 
 fn put_answer(id: &SubjectId, outcome: &PutOutcome) -> Response {

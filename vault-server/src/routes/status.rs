@@ -37,6 +37,9 @@ pub(crate) struct StatusAnswer<'a> {
     erasures: Option<OpenAnswer>,
     /// Null if there is no audit log.
     audit: Option<AuditAnswer>,
+    /// The key plane backup whose root is retained: shreds since then are refused and wait for the next to be final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for_backup: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -99,7 +102,8 @@ struct CacheAnswer {
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = StatusAnswer)))]
 pub(crate) async fn show(State(app): State<App>) -> Response {
     let status = app.vault.status();
-    answer(StatusCode::OK, &StatusAnswer::of(&status, app.started_at))
+    let waits_for_backup = app.vault.waits_for_backup();
+    answer(StatusCode::OK, &StatusAnswer { waits_for_backup, ..StatusAnswer::of(&status, app.started_at) })
 }
 
 impl<'a> StatusAnswer<'a> {
@@ -124,6 +128,7 @@ impl<'a> StatusAnswer<'a> {
             retention: RetentionAnswer::of(&status.retention),
             erasures: status.erasures.map(OpenAnswer::of),
             audit: status.log.map(|log| AuditAnswer { size: log.size, durable: log.durable, waiting: log.waiting }),
+            waits_for_backup: None,
         }
     }
 }

@@ -115,6 +115,16 @@ impl<'a> Heads<'a> {
             }
             after = *size;
         }
+        // The note of a change comes before any head that the new key signs; without both a crash may have come between.
+        let of_new = |new: &str| self.last.as_deref().is_some_and(|last| signed_by(last, &[new]));
+        for (index, change) in seen.changes.iter().filter(|(index, _)| *index >= after) {
+            if of_new(&change.new) {
+                problems.push(format!(
+                    "entry {index} tells of a change of the key to {}, and its note in keys/ is missing",
+                    change.new
+                ));
+            }
+        }
     }
 
     fn check_last(&self, last: &[u8], seen: &Seen, chain: &Chain, problems: &mut Vec<String>) {

@@ -269,6 +269,11 @@ async fn what_a_crash_leaves_is_no_problem() {
     // The note and no head since.
     let before = fs::read(dir.path().join("checkpoint")).unwrap();
     log.change_key(second).unwrap();
+    log.checkpoint().unwrap();
+    // But a head by the new key and no note is no crash.
+    let without = copy(dir.path());
+    fs::remove_dir_all(without.path().join("keys")).unwrap();
+    assert!(told(&problems(without.path(), &trusted), "its note in keys/ is missing"));
     let crashed = copy(dir.path());
     fs::write(crashed.path().join("checkpoint"), before).unwrap();
     assert_eq!(problems(crashed.path(), &trusted), [""; 0]);

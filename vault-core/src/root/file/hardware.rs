@@ -12,7 +12,7 @@ use crate::crypto::{Random, SlotKey};
 use crate::ids::VaultId;
 use crate::root::copies::next_sequence;
 use crate::root::stanza::{HsmKey, Stanza, Unlocking};
-use crate::root::{Hardware, Hsm, HsmError, Method, NewUnlock, RootEntry, SlotError, SlotPlace, Unlock};
+use crate::root::{Hardware, Hsm, HsmError, Method, NewUnlock, Refusals, RootEntry, SlotError, SlotPlace, Unlock};
 
 impl FileSlot {
     /// Makes a slot in hardware, with `first` in it, under a fresh key in this HSM; it is then unlocked. Blocks.
@@ -69,6 +69,8 @@ impl FileSlot {
             inner.write_block(at, &[0; super::BLOCK_LEN])?;
         }
         std::fs::remove_file(&inner.path).map_err(|error| super::failed(&inner.path, &error))?;
+        // Who was refused since a root was retained is noted beside every slot.
+        Refusals::sweep(&inner.path, &[]).map_err(|error| super::failed(&inner.path, &error))?;
         inner.sync_directory()
     }
 }

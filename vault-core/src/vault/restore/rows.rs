@@ -54,7 +54,7 @@ pub(super) async fn write(
     let living = living(inner, &checked.header).await?;
     let mut counted = Counted::default();
     let mut dead = HashSet::new();
-    for path in &ask.data {
+    for (number, path) in ask.data.iter().enumerate() {
         let mut pieces = Pieces::of(path, &ask.identities);
         begun(&mut pieces, path, Plane::Data).await?;
         while let Some(piece) = pieces.next().await? {
@@ -65,6 +65,9 @@ pub(super) async fn write(
                         rows.into_iter().partition(|(key, _)| is_living(&living, key));
                     counted.left_out += unknown.len() as u64;
                     dead.extend(unknown.iter().filter_map(|(key, _)| key.get(1..17).map(<[u8]>::to_vec)));
+                    if number > 0 {
+                        set_aside(&*inner.store, &known).await?;
+                    }
                     put(&*inner.store, known).await?;
                     progress(RestoreStep::Writing, done);
                 }
@@ -164,6 +167,13 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
             if whole {
                 continue;
             }
+            // Sealed under another key since the key plane was made: then what was there before opens.
+            if let Some(before) = inner.store.get(&aside(&place.key())).await?
+                && is_whole(inner, &before, &place).await?
+            {
+                batch.put.push((place.key(), before));
+                continue;
+            }
             match stored {
                 Some(_) => counted.unreadable += 1,
                 None => counted.missing += 1,
@@ -182,7 +192,28 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
         Ok(())
     })
     .await?;
-    commit(&*inner.store, batch).await
+    commit(&*inner.store, batch).await?;
+    loop {
+        let rows = inner.store.scan(&aside(&[]), Some(&aside(&[0xff])), TOGETHER).await?;
+        let keys: Vec<_> = rows.into_iter().map(|(key, _)| key).filter(|key| key != MARKER).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        delete(&*inner.store, keys).await?;
+    }
+}
+
+/// Keeps what rows of an increment are about to replace, until it is known which of the two opens.
+async fn set_aside(store: &dyn Store, rows: &[StoredRow]) -> Result<(), Error> {
+    let mut before = Vec::new();
+    for (key, _) in rows {
+        before.extend(store.get(key).await?.map(|value| (aside(key), value)));
+    }
+    put(store, before).await
+}
+
+fn aside(key: &[u8]) -> Vec<u8> {
+    [MARKER, key].concat()
 }
 
 /// Whether a row opens and has its spilled fields beside it.
