@@ -7,6 +7,7 @@
 mod api;
 mod checkers;
 mod cli;
+mod copying;
 mod crash;
 mod disk;
 mod erasing;
