@@ -32,3 +32,7 @@ bench:
 # A real server under load, beside the limits of what it stands on
 load:
     cargo run --release -p vault-bench -- load
+
+# The storage engines beside each other
+engines:
+    cargo run --release -p vault-bench -- engines

@@ -21,6 +21,21 @@ enum Command {
     /// The limits are measured in the same run: `/healthz` for what only reads, and the bare storage engine, with rows
     /// of the sizes found in the vault's store, for what writes.
     Load(LoadArgs),
+    /// Measure the storage engines beside each other, without a vault, and print a table.
+    Engines(EnginesArgs),
+}
+
+#[derive(Args)]
+struct EnginesArgs {
+    /// Data rows that the engines are filled with; for each as many pages as a vault's store has.
+    #[arg(long, value_delimiter = ',', default_values_t = [100_000, 500_000])]
+    rows: Vec<usize>,
+    /// How long each measurement of a rate takes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Where the temporary directories are made; the disk under them is what is measured.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -49,8 +64,11 @@ struct LoadArgs {
 }
 
 fn main() -> ExitCode {
-    let Command::Load(args) = Cli::parse().command;
-    match load::run(&args) {
+    let done = match Cli::parse().command {
+        Command::Load(args) => load::run(&args),
+        Command::Engines(args) => load::engines::run(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vault-bench: {error}");

@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
+use vault_core::store::EngineName;
 
-use crate::harness::{Client, Running, Vault};
+use crate::harness::{Client, Running, Vault, engine};
 
 const WRITERS: u64 = 4;
 const SUBJECTS: u64 = 25;
@@ -182,15 +183,24 @@ fn crash_while_starting(vault: &Vault, choices: &mut Choices) {
 
 #[test]
 fn kills_lose_nothing_acknowledged_and_undo_no_shred() {
-    let kills = number_from("UDV_TEST_KILLS").unwrap_or(15);
+    torture(engine(), number_from("UDV_TEST_KILLS").unwrap_or(15));
+}
+
+#[test]
+fn kills_lose_nothing_with_the_other_engine_either() {
+    let other = if engine() == EngineName::Sled { EngineName::Fjall } else { EngineName::Sled };
+    torture(other, number_from("UDV_TEST_KILLS").unwrap_or(5));
+}
+
+fn torture(engine: EngineName, kills: u64) {
     let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = number_from("UDV_TEST_SEED").unwrap_or(clock);
-    eprintln!("crash test: seed {seed}, {kills} kills");
+    eprintln!("crash test of {engine}: seed {seed}, {kills} kills");
     let mut choices = Choices(seed | 1);
     let subject = |writer, n| Subject { id: format!("w{writer}-{n}"), known: State::Absent, unanswered: None };
     let mut groups: Vec<Vec<_>> = (0..WRITERS).map(|w| (0..SUBJECTS).map(|n| subject(w, n)).collect()).collect();
 
-    let vault = Vault::configured();
+    let vault = Vault::configured_in(tempfile::tempdir().unwrap(), engine);
     let mut steps = 0;
     for kill in 0..kills {
         if kill % 3 == 2 {
@@ -206,7 +216,7 @@ fn kills_lose_nothing_acknowledged_and_undo_no_shred() {
     let states: Vec<_> = groups.iter().flatten().map(|subject| subject.known).collect();
     let count = |wanted: fn(&State) -> bool| states.iter().filter(|state| wanted(state)).count();
     let (values, shredded) = (count(|s| matches!(s, State::Value(_))), count(|s| *s == State::Shredded));
-    eprintln!("crash test: {steps} acknowledged steps; at the end {values} live, {shredded} shredded");
+    eprintln!("crash test of {engine}: {steps} acknowledged steps; at the end {values} live, {shredded} shredded");
     assert!(steps > kills * 5 && values > 0 && shredded > 0, "the load was no load");
     vault.verify().expect(0);
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
+use vault_core::store::EngineName;
 
 use crate::harness::{Running, Vault, skip, wait_for};
 
@@ -83,11 +84,19 @@ fn is_final(running: &Running, subject: &str) {
 
 #[test]
 fn a_full_disk_refuses_writes_and_still_forgets() {
+    fill_and_free(EngineName::Sled);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_still_forgets_with_fjall() {
+    fill_and_free(EngineName::Fjall);
+}
+
+fn fill_and_free(engine: EngineName) {
     let Some(disk) = Disk::mount() else {
         return skip("needs to mount a tmpfs");
     };
-    let vault =
-        Vault::configured_in(tempfile::tempdir_in(disk.path()).unwrap(), vault_core::store::EngineName::default());
+    let vault = Vault::configured_in(tempfile::tempdir_in(disk.path()).unwrap(), engine);
     let text = fs::read_to_string(vault.config()).unwrap();
     let text =
         text.replace("min_free_mib = 1\n", "min_free_mib = 24\n").replace("reserve_mib = 1\n", "reserve_mib = 32\n");

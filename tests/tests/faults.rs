@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use vault_core::store::EngineName;
 
 use crate::harness::{Running, Vault, overwrite, plain_words, run, server_command, wait_for};
 
@@ -115,7 +116,7 @@ fn one_damaged_copy_of_a_slot_is_repaired_and_two_are_told() {
 
 #[test]
 fn a_truncated_store_is_never_served_as_an_empty_vault() {
-    let vault = Vault::configured();
+    let vault = Vault::configured_in(tempfile::tempdir().unwrap(), EngineName::Sled);
     filled(&vault);
     // Old epochs do not open, so that a shorter store is not simply an earlier one.
     let running = vault.start();

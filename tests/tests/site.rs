@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
+use vault_core::store::EngineName;
 
 use crate::harness::{Finished, Vault, files_under, overwrite, run, server_command};
 
@@ -205,7 +206,7 @@ fn a_moved_and_copied_vault_starts_from_any_path() {
 
 #[test]
 fn damage_is_found_and_listed_or_told() {
-    let vault = Vault::configured();
+    let vault = Vault::configured_in(tempfile::tempdir().unwrap(), EngineName::Sled);
     let running = vault.start();
     for number in 0..50 {
         let fields = json!({ "name": "n".repeat(200), "email": format!("s{number}@example.org") });

@@ -72,10 +72,8 @@ pub(super) struct Bed {
 
 impl Bed {
     /// Makes one in `dir`.
-    pub(super) async fn fill(dir: &Path, shape: Shape) -> Result<Bed, Failure> {
-        let store = Arc::new(DiskStore::open(EngineName::Sled, dir, DiskOptions::default())?);
-        let subjects = Rc::new(Cell::new(0));
-        let bed = Bed { store, shape, subjects, chooser: Rc::new(RefCell::new(Seeded::new(9))) };
+    pub(super) async fn fill(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
+        let bed = Bed { subjects: Rc::default(), ..Bed::open(engine, dir, shape)? };
         for first in (0..shape.page_rows).step_by(STRIDE) {
             let numbers = first..shape.page_rows.min(first + STRIDE);
             let put = numbers.map(|number| (page_key(number as u64), bed.noise(shape.page_bytes))).collect();
@@ -86,6 +84,27 @@ impl Bed {
             bed.store.commit(Batch { put, ..Batch::default() }).await?;
         }
         Ok(bed)
+    }
+
+    /// Opens one that was filled.
+    pub(super) fn open(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
+        let store = Arc::new(DiskStore::open(engine, dir, DiskOptions::default())?);
+        let subjects = Rc::new(Cell::new(shape.data_rows as u64));
+        Ok(Bed { store, shape, subjects, chooser: Rc::new(RefCell::new(Seeded::new(9))) })
+    }
+
+    /// Reads data rows at random, one after the other; answers how many, and in what time.
+    pub(super) async fn read(&self, time: Duration) -> Result<(u64, Duration), Failure> {
+        let start = Instant::now();
+        let mut reads = 0;
+        while start.elapsed() < time {
+            for _ in 0..100 {
+                let row = self.store.get(&data_key(self.below(self.subjects.get()))).await?;
+                row.ok_or("a row that was written is missing")?;
+            }
+            reads += 100;
+        }
+        Ok((reads, start.elapsed()))
     }
 
     /// Keeps `writers` busy with commits as `work` makes them, each waited for.

@@ -2,6 +2,7 @@
 
 mod client;
 mod engine;
+pub(crate) mod engines;
 mod report;
 mod runner;
 mod server;
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
+use vault_core::store::EngineName;
 
 use crate::LoadArgs;
 use report::Report;
@@ -78,7 +80,7 @@ async fn measure_engine(
     shape: engine::Shape,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let bed = engine::Bed::fill(&scratch.join("engine"), shape).await?;
+    let bed = engine::Bed::fill(EngineName::Sled, &scratch.join("engine"), shape).await?;
     let (many, few) = (args.connections, args.batch_connections);
     for (work, connections) in
         [(Work::Update, many), (Work::Enrol { batch: 1 }, many), (Work::Enrol { batch: BATCH }, few)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::group::{Changes, Committer, Engine};
 use super::room::{Probe, Room, free_bytes};
@@ -18,6 +18,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// The same, when a thread of the engine's has died: closing may wait for it in vain.
 const STOP_LIMIT_DEAD: Duration = Duration::from_secs(3);
+
+/// How long opening may take before it is told.
+const SLOW_OPENING: Duration = Duration::from_secs(5);
 
 /// The engines on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -150,7 +153,17 @@ impl DiskStore {
         // Before the engine opens: on a full disk, giving up the reserve is what lets it.
         let room = Arc::new(Room::new(dir, options.min_free_bytes, options.reserve_bytes, probe));
         room.admits(true);
+        let start = Instant::now();
         let engine = name.open(dir, options.cache_bytes)?;
+        let took = start.elapsed();
+        if took >= SLOW_OPENING {
+            let seconds = took.as_secs();
+            tracing::info!(
+                engine = name.as_str(),
+                seconds,
+                "the store took a while to open: docs/engines.md tells why"
+            );
+        }
         room.set_headroom(engine.headroom());
         let writer = Writer { engine: Arc::clone(&engine), room: Arc::clone(&room) };
         let committer = Committer::start(writer, Arc::clone(&room)).map_err(unavailable("no thread can be started"))?;

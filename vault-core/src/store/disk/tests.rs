@@ -277,22 +277,17 @@ fn written_length(path: &Path) -> u64 {
     bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64
 }
 
-/// A dead thread of the engine ends writing; nothing is lost.
-pub(in super::super) async fn loses_a_thread(engine: EngineName) {
-    let dir = filled(engine, 10).await;
-    let process = start("store::disk::tests::as_a_process_that_loses_a_thread", engine, dir.path());
-    assert_eq!(outcome(process), "as it should be");
-    assert_eq!(child(engine, dir.path()), "opened", "the next process finds everything in order");
-}
-
 #[tokio::test]
 async fn a_dead_thread_of_the_engine_ends_writing() {
     for engine in ENGINES {
-        loses_a_thread(engine).await;
+        let dir = filled(engine, 10).await;
+        let process = start("store::disk::tests::as_a_process_that_loses_a_thread", engine, dir.path());
+        assert_eq!(outcome(process), "as it should be");
+        assert_eq!(child(engine, dir.path()), "opened", "the next process finds everything in order");
     }
 }
 
-fn asked() -> Option<(EngineName, PathBuf)> {
+pub(in super::super) fn asked() -> Option<(EngineName, PathBuf)> {
     let dir = std::env::var_os(CHILD_DIR)?;
     Some((std::env::var(CHILD_ENGINE).unwrap().parse().unwrap(), dir.into()))
 }
@@ -323,14 +318,14 @@ pub(in super::super) fn child(engine: EngineName, dir: &Path) -> String {
 }
 
 /// Starts one test of this file as a process of its own.
-fn start(test: &str, engine: EngineName, dir: &Path) -> Child {
+pub(in super::super) fn start(test: &str, engine: EngineName, dir: &Path) -> Child {
     let mut process = Command::new(std::env::current_exe().unwrap());
     process.args(["--exact", test, "--nocapture"]).env(CHILD_DIR, dir).env(CHILD_ENGINE, engine.as_str());
     process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// What the process says; fails if it panics, hangs, or lets out a word of a panic.
-fn outcome(mut process: Child) -> String {
+pub(in super::super) fn outcome(mut process: Child) -> String {
     let start = Instant::now();
     while process.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(100) {

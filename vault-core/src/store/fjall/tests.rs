@@ -4,7 +4,7 @@
 use tempfile::TempDir;
 
 use super::super::conformance::puts;
-use super::super::disk::tests::{copy, damaged, filled, open, options};
+use super::super::disk::tests::{asked, copy, damaged, filled, open, options, outcome, start};
 use super::super::disk::{DiskStore, EngineName};
 use super::super::{Batch, HealthState, Store, VALUE_MAX};
 use super::*;
@@ -77,6 +77,38 @@ async fn room_for_compaction_is_kept_free() {
     assert_eq!(state(empty.path(), 66), HealthState::Ok);
     assert_eq!(state(full.path(), 66), HealthState::Full, "a compaction of its tables would not fit");
     assert_eq!(state(full.path(), 100), HealthState::Ok);
+}
+
+#[tokio::test]
+async fn workers_that_fail_end_writing_and_nobody_waits_for_them() {
+    let dir = filled(FJALL, 3).await;
+    let process = start("store::fjall::tests::as_a_process_whose_workers_fail", FJALL, dir.path());
+    assert_eq!(outcome(process), "as it should be");
+}
+
+/// Does nothing unless run by the test above.
+#[tokio::test]
+async fn as_a_process_whose_workers_fail() {
+    let Some((engine, dir)) = asked() else {
+        return;
+    };
+    let store = open(engine, &dir).unwrap();
+    // As on a disk without room, no table can be written.
+    fs::remove_dir_all(dir.join("fjall/keyspaces/1/tables")).unwrap();
+    let mut ended = None;
+    for round in 0..400_u64 {
+        let put = (0..16).map(|n| ([b'a' + n].to_vec(), noise(round, VALUE_MAX))).collect();
+        if let Err(error) = store.commit(Batch { put, ..Batch::default() }).await {
+            ended = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(ended, Some(StoreError::InDoubt(_))), "{ended:?}");
+    assert_eq!(store.health().state, HealthState::Poisoned);
+    assert!(matches!(store.commit(puts([(b"a", b"1")])).await, Err(StoreError::Poisoned(_))));
+    assert!(store.get(b"a").await.unwrap().is_some(), "it still reads");
+    assert_eq!(store.close().await, Ok(()));
+    println!("outcome: as it should be");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use super::*;
 struct Scripted {
     rows: HashMap<Vec<u8>, Vec<u8>>,
     script: std_mpsc::Receiver<Next>,
+    begun: std_mpsc::Sender<()>,
     written: std_mpsc::Sender<Vec<Vec<u8>>>,
 }
 
@@ -27,6 +28,8 @@ impl Engine for Scripted {
     }
 
     fn write(&mut self, changes: Changes) -> Result<(), String> {
+        // Nobody may wait for it any more.
+        let _ = self.begun.send(());
         match self.script.recv().unwrap() {
             Next::Write => {}
             Next::Fail => return Err("the disk is gone".into()),
@@ -48,15 +51,17 @@ impl Engine for Scripted {
 struct Bench {
     committer: Arc<Committer>,
     next: std_mpsc::Sender<Next>,
+    begun: std_mpsc::Receiver<()>,
     written: std_mpsc::Receiver<Vec<Vec<u8>>>,
 }
 
 fn bench() -> Bench {
     let (next, script) = std_mpsc::channel();
+    let (begins, begun) = std_mpsc::channel();
     let (writes, written) = std_mpsc::channel();
     let room = Arc::new(Room::new(Path::new("nowhere"), 0, 0, Box::new(|_| Err(std::io::ErrorKind::Other.into()))));
-    let engine = Scripted { rows: HashMap::new(), script, written: writes };
-    Bench { committer: Arc::new(Committer::start(engine, room).unwrap()), next, written }
+    let engine = Scripted { rows: HashMap::new(), script, begun: begins, written: writes };
+    Bench { committer: Arc::new(Committer::start(engine, room).unwrap()), next, begun, written }
 }
 
 impl Bench {
@@ -72,9 +77,7 @@ impl Bench {
     /// Holds the commit thread in the write of one batch, so that what follows is one group.
     async fn hold(&self) -> tokio::task::JoinHandle<Result<(), StoreError>> {
         let held = self.begin(puts([(b"held", b"")])).await;
-        while self.committer.queue.capacity() < QUEUE {
-            std::thread::yield_now();
-        }
+        self.begun.recv().unwrap();
         held
     }
 }
