@@ -87,6 +87,8 @@ struct Committed {
     shredded: Option<ShredPart>,
     /// Whether a part of the shreds was prepared from a state that has changed.
     missed: bool,
+    /// Which writes of the rotations were committed.
+    rotated: Vec<bool>,
     replies: Vec<Reply>,
 }
 
@@ -198,6 +200,7 @@ impl Finalizer {
 
     /// One root batch, from staging to the acknowledgement. What fails cleanly stays queued.
     async fn round(&mut self) {
+        self.rotations.work(&self.inner, &self.session).await;
         if !self.has_work().await {
             return;
         }
@@ -224,11 +227,11 @@ impl Finalizer {
     }
 
     async fn has_work(&mut self) -> bool {
-        if !self.shreds.is_empty()
-            || !self.finals.is_empty()
-            || self.rotations.due().is_some_and(|at| at <= Instant::now())
-        {
+        if !self.shreds.is_empty() || !self.finals.is_empty() || self.rotations.need_round() {
             return true;
+        }
+        if self.tidy_at > Instant::now() {
+            return false;
         }
         if self.inner.drop_unconfirmed(&self.session) {
             self.settle_earlier().await;
@@ -244,8 +247,9 @@ impl Finalizer {
     /// Prepares the batch and has the writer commit it.
     async fn commit(&mut self, next: Arc<RootEntry>) -> Result<Committed, Error> {
         let (shredded, mut writes) = self.prepare().await?;
-        let (step, records) = self.rotations.begin(&self.session.snapshot().header)?;
-        writes.extend(records);
+        let (step, rotating) = self.rotations.begin(&self.inner, &self.session).await?;
+        let rotations = writes.len()..writes.len() + rotating.len();
+        writes.extend(rotating);
         let own = writes.len();
         let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..).unzip();
         writes.extend(finals);
@@ -261,7 +265,7 @@ impl Finalizer {
                 // A part that did not hold stays queued, and is prepared again.
                 let missed = shredded.is_some() && !held[0];
                 let shredded = shredded.filter(|_| held[0]);
-                Ok(Committed { done, shredded, missed, replies })
+                Ok(Committed { done, shredded, missed, rotated: held[rotations].to_vec(), replies })
             }
             Err(error) => {
                 for reply in replies {
@@ -343,7 +347,7 @@ impl Finalizer {
                 tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
             }
         }
-        if let Err(error) = self.rotations.advance(&self.session, &committed.done).await {
+        if let Err(error) = self.rotations.advance(&self.session, &committed.done, &committed.rotated).await {
             tracing::warn!(%error, "a rotation's progress could not be noted; it repeats its last step");
         }
         for (reply, held) in committed.replies.into_iter().zip(committed.done.committed) {

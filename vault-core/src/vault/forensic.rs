@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod rotations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

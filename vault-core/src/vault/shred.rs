@@ -7,6 +7,7 @@ use super::evidence::Shredding;
 use super::records::{
     DirectoryEntry, ErasureItem, ErasureRecord, ItemState, SubjectRecord, SubjectState, Tombstone, decode, encode,
 };
+use super::rotate::deks;
 use super::session::{Session, Snapshot, reading};
 use super::writer::Write;
 use super::{Inner, expire::Expiring, holds, row, stale, subject, tokens};
@@ -121,6 +122,9 @@ async fn shred_one(
     for lookup in &record.lookups {
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
+    for keys in &record.compartments {
+        write.edits.push(deks::drop_chain(header, &directory, keys.ordinal));
+    }
     write.edits.push(stale::unmark(header, &directory));
     write.edits.push(holds::unindex(header, &directory));
     let tombstone = Tombstone { at: Timestamp::now(), erasure };
@@ -164,6 +168,7 @@ async fn shred_compartments(
         write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
     }
     for keys in &doomed {
+        write.edits.push(deks::drop_chain(&snapshot.header, &directory, keys.ordinal));
         delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;
     }
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));

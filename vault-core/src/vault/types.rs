@@ -316,6 +316,45 @@ word_enum! {
         Root = "root",
         /// Every page key, and the root with them.
         Keks = "keks",
+        /// The data keys of subjects.
+        Deks = "deks",
+    }
+}
+
+/// What to rotate.
+pub enum NewRotation {
+    /// The root key.
+    Root,
+    /// Every page key.
+    Keks,
+    /// Data keys.
+    Deks {
+        /// Whose.
+        which: DeksOf,
+        /// Whether the old ones are forgotten: then older backups of the data plane do not open any more for these
+        /// subjects. Otherwise each stays in the key plane, sealed under its successor.
+        forget: bool,
+    },
+}
+
+/// Whose data keys to rotate.
+pub enum DeksOf {
+    /// Everybody's.
+    All,
+    /// Those that are older than so many seconds.
+    OlderThan(u64),
+    /// Those of these subjects; at most [`CHOSEN_MAX`](super::CHOSEN_MAX). One that is not there has none.
+    Subjects(Vec<SubjectId>),
+}
+
+impl From<Layer> for NewRotation {
+    /// The whole layer, in the way that loses nothing.
+    fn from(layer: Layer) -> Self {
+        match layer {
+            Layer::Root => Self::Root,
+            Layer::Keks => Self::Keks,
+            Layer::Deks => Self::Deks { which: DeksOf::All, forget: false },
+        }
     }
 }
 
@@ -405,11 +444,11 @@ pub struct Rotation {
     pub layer: Layer,
     /// How far it is.
     pub state: RotationState,
-    /// Bound on its speed, in pages a second.
+    /// Bound on its speed, in pages or subjects a second.
     pub rate: Option<u32>,
-    /// Pages done.
+    /// Pages or subjects done.
     pub done: u64,
-    /// Pages in all, as counted when it started.
+    /// Pages or subjects in all, as counted when it started.
     pub total: u64,
     /// When it was asked for.
     pub started_at: Timestamp,
@@ -438,6 +477,8 @@ pub struct KeyStatus {
     pub last_root: Option<Rotation>,
     /// The last rotation of every page key.
     pub last_keks: Option<Rotation>,
+    /// The last rotation of data keys.
+    pub last_deks: Option<Rotation>,
     /// What opens the root slots.
     pub methods: Vec<Method>,
 }

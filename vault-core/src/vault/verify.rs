@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
+use super::rotate::deks;
 use super::types::VerifyReport;
 use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
 use crate::error::Error;
@@ -37,8 +38,9 @@ impl Vault {
         .await?;
         scrub.tokens();
         scrub.lookups();
-        for (_, record) in std::mem::take(&mut scrub.subjects) {
+        for (directory, record) in std::mem::take(&mut scrub.subjects) {
             scrub.subject(&self.inner, &record).await?;
+            scrub.older_keys(&self.inner, &snapshot.header, &directory, &record).await?;
             progress(scrub.report.pages + scrub.report.subjects, total);
         }
         scrub.compare("pages of the trie", scrub.report.pages, counts.pages);
@@ -174,6 +176,29 @@ impl Scrub {
                     Ok(()) => self.report.fields += 1,
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     Err(_) => self.problem(format!("data row {at}: field `{name}` does not open")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens every older data key under its successor.
+    async fn older_keys(
+        &mut self,
+        inner: &Inner,
+        header: &Header,
+        directory: &EntryKey,
+        record: &SubjectRecord,
+    ) -> Result<(), Error> {
+        for keys in &record.compartments {
+            for version in deks::kept_versions(inner, header, directory, keys.ordinal).await? {
+                match deks::open_old(inner, header, directory, record, keys, version).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(Error::Damaged(_)) => {
+                        let at = place(&record.row_place(keys).key());
+                        self.problem(format!("data row {at}: its older data key of version {version} does not open"));
+                    }
+                    Err(other) => return Err(other),
                 }
             }
         }

@@ -10,10 +10,12 @@ use crate::codec;
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
+use crate::time::Timestamp;
 use crate::trie::{Header, Kind, Op, Payload};
 use crate::vault::metadata::RowMetadata;
 use crate::vault::read::facts;
 use crate::vault::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState};
+use crate::vault::rotate::deks;
 use crate::vault::row::{Row, RowPlace, RowWriter};
 use crate::vault::subject::{self, Found, Room};
 use crate::vault::types::{FieldStamp, PutOutcome};
@@ -84,6 +86,7 @@ impl Inner {
             let ends = |l: &&mut LookupRef| l.of == Indexed::Expiry && lapsed.contains(&l.field);
             record.lookups.iter_mut().filter(ends).for_each(|l| l.live = false);
             if let Some(next) = next {
+                write.edits.push(deks::drop_chain(putting.header, &found.key, next.ordinal));
                 record.compartments[at] = next;
             }
         }
@@ -144,7 +147,7 @@ impl Inner {
 
         // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
         // being final goes with it, so this holds even if the field is not there any more.
-        let next_keys = putting.options.final_.then(|| next_keys(keys));
+        let next_keys = putting.options.final_.then(|| deks::successor(keys, putting.now));
         let mut gone = Vec::new();
         let version = putting.schema.version;
         let mut writer = match &next_keys {
@@ -259,17 +262,8 @@ fn by_compartment<'p, 'a>(parsed: &'p [Parsed<'a>]) -> BTreeMap<&'a Compartment,
 pub(in crate::vault) fn first_keys(name: Compartment, record: &SubjectRecord) -> CompartmentKeys {
     let last = record.compartments.iter().map(|keys| keys.ordinal).max().unwrap_or(SYSTEM_ORDINAL);
     let ordinal = if name == Compartment::system() { SYSTEM_ORDINAL } else { last + 1 };
-    CompartmentKeys { name, ordinal, dek_version: 1, dek: Dek::draw(&mut Random::for_keys(1)), refused: None }
-}
-
-fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
-    CompartmentKeys {
-        name: keys.name.clone(),
-        ordinal: keys.ordinal,
-        dek_version: keys.dek_version + 1,
-        dek: Dek::draw(&mut Random::for_keys(1)),
-        refused: None,
-    }
+    let dek = Dek::draw(&mut Random::for_keys(1));
+    CompartmentKeys { name, ordinal, dek_version: 1, dek, dek_since: Timestamp::now(), refused: None }
 }
 
 fn versions(row: &Row) -> BTreeMap<FieldName, u32> {

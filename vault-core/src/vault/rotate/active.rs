@@ -1,0 +1,287 @@
+//! The rotations under way, step by step: those that change keys of the trie as parts of root batches, those that seal
+//! rows anew in ordinary commits.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::deks::{self, Reached, Step};
+use super::{Alteration, all, end, ended, ending, find, noting, replacing};
+use crate::error::Error;
+use crate::time::Timestamp;
+use crate::trie::RekeyStep;
+use crate::vault::Inner;
+use crate::vault::records::{DeksWork, RotationRecord, Walk, WhichDeks, Work};
+use crate::vault::session::{Session, reading};
+use crate::vault::types::RotationState;
+use crate::vault::writer::{RootDone, Write};
+
+/// Pages that one step rekeys.
+const STEP_PAGES: u32 = 1024;
+/// Before a step is tried again that met a change, or a store that does not take it.
+const AGAIN: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_secs(1);
+
+/// The rotations under way, as the finalizer holds them. Only it writes their records after they are created.
+#[derive(Default)]
+pub(crate) struct Rotations {
+    active: Vec<Active>,
+}
+
+struct Active {
+    record: RotationRecord,
+    due: Instant,
+    /// Whether it has a part in the round under way.
+    taking_part: bool,
+    /// What it renews in that round, and which of the rotations' writes these are.
+    step: Option<(Step, Range<usize>)>,
+    /// Subjects that a step takes: fewer after one that was changed meanwhile.
+    together: u32,
+}
+
+impl Rotations {
+    /// What an earlier run left under way.
+    pub(crate) async fn resume(inner: &Inner, session: &Session) -> Result<Self, Error> {
+        let mut rotations = Self::default();
+        let open = [RotationState::Queued, RotationState::Running];
+        for record in all(inner, session).await?.into_iter().filter(|r| open.contains(&r.state)) {
+            rotations.add(record);
+        }
+        Ok(rotations)
+    }
+
+    pub(crate) fn add(&mut self, record: RotationRecord) {
+        let together = deks::STEP_SUBJECTS;
+        self.active.push(Active { record, due: Instant::now(), taking_part: false, step: None, together });
+    }
+
+    /// When the next step is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.active.iter().map(|a| a.due).min()
+    }
+
+    /// Whether a step is due that is part of a root batch.
+    pub(crate) fn need_round(&self) -> bool {
+        let now = Instant::now();
+        self.active.iter().any(|a| a.due <= now && a.needs_round())
+    }
+
+    /// Carries out what a person asked for.
+    pub(crate) async fn alter(&mut self, inner: &Inner, session: &Session, ask: &Alteration) -> Result<(), Error> {
+        let held = self.active.iter().position(|a| a.record.id == ask.id).map(|at| self.active.remove(at).record);
+        let mut record = match held {
+            Some(record) => record,
+            None => reading!(session, |snapshot| find(inner, &snapshot.header, ask.id).await)?,
+        };
+        if ended(record.state) {
+            return Err(Error::Conflict("the rotation has ended: begin another one"));
+        }
+        record.rate = ask.rate.or(record.rate);
+        record.state = ask.state.unwrap_or(record.state);
+        if record.state == RotationState::Cancelled {
+            record.finished_at = Some(Timestamp::now());
+        }
+        let write = noting(&session.snapshot().header, &record)?;
+        let noted = session.commit(vec![write]).await.map(|_| ());
+        if matches!(record.state, RotationState::Queued | RotationState::Running) {
+            self.add(record);
+        }
+        noted
+    }
+
+    /// Does the steps that are due and need no root batch. What fails is tried again, or ends the rotation if it is damage.
+    pub(crate) async fn work(&mut self, inner: &Inner, session: &Session) {
+        let now = Instant::now();
+        for active in self.active.iter_mut().filter(|a| a.due <= now && !a.needs_round()) {
+            if let Err(error) = active.ordinary_step(inner, session).await {
+                tracing::warn!(%error, "a step of a rotation did not go through; it is tried again");
+                active.due = Instant::now() + LATER;
+                active.taking_part = matches!(error, Error::Damaged(_));
+                if active.taking_part {
+                    active.record.detail = Some(error.to_string());
+                }
+            }
+        }
+        if let Some(detail) = self.active.iter().find(|a| a.taking_part).and_then(|a| a.record.detail.clone())
+            && let Err(error) = self.fail(session, &detail).await
+        {
+            tracing::warn!(%error, "a failed rotation could not be noted");
+        }
+    }
+
+    /// Chooses who takes part in the round that begins: its rekey step, and the writes that go along with it.
+    ///
+    /// A record holds the cursor from before its step, for the one after is known only when the batch is made. A crash
+    /// repeats one step at most.
+    pub(crate) async fn begin(
+        &mut self,
+        inner: &Inner,
+        session: &Session,
+    ) -> Result<(Option<RekeyStep>, Vec<Write>), Error> {
+        let now = Instant::now();
+        let header = session.snapshot().header.clone();
+        let mut step = None;
+        let mut writes = Vec::new();
+        for active in self.active.iter_mut().filter(|a| a.due <= now && a.needs_round()) {
+            let Active { record, together, taking_part, step: own, .. } = active;
+            let mut clear = false;
+            match &mut record.work {
+                Work::Root => {}
+                Work::Keks(_) if step.is_some() => continue,
+                Work::Keks(cursor) => {
+                    let pages = record.rate.unwrap_or(STEP_PAGES).min(STEP_PAGES);
+                    step = Some(RekeyStep { cursor: cursor.clone(), max_pages: pages as usize });
+                }
+                Work::Deks(work) if work.at == Walk::End => {
+                    // Whose they were is nobody's business any more.
+                    clear = work.forget_whose();
+                }
+                Work::Deks(work) => {
+                    let most = record.rate.unwrap_or(*together).min(*together);
+                    // Damage that it meets is its own.
+                    *taking_part = true;
+                    let mut part = deks::prepare(inner, session, work, record.started_at, most).await?;
+                    let from = writes.len();
+                    writes.extend(part.take_writes());
+                    *own = Some((part, from..writes.len()));
+                }
+            }
+            *taking_part = true;
+            record.state = RotationState::Running;
+            writes.push(if clear { replacing(&header, record)? } else { noting(&header, record)? });
+        }
+        Ok((step, writes))
+    }
+
+    /// After a round: moves the cursors on, and ends what is complete. `held`: which of the rotations' writes were committed.
+    pub(crate) async fn advance(&mut self, session: &Session, done: &RootDone, held: &[bool]) -> Result<(), Error> {
+        let mut over = Vec::new();
+        for active in self.active.iter_mut().filter(|a| a.taking_part) {
+            active.taking_part = false;
+            let step = active.step.take();
+            let record = &mut active.record;
+            match (&mut record.work, done.next_cursor.clone()) {
+                (Work::Keks(cursor), Some(next)) => {
+                    *cursor = next;
+                    record.done += done.rekeyed;
+                    // The vault may have grown meanwhile.
+                    record.total = record.total.max(record.done);
+                    active.due = Instant::now() + pause(record.rate, done.rekeyed);
+                }
+                (Work::Keks(_), None) => {
+                    record.done += done.rekeyed;
+                    end(record);
+                }
+                (Work::Root, _) => {
+                    record.done = 1;
+                    end(record);
+                }
+                (Work::Deks(work), _) => match step {
+                    Some((step, writes)) => {
+                        let missed = step.missed(&held[writes]);
+                        let reached = step.reached(|key| missed.contains(key));
+                        work.damaged += step.damaged;
+                        active.moved(&reached);
+                    }
+                    None if work.damaged == 0 => end(record),
+                    None => {
+                        let why = "data rows do not open and keep their key: run `vault-server verify`";
+                        record.detail = Some(format!("{} {why}", work.damaged));
+                        end(record);
+                        record.state = RotationState::Failed;
+                    }
+                },
+            }
+            if ended(active.record.state) {
+                over.push(active.record.clone());
+            }
+        }
+        self.active.retain(|a| !ended(a.record.state));
+        if over.is_empty() {
+            return Ok(());
+        }
+        let header = session.snapshot().header.clone();
+        let writes = over.iter().map(|record| ending(&header, record)).collect::<Result<_, _>>()?;
+        session.commit(writes).await.map(|_| ())
+    }
+
+    /// Ends those that take part in a round which met damage.
+    pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
+        let (failed, rest): (Vec<Active>, Vec<Active>) =
+            std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
+        self.active = rest;
+        let header = session.snapshot().header.clone();
+        let mut writes = Vec::new();
+        for Active { mut record, .. } in failed {
+            record.state = RotationState::Failed;
+            record.finished_at = Some(Timestamp::now());
+            record.detail = Some(detail.to_owned());
+            writes.push(ending(&header, &record)?);
+        }
+        session.commit(writes).await.map(|_| ())
+    }
+
+    /// The round did not take place.
+    pub(crate) fn postponed(&mut self) {
+        for active in &mut self.active {
+            active.taking_part = false;
+            active.step = None;
+        }
+    }
+}
+
+impl Active {
+    /// Whether its next step is part of a root batch.
+    fn needs_round(&self) -> bool {
+        match &self.record.work {
+            Work::Root | Work::Keks(_) => true,
+            Work::Deks(work) => work.forget || work.at == Walk::End,
+        }
+    }
+
+    async fn ordinary_step(&mut self, inner: &Inner, session: &Session) -> Result<(), Error> {
+        self.record.state = RotationState::Running;
+        let Work::Deks(work) = &mut self.record.work else { return Ok(()) };
+        let most = self.record.rate.unwrap_or(self.together).min(self.together);
+        let began = self.record.started_at;
+        let step = deks::prepare(inner, session, work, began, most).await?;
+        let damaged = step.damaged;
+        let reached = deks::carry_out(inner, session, step, work, began).await?;
+        work.damaged += damaged;
+        self.moved(&reached);
+        let write = noting(&session.snapshot().header, &self.record)?;
+        session.commit(vec![write]).await.map(drop)
+    }
+
+    /// Notes how far a step through the directory got, and when the next one is due.
+    fn moved(&mut self, reached: &Reached) {
+        let record = &mut self.record;
+        if let Work::Deks(work) = &mut record.work {
+            work.at = reached.at;
+        }
+        record.done += reached.subjects;
+        record.total = record.total.max(record.done);
+        // A busy subject is tried alone, so that it is read as late as can be.
+        self.together = if reached.missed { 1 } else { (self.together * 2).min(deks::STEP_SUBJECTS) };
+        let wait = if reached.missed && reached.subjects == 0 { AGAIN } else { Duration::ZERO };
+        self.due = Instant::now() + pause(record.rate, reached.subjects).max(wait);
+    }
+}
+
+impl DeksWork {
+    /// Answers whether it had a list.
+    fn forget_whose(&mut self) -> bool {
+        match &mut self.which {
+            WhichDeks::Of(tags) => {
+                tags.clear();
+                true
+            }
+            WhichDeks::All | WhichDeks::Before(_) => false,
+        }
+    }
+}
+
+fn pause(rate: Option<u32>, steps: u64) -> Duration {
+    rate.map_or(Duration::ZERO, |rate| Duration::from_millis(steps.saturating_mul(1000) / u64::from(rate.max(1))))
+}
