@@ -16,6 +16,7 @@
 //! | `retention` | values whose time is over are forgotten for good |
 //! | `slots` | rotation of root slots in hardware: F2 |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
+//! | `listing` | what a subject is found by, in each generation of lookups |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
@@ -52,6 +53,7 @@ mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod listing;
 mod log_key;
 mod logged;
 mod meta;

@@ -15,6 +15,7 @@ use crate::trie::{EntryKey, Payload, RekeyCursor};
 
 /// An entry of the directory.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are subjects, and one at a time is held")]
 pub(crate) enum DirectoryEntry {
     /// A subject with its keys.
     Subject(SubjectRecord),
@@ -48,6 +49,10 @@ pub(crate) struct SubjectRecord {
     pub(crate) audit_key: AuditKey,
     /// Listed, so that a shred opens no data row.
     pub(crate) lookups: Vec<LookupRef>,
+    /// The generation of lookups that these are of: one behind while a rotation forgets the one before.
+    pub(crate) lookups_generation: u32,
+    /// What a rotation has in the generation after that one.
+    pub(crate) next_lookups: Vec<LookupRef>,
     pub(crate) compartments: Vec<CompartmentKeys>,
     /// Purposes that the subject consents to at present; the history is in the compartment `system`.
     pub(crate) consents: Vec<Purpose>,
@@ -270,6 +275,7 @@ impl RotationRecord {
             Work::Root => Layer::Root,
             Work::Keks(_) => Layer::Keks,
             Work::Deks(_) => Layer::Deks,
+            Work::Lookups(_) => Layer::Lookups,
         }
     }
 }
@@ -280,6 +286,45 @@ pub(crate) enum Work {
     Root,
     Keks(RekeyCursor),
     Deks(DeksWork),
+    Lookups(LookupsWork),
+}
+
+/// A new generation of lookups.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LookupsWork {
+    pub(crate) stage: LookupsStage,
+    pub(crate) then: Then,
+    /// Subjects whose rows do not open, so that it is not known what they are to be found by.
+    pub(crate) damaged: u64,
+    /// Subjects when it began: each is walked past twice.
+    pub(crate) subjects: u64,
+}
+
+/// What a rotation of lookups does next.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LookupsStage {
+    /// Put the new generation beside the serving one.
+    Begin,
+    /// Write every subject's entries into it.
+    Build(Walk),
+    /// Have it serve.
+    Switch,
+    /// Have what was built retire.
+    Undo,
+    /// Take the entries out of the one that retires, then that one.
+    Empty,
+    /// Take what it had out of every subject's record.
+    Prune(Walk),
+}
+
+/// What follows once a generation is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Then {
+    /// It was left over from another rotation: this one begins.
+    Begin,
+    Done,
+    Cancelled,
+    Failed,
 }
 
 /// New DEKs for some subjects.

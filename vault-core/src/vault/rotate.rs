@@ -1,12 +1,16 @@
 //! Rotations: created durably, done by the finalizer step by step, resumed after a restart.
 //!
 //! `root` is one root batch. `keks` walks every page with a cursor; each step is a root batch, so it stays correct beside
-//! writes and shreds, and it claims nothing before its last page. `deks` walks every subject: see its room.
+//! writes and shreds, and it claims nothing before its last page. `deks` and `lookups` walk every subject: see their rooms.
 
 mod active;
 pub(crate) mod deks;
 #[cfg(test)]
 mod deks_tests;
+mod lookups;
+#[cfg(test)]
+mod lookups_tests;
+mod walk;
 
 use tokio::sync::oneshot;
 
@@ -14,7 +18,7 @@ pub(crate) use active::Rotations;
 
 use super::finalizer::Job;
 use super::idempotency::{self, Begun, Idempotency, Made};
-use super::records::{DeksWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
+use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, KeyStatus, Layer, NewRotation, Rotation, RotationState};
 use super::writer::Write;
@@ -24,7 +28,7 @@ use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::RotationId;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
+use crate::trie::{self, Duty, EntryKey, Header, Kind, Op, RekeyCursor, SubtreeInfo};
 
 /// The most subjects that a rotation of chosen ones may name: its record holds them.
 pub const CHOSEN_MAX: usize = 256;
@@ -68,7 +72,8 @@ impl Vault {
         let _one_at_a_time = self.inner.rotating.lock().await;
         let now = Timestamp::now();
         let snapshot = session.snapshot();
-        let (work, total) = asked.work(&snapshot, now);
+        let earlier = all(&self.inner, &session).await?;
+        let (work, total) = asked.work(&snapshot, now, &earlier);
         let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
         let record = RotationRecord {
             id: RotationId(*id.as_bytes()),
@@ -82,7 +87,7 @@ impl Vault {
             detail: None,
         };
         let open = |r: &RotationRecord| r.layer() == record.layer() && !ended(r.state);
-        if all(&self.inner, &session).await?.iter().any(open) {
+        if earlier.iter().any(open) {
             return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
         }
         let mut write = noting(&snapshot.header, &record)?;
@@ -153,7 +158,8 @@ impl Vault {
             |layer| records.iter().rfind(|r| r.layer() == layer && r.state == RotationState::Done).cloned().map(shown);
         let snapshot = session.snapshot();
         let header = &snapshot.header;
-        let lookups = header.subtree_info().into_iter().rfind(|s| s.kind == Kind::Lookups);
+        let serves = |s: &SubtreeInfo| s.kind == Kind::Lookups && s.duty == Duty::Serving;
+        let lookups = header.subtree_info().into_iter().find(serves);
         let lookups = lookups.ok_or(Error::Damaged("the header has no lookups"))?;
         Ok(KeyStatus {
             epoch: header.epoch(),
@@ -164,6 +170,10 @@ impl Vault {
             last_root: last(Layer::Root),
             last_keks: last(Layer::Keks),
             last_deks: last(Layer::Deks),
+            last_lookups: last(Layer::Lookups),
+            older: [Layer::Root, Layer::Keks, Layer::Deks, Layer::Lookups]
+                .map(|layer| (layer, older(&records, layer)))
+                .into(),
             methods: self.unlock_methods(),
         })
     }
@@ -180,7 +190,7 @@ impl NewRotation {
     }
 
     /// What it comes to in a vault as it is, and how many steps that takes.
-    fn work(self, snapshot: &Snapshot, now: Timestamp) -> (Work, u64) {
+    fn work(self, snapshot: &Snapshot, now: Timestamp, earlier: &[RotationRecord]) -> (Work, u64) {
         let counts = snapshot.counts;
         match self {
             Self::Root => (Work::Root, 1),
@@ -200,7 +210,24 @@ impl NewRotation {
                 };
                 (Work::Deks(DeksWork { which, forget, at: Walk::After(None), damaged: 0 }), total)
             }
+            Self::Lookups => {
+                let last = earlier.iter().rfind(|record| record.layer() == Layer::Lookups);
+                let left_over = snapshot.header.generations(Kind::Lookups).beside.is_some()
+                    || last.is_some_and(|record| record.state == RotationState::Failed);
+                (Work::Lookups(LookupsWork::new(counts.subjects, left_over)), counts.subjects * 3)
+            }
         }
+    }
+}
+
+/// What the last rotation of a layer has still to do, unless it was done or taken back.
+fn older(records: &[RotationRecord], layer: Layer) -> u64 {
+    match records.iter().rfind(|record| record.layer() == layer) {
+        Some(r) if !matches!(r.state, RotationState::Done | RotationState::Cancelled) => match &r.work {
+            Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
+            _ => r.total - r.done.min(r.total),
+        },
+        _ => 0,
     }
 }
 

@@ -112,16 +112,16 @@ async fn shred_one(
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
     // Another erasure had it shredded, and it may have been enrolled again since.
-    let Some(DirectoryEntry::Subject(record)) = found.entry.filter(|entry| entry.is_of(uuid)) else { return Ok(true) };
+    let Some(DirectoryEntry::Subject(mut record)) = found.entry.filter(|entry| entry.is_of(uuid)) else {
+        return Ok(true);
+    };
     let Some(erasure) = wanted.whole else {
         return shred_compartments(inner, snapshot, directory, record, &wanted.compartments, room, write).await;
     };
     if !tokens::forget_all(inner, header, &record, room, write).await? {
         return Ok(false);
     }
-    for lookup in &record.lookups {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
-    }
+    record.forget_lookups(header, &directory, |_| true, write);
     for keys in &record.compartments {
         write.edits.push(deks::drop_chain(header, &directory, keys.ordinal));
     }
@@ -162,11 +162,7 @@ async fn shred_compartments(
         let spec = snapshot.schema.field_by_id(field);
         spec.is_some_and(|spec| doomed.iter().any(|keys| keys.name == spec.compartment))
     };
-    let (gone, lookups): (Vec<_>, Vec<_>) = record.lookups.into_iter().partition(|lookup| within(&lookup.field));
-    record.lookups = lookups;
-    for lookup in gone {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
-    }
+    record.forget_lookups(&snapshot.header, &directory, |lookup| within(&lookup.field), write);
     for keys in &doomed {
         write.edits.push(deks::drop_chain(&snapshot.header, &directory, keys.ordinal));
         delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;

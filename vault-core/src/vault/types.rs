@@ -318,6 +318,8 @@ word_enum! {
         Keks = "keks",
         /// The data keys of subjects.
         Deks = "deks",
+        /// The tag key of lookups, with everything that is found by it.
+        Lookups = "lookups",
     }
 }
 
@@ -335,6 +337,8 @@ pub enum NewRotation {
         /// subjects. Otherwise each stays in the key plane, sealed under its successor.
         forget: bool,
     },
+    /// The tag key of lookups.
+    Lookups,
 }
 
 /// Whose data keys to rotate.
@@ -354,6 +358,7 @@ impl From<Layer> for NewRotation {
             Layer::Root => Self::Root,
             Layer::Keks => Self::Keks,
             Layer::Deks => Self::Deks { which: DeksOf::All, forget: false },
+            Layer::Lookups => Self::Lookups,
         }
     }
 }
@@ -479,6 +484,10 @@ pub struct KeyStatus {
     pub last_keks: Option<Rotation>,
     /// The last rotation of data keys.
     pub last_deks: Option<Rotation>,
+    /// The last rotation of lookups.
+    pub last_lookups: Option<Rotation>,
+    /// What rotations that have not ended, or failed, have still to do, for each layer: pages or subjects.
+    pub older: Vec<(Layer, u64)>,
     /// What opens the root slots.
     pub methods: Vec<Method>,
 }

@@ -11,7 +11,7 @@ use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
-use crate::trie::{EntryKey, Header, Kind, Visit, walk};
+use crate::trie::{Duty, EntryKey, Generations, Header, Kind, Visit, walk};
 
 /// Problems that are listed; more are only counted.
 const LISTED: usize = 1000;
@@ -37,7 +37,7 @@ impl Vault {
         })
         .await?;
         scrub.tokens();
-        scrub.lookups();
+        scrub.lookups(snapshot.header.generations(Kind::Lookups));
         for (directory, record) in std::mem::take(&mut scrub.subjects) {
             scrub.subject(&self.inner, &record).await?;
             scrub.older_keys(&self.inner, &snapshot.header, &directory, &record).await?;
@@ -61,7 +61,7 @@ struct Scrub {
     pages: HashSet<Vec<u8>>,
     subjects: Vec<(EntryKey, SubjectRecord)>,
     /// Lookup entries that no subject has claimed yet.
-    lookups: HashSet<EntryKey>,
+    lookups: HashSet<(u32, EntryKey)>,
     /// Whose each value token is.
     tokens: Vec<SubjectUuid>,
     /// How many the subjects' lists have.
@@ -90,15 +90,15 @@ impl Scrub {
                 self.report.pages += 1;
                 self.pages.insert(row.to_vec());
             }
-            Visit::Entry { kind: Kind::Lookups, key, .. } => {
-                self.lookups.insert(**key);
+            Visit::Entry { kind: Kind::Lookups, generation, key, .. } => {
+                self.lookups.insert((*generation, **key));
             }
-            Visit::Entry { kind: Kind::Directory, key, payload } => match decode(payload) {
+            Visit::Entry { kind: Kind::Directory, key, payload, .. } => match decode(payload) {
                 Ok(DirectoryEntry::Subject(record)) => self.subjects.push((**key, record)),
                 Ok(DirectoryEntry::Tombstone(_)) => {}
                 Err(_) => self.problem("a directory entry does not decode".to_owned()),
             },
-            Visit::Entry { kind: Kind::Tokens, key, payload } if tokens::is_token(key) => {
+            Visit::Entry { kind: Kind::Tokens, key, payload, .. } if tokens::is_token(key) => {
                 match decode::<TokenRecord>(payload) {
                     Ok(token) => self.tokens.push(token.uuid),
                     Err(_) => self.problem("a value token does not decode".to_owned()),
@@ -134,12 +134,22 @@ impl Scrub {
         }
     }
 
-    /// A subject's lookup entries are there, and there are no others.
-    fn lookups(&mut self) {
-        let listed = self.subjects.iter().flat_map(|(directory, record)| {
-            record.lookups.iter().map(move |listed| subject::lookup_entry(listed.tag, directory))
-        });
-        let missing = listed.filter(|entry| !self.lookups.remove(entry)).count();
+    /// A subject's lookup entries are there, and there are no others. A generation that retires may lack some.
+    fn lookups(&mut self, generations: Generations) {
+        let kept = |generation| match generations.beside {
+            Some((beside, Duty::Building)) => generation == beside || generation == generations.serving,
+            _ => generation == generations.serving,
+        };
+        let mut missing = 0;
+        for (directory, record) in &self.subjects {
+            let own = record.lookups_generation;
+            for (refs, generation) in [(&record.lookups, own), (&record.next_lookups, own + 1)] {
+                for listed in refs {
+                    let found = self.lookups.remove(&(generation, subject::lookup_entry(listed.tag, directory)));
+                    missing += usize::from(!found && kept(generation));
+                }
+            }
+        }
         if missing > 0 {
             self.problem(format!("{missing} lookup entries are missing, of those that subjects list"));
         }

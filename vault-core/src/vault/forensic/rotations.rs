@@ -120,3 +120,47 @@ async fn a_data_key_that_was_forgotten_does_not_come_back() {
         assert!(versions(&control).contains(&1) && control.values.contains(&old), "the control: the root from before");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_tag_key_matches_nothing_and_its_pages_open_from_nothing_that_is_alive() {
+    let mut world = World::new().await;
+    world.enrol(0..100).await;
+    let before = world.current_root().await;
+    let earlier = world.attack(&before.key);
+    let lookups = |loot: &Loot| -> BTreeSet<Vec<u8>> {
+        let pages = loot.reach.places.iter().filter(|(kind, ..)| *kind == Kind::Lookups);
+        pages.map(|(_, _, row)| row.clone()).collect()
+    };
+    let (_, _, old) = earlier.reach.tag_keys.iter().find(|(kind, ..)| *kind == Kind::Lookups).unwrap();
+    // Every tag anywhere: of entries, and of lists in records, in all their versions.
+    let matches = |loot: &Loot| -> usize {
+        let mut tags: BTreeSet<[u8; 16]> = BTreeSet::new();
+        for (kind, key, payload) in &loot.reach.entries {
+            match kind {
+                Kind::Lookups => {
+                    tags.insert(key[..16].try_into().unwrap());
+                }
+                Kind::Directory => {
+                    if let DirectoryEntry::Subject(record) = decode(payload).unwrap() {
+                        tags.extend(record.all_lookups().map(|listed| listed.tag));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let known = |n: u32| old.tag("lookup", "phone", format!("+97150123{:04}", 1000 + n).as_bytes());
+        (0..100).filter(|n| tags.contains(&known(*n))).count()
+    };
+    assert_eq!(matches(&earlier), 100, "the control: before, the tag key finds everybody");
+    world.fixture.rotate(Layer::Lookups).await;
+    world.photograph();
+
+    let loot = world.attack(&world.current_root().await.key);
+    assert_eq!(loot.subjects, world.living());
+    assert_eq!(matches(&loot), 0);
+    assert!(loot.reach.tag_keys.iter().all(|(.., key)| key != old), "and it is nowhere any more");
+    assert!(lookups(&loot).is_disjoint(&lookups(&earlier)), "no page of the old generation is led to");
+    assert!(lookups(&loot).len() > 3 && lookups(&earlier).len() > 3, "the control: both have pages");
+    let control = world.attack(&before.key);
+    assert!(matches(&control) == 100 && lookups(&control).is_superset(&lookups(&earlier)), "the control: the old root");
+}

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deks::{self, Reached, Step};
-use super::{Alteration, all, end, ended, ending, find, noting, replacing};
+use super::walk::{self, Reached, Step, Task};
+use super::{Alteration, all, end, ended, ending, find, lookups, noting, replacing};
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::RekeyStep;
 use crate::vault::Inner;
-use crate::vault::records::{DeksWork, RotationRecord, Walk, WhichDeks, Work};
+use crate::vault::records::{DeksWork, LookupsStage, RotationRecord, Then, Walk, WhichDeks, Work};
 use crate::vault::session::{Session, reading};
 use crate::vault::types::RotationState;
 use crate::vault::writer::{RootDone, Write};
@@ -34,8 +34,10 @@ struct Active {
     due: Instant,
     /// Whether it has a part in the round under way.
     taking_part: bool,
-    /// What it renews in that round, and which of the rotations' writes these are.
+    /// Its step of a walk in that round, and which of the rotations' writes that is.
     step: Option<(Step, Range<usize>)>,
+    /// How far it is once that round is committed, where that is known before.
+    next: Option<RotationRecord>,
     /// Subjects that a step takes: fewer after one that was changed meanwhile.
     together: u32,
 }
@@ -52,8 +54,8 @@ impl Rotations {
     }
 
     pub(crate) fn add(&mut self, record: RotationRecord) {
-        let together = deks::STEP_SUBJECTS;
-        self.active.push(Active { record, due: Instant::now(), taking_part: false, step: None, together });
+        let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
+        self.active.push(Active { record, due, taking_part: false, step: None, next: None, together });
     }
 
     /// When the next step is due.
@@ -69,9 +71,9 @@ impl Rotations {
 
     /// Carries out what a person asked for.
     pub(crate) async fn alter(&mut self, inner: &Inner, session: &Session, ask: &Alteration) -> Result<(), Error> {
-        let held = self.active.iter().position(|a| a.record.id == ask.id).map(|at| self.active.remove(at).record);
-        let mut record = match held {
-            Some(record) => record,
+        let at = self.active.iter().position(|a| a.record.id == ask.id);
+        let mut record = match at {
+            Some(at) => self.active[at].record.clone(),
             None => reading!(session, |snapshot| find(inner, &snapshot.header, ask.id).await)?,
         };
         if ended(record.state) {
@@ -79,6 +81,15 @@ impl Rotations {
         }
         record.rate = ask.rate.or(record.rate);
         record.state = ask.state.unwrap_or(record.state);
+        if let (RotationState::Cancelled, Work::Lookups(work)) = (record.state, &mut record.work) {
+            work.take_back(Then::Cancelled)?;
+            // What it has built goes first.
+            record.state = RotationState::Running;
+            record.detail = Some("it is cancelled: what it has built is taken out".to_owned());
+        }
+        if let Some(at) = at {
+            self.active.remove(at);
+        }
         if record.state == RotationState::Cancelled {
             record.finished_at = Some(Timestamp::now());
         }
@@ -124,7 +135,7 @@ impl Rotations {
         let mut step = None;
         let mut writes = Vec::new();
         for active in self.active.iter_mut().filter(|a| a.due <= now && a.needs_round()) {
-            let Active { record, together, taking_part, step: own, .. } = active;
+            let Active { record, together, taking_part, step: own, next, .. } = active;
             let mut clear = false;
             match &mut record.work {
                 Work::Root => {}
@@ -137,18 +148,24 @@ impl Rotations {
                     // Whose they were is nobody's business any more.
                     clear = work.forget_whose();
                 }
-                Work::Deks(work) => {
-                    let most = record.rate.unwrap_or(*together).min(*together);
-                    // Damage that it meets is its own.
-                    *taking_part = true;
-                    let mut part = deks::prepare(inner, session, work, record.started_at, most).await?;
-                    let from = writes.len();
-                    writes.extend(part.take_writes());
-                    *own = Some((part, from..writes.len()));
-                }
+                Work::Deks(_) | Work::Lookups(_) => {}
             }
+            // Damage that it meets from here on is its own.
             *taking_part = true;
             record.state = RotationState::Running;
+            if let Some((write, mut ahead)) = lookups::round(inner, session, record).await? {
+                ahead.state = RotationState::Running;
+                writes.push(Write { edits: [write.edits, noting(&header, &ahead)?.edits].concat(), ..write });
+                *next = Some(ahead);
+                continue;
+            }
+            if let Some(task) = Task::of(record).filter(|(_, at)| *at != Walk::End) {
+                let most = record.rate.unwrap_or(*together).min(*together);
+                let mut part = walk::prepare(inner, session, &task, most).await?;
+                let from = writes.len();
+                writes.extend(part.take_writes());
+                *own = Some((part, from..writes.len()));
+            }
             writes.push(if clear { replacing(&header, record)? } else { noting(&header, record)? });
         }
         Ok((step, writes))
@@ -159,7 +176,21 @@ impl Rotations {
         let mut over = Vec::new();
         for active in self.active.iter_mut().filter(|a| a.taking_part) {
             active.taking_part = false;
-            let step = active.step.take();
+            if let Some((step, writes)) = active.step.take() {
+                let missed = step.missed(&held[writes]);
+                let reached = step.reached(|key| missed.contains(key));
+                active.moved(&reached, step.damaged);
+                if ended(active.record.state) {
+                    over.push(active.record.clone());
+                }
+                continue;
+            }
+            if let Some(next) = active.next.take() {
+                let steps = next.done - active.record.done;
+                active.due = Instant::now() + pause(next.rate, steps);
+                active.record = next;
+                continue;
+            }
             let record = &mut active.record;
             match (&mut record.work, done.next_cursor.clone()) {
                 (Work::Keks(cursor), Some(next)) => {
@@ -177,21 +208,11 @@ impl Rotations {
                     record.done = 1;
                     end(record);
                 }
-                (Work::Deks(work), _) => match step {
-                    Some((step, writes)) => {
-                        let missed = step.missed(&held[writes]);
-                        let reached = step.reached(|key| missed.contains(key));
-                        work.damaged += step.damaged;
-                        active.moved(&reached);
-                    }
-                    None if work.damaged == 0 => end(record),
-                    None => {
-                        let why = "data rows do not open and keep their key: run `vault-server verify`";
-                        record.detail = Some(format!("{} {why}", work.damaged));
-                        end(record);
-                        record.state = RotationState::Failed;
-                    }
-                },
+                (Work::Deks(work), _) => {
+                    let damaged = work.damaged;
+                    end_of_walk(record, if damaged == 0 { Then::Done } else { Then::Failed }, damaged);
+                }
+                (Work::Lookups(_), _) => {}
             }
             if ended(active.record.state) {
                 over.push(active.record.clone());
@@ -214,6 +235,15 @@ impl Rotations {
         let header = session.snapshot().header.clone();
         let mut writes = Vec::new();
         for Active { mut record, .. } in failed {
+            if let Work::Lookups(work) = &mut record.work
+                && work.take_back(Then::Failed).is_ok()
+            {
+                // What it has built goes first.
+                record.detail = Some(detail.to_owned());
+                writes.push(noting(&header, &record)?);
+                self.add(record);
+                continue;
+            }
             record.state = RotationState::Failed;
             record.finished_at = Some(Timestamp::now());
             record.detail = Some(detail.to_owned());
@@ -227,6 +257,7 @@ impl Rotations {
         for active in &mut self.active {
             active.taking_part = false;
             active.step = None;
+            active.next = None;
         }
     }
 }
@@ -237,35 +268,68 @@ impl Active {
         match &self.record.work {
             Work::Root | Work::Keks(_) => true,
             Work::Deks(work) => work.forget || work.at == Walk::End,
+            Work::Lookups(work) => work.needs_round(),
         }
     }
 
     async fn ordinary_step(&mut self, inner: &Inner, session: &Session) -> Result<(), Error> {
         self.record.state = RotationState::Running;
-        let Work::Deks(work) = &mut self.record.work else { return Ok(()) };
         let most = self.record.rate.unwrap_or(self.together).min(self.together);
-        let began = self.record.started_at;
-        let step = deks::prepare(inner, session, work, began, most).await?;
+        let Some(task) = Task::of(&self.record) else { return Ok(()) };
+        let step = walk::prepare(inner, session, &task, most).await?;
         let damaged = step.damaged;
-        let reached = deks::carry_out(inner, session, step, work, began).await?;
-        work.damaged += damaged;
-        self.moved(&reached);
+        let reached = walk::carry_out(session, inner, step, &task.0).await?;
+        self.moved(&reached, damaged);
         let write = noting(&session.snapshot().header, &self.record)?;
         session.commit(vec![write]).await.map(drop)
     }
 
-    /// Notes how far a step through the directory got, and when the next one is due.
-    fn moved(&mut self, reached: &Reached) {
+    /// Notes how far a step of a walk got, and when the next one is due.
+    fn moved(&mut self, reached: &Reached, damaged: u64) {
         let record = &mut self.record;
-        if let Work::Deks(work) = &mut record.work {
-            work.at = reached.at;
-        }
         record.done += reached.subjects;
         record.total = record.total.max(record.done);
         // A busy subject is tried alone, so that it is read as late as can be.
-        self.together = if reached.missed { 1 } else { (self.together * 2).min(deks::STEP_SUBJECTS) };
+        self.together = if reached.missed { 1 } else { (self.together * 2).min(walk::STEP_SUBJECTS) };
         let wait = if reached.missed && reached.subjects == 0 { AGAIN } else { Duration::ZERO };
         self.due = Instant::now() + pause(record.rate, reached.subjects).max(wait);
+        match &mut record.work {
+            Work::Deks(work) => {
+                work.at = reached.at;
+                work.damaged += damaged;
+            }
+            Work::Lookups(work) => {
+                work.damaged += damaged;
+                match &mut work.stage {
+                    LookupsStage::Build(at) | LookupsStage::Prune(at) => *at = reached.at,
+                    _ => {}
+                }
+                let (over, then, damaged) = (work.walked(), work.then, work.damaged);
+                if over {
+                    end_of_walk(record, then, damaged);
+                }
+            }
+            Work::Root | Work::Keks(_) => {}
+        }
+    }
+}
+
+/// Ends a rotation that has come to the end of its last walk.
+fn end_of_walk(record: &mut RotationRecord, then: Then, damaged: u64) {
+    end(record);
+    match then {
+        Then::Begin | Then::Done => record.detail = None,
+        Then::Cancelled => {
+            record.state = RotationState::Cancelled;
+            record.detail = None;
+        }
+        Then::Failed => {
+            record.state = RotationState::Failed;
+            if damaged > 0 {
+                let left = "data rows do not open, so their keys stay as they are: run `vault-server verify`";
+                record.detail = Some(format!("{damaged} {left}"));
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::super::metadata::RowMetadata;
 use super::super::records::{
-    CompartmentKeys, DekChain, DekLink, DeksWork, DirectoryEntry, SubjectRecord, Walk, WhichDeks, decode, encode,
+    CompartmentKeys, DekChain, DekLink, DeksWork, DirectoryEntry, SubjectRecord, WhichDeks, decode, encode,
 };
 use super::super::row::{Row, RowPlace, RowWriter, Written};
 use super::super::session::{Session, Snapshot, reading};
@@ -24,142 +24,13 @@ use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op};
 
-/// Subjects that one step renews.
-pub(super) const STEP_SUBJECTS: u32 = 64;
-/// Bytes of rows after which a step takes no further subject.
-const STEP_BYTES: usize = 1 << 20;
-/// How often a subject that changed meanwhile is read again before the step ends in front of it.
-const ATTEMPTS: usize = 16;
 /// Old DEKs that are kept of one compartment; the oldest goes when there is one more.
 const CHAIN_MAX: usize = 32;
 /// The reserved field that an old DEK is sealed as.
 const OLD_DEK: &str = "#old-dek";
 
-/// A step, ready for the writer.
-pub(super) struct Step {
-    /// Where the walk was before.
-    from: Walk,
-    /// Those that it looked at, in order; and the write of each that it renews.
-    subjects: Vec<(EntryKey, Option<Write>)>,
-    /// Whether nobody comes after them.
-    last: bool,
-    /// Whose writes were taken out of it for a root batch.
-    taken: Vec<EntryKey>,
-    /// Compartments whose rows do not open.
-    pub(super) damaged: u64,
-}
-
-/// How far a step got.
-pub(super) struct Reached {
-    pub(super) at: Walk,
-    /// Subjects that it is done with.
-    pub(super) subjects: u64,
-    /// Whether one of them was changed meanwhile, so that it stopped in front of it.
-    pub(super) missed: bool,
-}
-
-impl Step {
-    /// The writes, for a root batch.
-    pub(super) fn take_writes(&mut self) -> Vec<Write> {
-        let (taken, writes) = self.subjects.iter_mut().filter_map(|(key, write)| Some((*key, write.take()?))).unzip();
-        self.taken = taken;
-        writes
-    }
-
-    /// Whose writes were not committed, by what became of each.
-    pub(super) fn missed(&self, held: &[bool]) -> Vec<EntryKey> {
-        self.taken.iter().zip(held).filter(|(_, held)| !**held).map(|(key, _)| *key).collect()
-    }
-
-    /// How far it got, if these subjects were changed meanwhile.
-    pub(super) fn reached(&self, missed: impl Fn(&EntryKey) -> bool) -> Reached {
-        let done = self.subjects.iter().take_while(|(key, _)| !missed(key)).count();
-        let all = done == self.subjects.len();
-        let at = match (all && self.last, self.subjects[..done].last()) {
-            (true, _) => Walk::End,
-            (false, Some((key, _))) => Walk::After(Some(*key)),
-            (false, None) => self.from,
-        };
-        Reached { at, subjects: done as u64, missed: !all }
-    }
-}
-
-/// Prepares the next step: up to `most` subjects.
-pub(super) async fn prepare(
-    inner: &Inner,
-    session: &Session,
-    work: &DeksWork,
-    began: Timestamp,
-    most: u32,
-) -> Result<Step, Error> {
-    let Walk::After(after) = work.at else {
-        return Ok(Step { from: Walk::End, subjects: Vec::new(), last: true, taken: Vec::new(), damaged: 0 });
-    };
-    let most = most.min(STEP_SUBJECTS) as usize;
-    let (keys, mut last) = reading!(session, |snapshot| next_subjects(inner, &snapshot, work, after, most).await)?;
-    let subjects = Vec::with_capacity(keys.len());
-    let mut step = Step { from: work.at, subjects, last: false, taken: Vec::new(), damaged: 0 };
-    let (mut bytes, count) = (0, keys.len());
-    for key in keys {
-        let (write, damaged) = renewed(inner, session, key, work, began).await?;
-        bytes += write.iter().flat_map(|write| &write.put).map(|(_, value)| value.len()).sum::<usize>();
-        step.damaged += damaged;
-        step.subjects.push((key, write));
-        if bytes > STEP_BYTES {
-            last &= step.subjects.len() == count;
-            break;
-        }
-    }
-    step.last = last;
-    Ok(step)
-}
-
-/// Does a step that forgets nothing, in ordinary commits.
-pub(super) async fn carry_out(
-    inner: &Inner,
-    session: &Session,
-    mut step: Step,
-    work: &DeksWork,
-    began: Timestamp,
-) -> Result<Reached, Error> {
-    let mut writes = step.take_writes();
-    let mut waiting = std::mem::take(&mut step.taken);
-    for _ in 0..ATTEMPTS {
-        if waiting.is_empty() {
-            break;
-        }
-        let held = session.commit(std::mem::take(&mut writes)).await?;
-        let missed: Vec<EntryKey> = waiting.drain(..).zip(held).filter(|(_, held)| !held).map(|(key, _)| key).collect();
-        for key in missed {
-            if let (Some(write), _) = renewed(inner, session, key, work, began).await? {
-                waiting.push(key);
-                writes.push(write);
-            }
-        }
-    }
-    Ok(step.reached(|key| waiting.contains(key)))
-}
-
-/// The keys of the directory's next subjects, and whether nobody comes after them.
-async fn next_subjects(
-    inner: &Inner,
-    snapshot: &Snapshot,
-    work: &DeksWork,
-    after: Option<EntryKey>,
-    most: usize,
-) -> Result<(Vec<EntryKey>, bool), Error> {
-    if let WhichDeks::Of(tags) = &work.which {
-        let keys = tags.iter().map(|tag| subject::directory_of(*tag)).filter(|key| after.is_none_or(|at| *key > at));
-        let rest = keys.clone().count();
-        return Ok((keys.take(most).collect(), rest <= most));
-    }
-    let entries = trie::scan(&inner.pages, &snapshot.header, Kind::Directory, &[], after.as_ref(), most).await?;
-    let last = entries.len() < most;
-    Ok((entries.into_iter().map(|(key, _)| key).collect(), last))
-}
-
 /// The write that renews a subject, if there is anything to renew; and how many of its rows do not open.
-async fn renewed(
+pub(super) async fn renewed(
     inner: &Inner,
     session: &Session,
     key: EntryKey,

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::deks;
+use super::walk::{self, Task};
 use crate::error::Error;
 use crate::ids::Compartment;
 use crate::store::{Batch, Fault, MemoryStore, Store};
@@ -321,10 +322,11 @@ async fn a_shred_between_reading_and_writing_wins() {
         at: crate::vault::records::Walk::After(None),
         damaged: 0,
     };
-    let step = deks::prepare(inner, &session, &work, began, 64).await.unwrap();
+    let task = Task::Renew(&work, began);
+    let step = walk::prepare(inner, &session, &(task, work.at), 64).await.unwrap();
     fixture.shred(&["s1"]).await;
     fixture.put("s2", &[("email", r#""later@example.org""#)]).await.unwrap();
-    let reached = deks::carry_out(inner, &session, step, &work, began).await.unwrap();
+    let reached = walk::carry_out(&session, inner, step, &Task::Renew(&work, began)).await.unwrap();
     assert!(!reached.missed && reached.at == crate::vault::records::Walk::End);
     assert!(matches!(fixture.read("s1", "email").await, Err(Error::Shredded)));
     assert_eq!(fixture.read("s2", "email").await.unwrap(), r#""later@example.org""#);
