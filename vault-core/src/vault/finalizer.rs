@@ -23,7 +23,7 @@ use super::{erase, evidence, expire, slots, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
-use crate::root::{Finish, RootEntry, SlotError};
+use crate::root::{Finish, NewUnlock, RootEntry, SlotError};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
 
@@ -54,6 +54,8 @@ pub(crate) enum Job {
     Reseal { reply: oneshot::Sender<Result<Timestamp, SlotError>> },
     /// Note that shreds that were final by then are final on the slots' own disks as well.
     SlotFinal { begun: Timestamp, reply: oneshot::Sender<Result<(), Error>> },
+    /// Give every root slot in a file these unlock keys in place of its own.
+    Unlocks { unlocks: Vec<NewUnlock>, reply: oneshot::Sender<Result<(), SlotError>> },
     /// Change which roots are retained.
     Retained(RetainedAsk),
     /// Finish the round, then end.
@@ -122,6 +124,7 @@ impl Finalizer {
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         self.settle_earlier().await;
         while !self.stopping {
+            self.session.set_rotating(self.rotations.progress());
             match self.next_round() {
                 Some(at) if at <= Instant::now() => {
                     // Take what else waits, so that it shares the round.
@@ -179,6 +182,11 @@ impl Finalizer {
             }
             Job::SlotFinal { begun, reply } => {
                 let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
+            }
+            Job::Unlocks { unlocks, reply } => {
+                let changed = self.inner.replace_unlock_keys(&self.session, unlocks).await;
+                // Who asked may have gone away; it is done all the same.
+                let _ = reply.send(changed);
             }
             Job::Retained((change, reply)) => {
                 let changed = self.inner.change_retained(&self.session, change).await;

@@ -19,6 +19,7 @@
 //! | `listing` | what a subject is found by, in each generation of lookups |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
+//! | `unlocks` | other unlock keys for the root slots in files |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `backup`, `restore` | archives of both planes, and a vault from them |
 //! | `retained` | roots that stay for a backup of the key plane |
@@ -91,6 +92,9 @@ mod tests;
 mod tokens;
 mod turns;
 mod types;
+mod unlocks;
+#[cfg(test)]
+mod unlocks_tests;
 mod verify;
 mod writer;
 

@@ -22,7 +22,7 @@ use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Wor
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, KeyStatus, Layer, NewRotation, Rotation, RotationState};
 use super::writer::Write;
-use super::{Inner, Vault, subject};
+use super::{Inner, Vault, subject, unlocks};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -175,6 +175,7 @@ impl Vault {
                 .map(|layer| (layer, older(&records, layer)))
                 .into(),
             methods: self.unlock_methods(),
+            unlock_since: unlocks::since(&self.inner, &session).await?,
         })
     }
 }

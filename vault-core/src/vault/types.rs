@@ -490,6 +490,8 @@ pub struct KeyStatus {
     pub older: Vec<(Layer, u64)>,
     /// What opens the root slots.
     pub methods: Vec<Method>,
+    /// Since when just these unlock keys do.
+    pub unlock_since: Timestamp,
 }
 
 /// What the vault counts; kept in the META record with every commit.
@@ -532,8 +534,21 @@ pub struct Status {
     pub retention: RetentionStatus,
     /// The erasures that are open; unknown while locked.
     pub erasures: Option<OpenErasures>,
+    /// The rotations under way.
+    pub rotations: Vec<RotationProgress>,
     /// The audit log; none if there is none.
     pub log: Option<LogStatus>,
+}
+
+/// How far a rotation under way is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotationProgress {
+    /// What it replaces.
+    pub layer: Layer,
+    /// Pages or subjects done.
+    pub done: u64,
+    /// Pages or subjects in all.
+    pub total: u64,
 }
 
 /// What the last pass over expired values did, or the present one did so far.

@@ -6,6 +6,7 @@ mod dev;
 mod init;
 mod run;
 mod slots;
+mod unlock_key;
 mod verify;
 
 use std::fmt;
@@ -38,6 +39,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(&args, &site(&args.which, format)?),
         Command::AdminToken(args) => admin_token::run(&args, &site(&args.which, format)?),
         Command::Slots(command) => slots::run(&command, format),
+        Command::UnlockKey(args) => unlock_key::run(&args, &load(&args.config, format)?),
         Command::CheckConfig(args) => check_config::run(&args.config),
     }
 }

@@ -14,7 +14,7 @@ use crate::trie::RekeyStep;
 use crate::vault::Inner;
 use crate::vault::records::{DeksWork, LookupsStage, RotationRecord, Then, Walk, WhichDeks, Work};
 use crate::vault::session::{Session, reading};
-use crate::vault::types::RotationState;
+use crate::vault::types::{RotationProgress, RotationState};
 use crate::vault::writer::{RootDone, Write};
 
 /// Pages that one step rekeys.
@@ -56,6 +56,16 @@ impl Rotations {
     pub(crate) fn add(&mut self, record: RotationRecord) {
         let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
         self.active.push(Active { record, due, taking_part: false, step: None, next: None, together });
+    }
+
+    /// How far each is.
+    pub(crate) fn progress(&self) -> Vec<RotationProgress> {
+        let of = |record: &RotationRecord| RotationProgress {
+            layer: record.layer(),
+            done: record.done.min(record.total),
+            total: record.total,
+        };
+        self.active.iter().map(|active| of(&active.record)).collect()
     }
 
     /// When the next step is due.
