@@ -208,6 +208,15 @@ fn the_command_line_rotates_and_shows_keys() {
     running.cli(&["key", "rotate", "deks", "--subject", "s3", "--subject", "s4", "--forget", "--wait"]).expect(0);
     running.cli(&["key", "rotate", "lookups", "--wait"]).expect(0);
     let status = running.cli(&["key", "status"]).expect(0);
+    running.cli(&["key", "rotate", "all"]).expect(2);
+    running.cli(&["key", "rotate", "root", "--now"]).expect(2);
+    let all = running.cli(&["--yes", "--output", "json", "key", "rotate", "all", "--now"]).expect(0);
+    let all: Value = serde_json::from_str(&all.out).unwrap();
+    let layers: Vec<_> = all["layers"].as_array().unwrap().iter().map(|ended| &ended["layer"]).collect();
+    assert_eq!(layers, ["root", "keks", "deks", "lookups"]);
+    let times: Vec<_> =
+        all["layers"].as_array().unwrap().iter().map(|ended| ended["finished_at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted() && !times[0].is_empty(), "{times:?}");
     let never: Vec<_> = status.out.lines().filter(|line| line.contains("never")).collect();
     assert!(matches!(never[..], [line] if line.starts_with("unlock")), "{}", status.out);
     all_there(&running.admin, 30);

@@ -27,6 +27,7 @@ Examples:
   vault-cli key rotate deks --older-than 90d
   vault-cli key rotate deks --subject customer/17 --forget --wait
   vault-cli key rotate lookups --rate 1000
+  vault-cli key rotate all --now
   vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
     Rotate(Rotate),
     /// Follow a rotation until it ends
@@ -86,6 +87,9 @@ pub(crate) struct Rotate {
     /// Follow it until it ends
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Of all: every layer, one after the other, with older data keys destroyed; tells what was exposed until when
+    #[arg(long, conflicts_with_all = ["rate", "older_than", "subjects", "forget", "wait"])]
+    pub(crate) now: bool,
 }
 
 /// A layer of keys that can be rotated.
@@ -99,16 +103,19 @@ pub(crate) enum Layer {
     Deks,
     /// The key of lookups
     Lookups,
+    /// All of them, if keys may have become known
+    All,
 }
 
 impl Layer {
-    /// The layer's name in the API.
-    pub(crate) fn name(self) -> &'static str {
+    /// The layer's name in the API, if it is one.
+    pub(crate) fn name(self) -> Option<&'static str> {
         match self {
-            Self::Root => "root",
-            Self::Keks => "keks",
-            Self::Deks => "deks",
-            Self::Lookups => "lookups",
+            Self::Root => Some("root"),
+            Self::Keks => Some("keks"),
+            Self::Deks => Some("deks"),
+            Self::Lookups => Some("lookups"),
+            Self::All => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `key`: the layers of the vault's own keys, and their rotations.
 
+mod emergency;
+
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use crate::address::segment;
 use crate::age;
-use crate::args::{KeyCommand, Rotate};
+use crate::args::{KeyCommand, Layer, Rotate};
 use crate::client::{Answer, Client};
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
@@ -220,8 +222,15 @@ fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure
 }
 
 fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let Some(layer) = args.layer.name().filter(|_| !args.now) else {
+        return match (args.layer, args.now) {
+            (Layer::All, true) => emergency::run(client, context),
+            (Layer::All, false) => Err(Failure::usage("all layers are rotated at once only with --now")),
+            (_, _) => Err(Failure::usage("--now is for all layers: `vault-cli key rotate all --now`")),
+        };
+    };
     let body = NewRotation {
-        layer: args.layer.name(),
+        layer,
         rate: args.rate,
         older_than: args.older_than,
         subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),

@@ -134,10 +134,11 @@ pub(crate) fn encode_within(record: SubjectRecord, room: Room, before: usize) ->
     if payload.len() > (room as usize + beside).max(before) { Err(Error::TooLarge) } else { Ok(payload) }
 }
 
-/// The bytes that the list of the next lookups takes, besides those that an empty one does.
+/// The bytes that a rotation of lookups adds to a record: of its two lists, the smaller one.
 pub(crate) fn size_beside(record: &SubjectRecord) -> Result<usize, Error> {
+    let (own, next) = (codec::size(&record.lookups)?, codec::size(&record.next_lookups)?);
     let empty = codec::size(&Vec::<LookupRef>::new())?;
-    Ok(codec::size(&record.next_lookups)? - empty)
+    Ok(own.min(next) - empty)
 }
 
 /// A page of the directory: living subjects and tombstones in the order of their tags, behind `after`.

@@ -28,7 +28,7 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
     let count = unlocks.len();
     block_on(async {
         let vault = site.open().await?;
-        vault.unlock_at_rest(present).await?;
+        vault.unlock(present).await?;
         let changed = vault.change_unlock_keys(unlocks).await;
         vault.close().await?;
         Ok(changed?)
