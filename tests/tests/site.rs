@@ -177,7 +177,7 @@ fn other_unlock_keys_take_the_place_of_those_before() {
     change(&["--passphrase-file", passphrase, "--new-key-file", new_key.to_str().unwrap()]).expect(0);
     assert_eq!(mode(&new_key), 0o600);
     let refusal = vault.refusal();
-    assert!(refusal.text.contains("unlock"), "the old key file: {}", refusal.text);
+    assert!(refusal.text.contains("does not open the root slot"), "the old key file: {}", refusal.text);
     change(&["--passphrase-file", passphrase, "--keep-key-file", old]).refused(1, "");
     fs::copy(&new_key, &key).unwrap();
     let running = vault.start();

@@ -137,7 +137,7 @@ async fn reseal(
 }
 
 /// What an opened row puts into the store once all it holds is sealed for another place.
-async fn resealed(
+pub(crate) async fn resealed(
     inner: &Inner,
     row: &Row,
     from: &RowPlace<'_>,
