@@ -56,10 +56,13 @@ fn changed(certificate: &Path, into: &Path) -> Vec<PathBuf> {
     .collect()
 }
 
+/// What it is called, and what it does to a certificate.
+type Reshape = (&'static str, fn(&mut Value));
+
 /// Changes that leave it well-formed and written as certificates are.
 fn reshaped(certificate: &Path, into: &Path) -> Vec<PathBuf> {
     let whole: Value = serde_json::from_slice(&fs::read(certificate).unwrap()).unwrap();
-    let changes: [(&str, fn(&mut Value)); 8] = [
+    let changes: [Reshape; 8] = [
         ("negative", |c| {
             c["subject"]["evidence"]["index"] = json!(c["subject"]["evidence"]["index"].as_i64().unwrap() - (1 << 20))
         }),
@@ -78,7 +81,7 @@ fn reshaped(certificate: &Path, into: &Path) -> Vec<PathBuf> {
         }),
         ("more", |c| c["note"] = json!("x")),
     ];
-    let change = |(name, change): (&str, fn(&mut Value))| {
+    let change = |(name, change): Reshape| {
         let mut other = whole.clone();
         change(&mut other);
         let path = into.join(format!("{name}.json"));

@@ -149,6 +149,45 @@ fn others_are_not_served_without_tls() {
 }
 
 #[test]
+fn other_unlock_keys_take_the_place_of_those_before() {
+    let vault = Vault::configured();
+    let (config, key) = (vault.config(), vault.data().join("unlock.key"));
+    let config = config.to_str().unwrap();
+    let [old_key, passphrase] = [vault.root().join("old.key"), vault.root().join("passphrase")];
+    let change = |arguments: &[&str]| server(&[&["unlock-key", "--config", config], arguments].concat());
+    let running = vault.start();
+    running.admin.set("a", &json!({ "email": "a@example.org" })).expect(201);
+    fs::write(&passphrase, "correct horse battery\n").unwrap();
+    let passphrase = passphrase.to_str().unwrap();
+    change(&["--new-passphrase-file", passphrase]).refused(1, "Stop the server");
+    running.stop();
+
+    change(&["--new-key-file", key.to_str().unwrap()]).refused(1, "exists already");
+    fs::rename(&key, &old_key).unwrap();
+    let old = old_key.to_str().unwrap();
+    change(&["--passphrase-file", passphrase, "--keep-key-file", old]).refused(1, "");
+    fs::copy(&old_key, &key).unwrap();
+    change(&["--new-passphrase-file", passphrase, "--keep-key-file", old]).expect(0);
+    let running = vault.start();
+    let keys = running.admin.get("/v1/keys").expect(200).json();
+    let unlock = keys["layers"].as_array().unwrap().iter().find(|layer| layer["layer"] == "unlock").unwrap();
+    assert_eq!(unlock["methods"], json!(["key-file", "passphrase"]));
+    running.stop();
+
+    let new_key = vault.root().join("new.key");
+    change(&["--passphrase-file", passphrase, "--new-key-file", new_key.to_str().unwrap()]).expect(0);
+    assert_eq!(mode(&new_key), 0o600);
+    let refusal = vault.refusal();
+    assert!(refusal.text.contains("does not open the root slot"), "the old key file: {}", refusal.text);
+    change(&["--passphrase-file", passphrase, "--keep-key-file", old]).refused(1, "");
+    fs::copy(&new_key, &key).unwrap();
+    let running = vault.start();
+    assert_eq!(running.admin.field("a", "email").expect(200).json()["value"], "a@example.org");
+    running.stop();
+    vault.verify().expect(0);
+}
+
+#[test]
 fn a_lost_api_token_is_replaced_by_who_can_unlock() {
     let vault = Vault::dev();
     let running = vault.start();

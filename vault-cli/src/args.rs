@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use audit::{AuditCommand, CallerAccesses, SubjectAccesses};
-pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Rotate, RotateCaller, UnlockArgs};
+pub(crate) use keys::{CallerCommand, CreateCaller, KeyCommand, Layer, Rotate, RotateCaller, UnlockArgs};
 pub(crate) use notes::{ConsentCommand, GiveArgs, HoldCommand, RestrictArgs};
 pub(crate) use schema::SchemaCommand;
 pub(crate) use subjects::{

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 /// The largest payload of a trie entry, in bytes, that is written or read.
-pub const PAYLOAD_MAX: u64 = 8 * 1024;
+pub const PAYLOAD_MAX: u64 = 16 * 1024;
 /// The largest record that is sealed into a row.
 pub const RECORD_MAX: u64 = 48 * 1024;
 
@@ -101,6 +101,6 @@ mod tests {
         assert_eq!(decode::<u32>(&bytes[..bytes.len() - 1]), Err(CodecError));
         assert_eq!(decode::<u32>(&[2, 7, 0, 0, 0]), Err(CodecError));
         assert_eq!(decode::<u32>(&[]), Err(CodecError));
-        assert_eq!(encode(&vec![0u8; 9000]).unwrap_err(), CodecError);
+        assert_eq!(encode(&vec![0u8; 16 * 1024]).unwrap_err(), CodecError);
     }
 }

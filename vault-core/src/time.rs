@@ -20,6 +20,12 @@ impl Timestamp {
         Self(self.0.saturating_add(seconds.saturating_mul(1000)))
     }
 
+    /// So many seconds earlier; no earlier than 1970.
+    #[must_use]
+    pub fn minus_seconds(self, seconds: u64) -> Self {
+        Self(self.0.saturating_sub(seconds.saturating_mul(1000)))
+    }
+
     /// Reads an RFC 3339 time; `None` if it is not one or lies before 1970.
     pub fn parse(text: &str) -> Option<Self> {
         let at: jiff::Timestamp = text.parse().ok()?;

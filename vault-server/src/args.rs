@@ -77,6 +77,12 @@ pub(crate) enum Command {
     /// Gives back the space of what was removed, and makes the next start fast. As with `migrate`, the store as it was is
     /// kept as DIR.old-ENGINE until --remove.
     Compact(CompactArgs),
+    /// Change what unlocks a stopped vault: another passphrase, key file or HSM key. The root key is replaced with it.
+    ///
+    /// What is named here unlocks the vault from then on, and nothing else does: name again what is to stay. An old copy of
+    /// a root slot and an old passphrase lead to nothing that is written under the new root. Root slots in hardware keep
+    /// their own keys.
+    UnlockKey(UnlockKeyArgs),
     /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
     CheckConfig(RunArgs),
 }
@@ -266,6 +272,33 @@ pub(crate) struct CopyingArgs {
     pub(crate) no_progress: bool,
 }
 
+#[derive(Debug, ClapArgs)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("next").args(["new_passphrase", "new_passphrase_file", "new_key_file", "keep_key_file", "pkcs11"]).multiple(true).required(true))]
+pub(crate) struct UnlockKeyArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Take the present passphrase from this file (its first line) instead of asking or using the configured key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// A passphrase unlocks it from now on; asks for it twice. Also for one that stays.
+    #[arg(long, conflicts_with = "new_passphrase_file")]
+    pub(crate) new_passphrase: bool,
+    /// The same, from this file (its first line).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// Write a new key file here, which unlocks it from now on.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// This key file unlocks it from now on, such as one that stays.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keep_key_file: Option<PathBuf>,
+    /// A fresh key in the HSM token that [unlock] pkcs11 names unlocks it from now on.
+    #[arg(long)]
+    pub(crate) pkcs11: bool,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -282,6 +315,13 @@ mod tests {
         assert!(Args::try_parse_from(["vault-server", "verify"]).is_err());
         assert!(Args::try_parse_from(["vault-server", "verify", "--data", "d", "--config", "c"]).is_err());
         assert!(Args::try_parse_from(["vault-server", "verify", "--data", "d"]).is_ok());
+    }
+
+    #[test]
+    fn an_unlock_key_at_least_is_named() {
+        assert!(Args::try_parse_from(["vault-server", "unlock-key", "--config", "c"]).is_err());
+        let two = ["vault-server", "unlock-key", "--config", "c", "--new-passphrase", "--keep-key-file", "k"];
+        assert!(Args::try_parse_from(two).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use vault_core::policy::Rule;
 use vault_core::root::SlotState;
-use vault_core::vault::{State, Status, Vault};
+use vault_core::vault::{RotationProgress, State, Status, Vault};
 
 /// What an answered request is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +36,11 @@ struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusedUnder {
     rule: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLayer {
+    layer: &'static str,
 }
 
 /// What came of a lookup.
@@ -134,12 +139,32 @@ impl Collector for OfVault {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
+        if !status.rotations.is_empty() {
+            rotations(&status, &mut encoder)?;
+        }
         for (name, help, value) in counters(&status) {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
+}
+
+/// How far each rotation under way is.
+fn rotations(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    type Count = fn(&RotationProgress) -> u64;
+    let counts: [(_, _, Count); 2] = [
+        ("rotation_done", "Pages or subjects that a rotation under way is done with", |rotation| rotation.done),
+        ("rotation_total", "Pages or subjects that it has in all", |rotation| rotation.total),
+    ];
+    for (name, help, count) in counts {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for rotation in &status.rotations {
+            let labels = OfLayer { layer: rotation.layer.as_str() };
+            ConstGauge::new(count(rotation)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn gauges(status: &Status) -> Vec<(&'static str, &'static str, u64)> {

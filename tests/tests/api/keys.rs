@@ -119,13 +119,63 @@ fn a_rotation_is_cancelled_and_the_vault_is_as_good_as_before() {
 }
 
 #[test]
+fn data_keys_and_lookups_rotate_over_a_restart() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    let admin = &running.admin;
+    enrol(admin, 600);
+    let deks = admin.post("/v1/keys/rotations", &json!({ "layer": "deks", "rate": 50 })).expect(202).json();
+    let lookups = admin.post("/v1/keys/rotations", &json!({ "layer": "lookups", "rate": 50 })).expect(202).json();
+    assert_eq!((&deks["total"], &lookups["total"]), (&json!(600), &json!(1800)));
+    admin.set("s7", &json!({ "phone": "+971509998877" })).expect(200);
+    admin.delete("/v1/subjects/s5").expect(200);
+    assert!(layer(admin, "deks")["older"].as_u64() > Some(0));
+    let metrics = admin.get("/metrics").expect(200).body;
+    for line in ["udv_rotation_total{layer=\"deks\"} 600", "udv_rotation_total{layer=\"lookups\"} 1800"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    running.server.kill();
+
+    let running = vault.start();
+    let admin = &running.admin;
+    for rotation in [&deks, &lookups] {
+        admin.patch(&path(rotation), &json!({ "rate": 1_000_000 })).expect(200);
+        let done = reaches(admin, rotation, "done");
+        assert_eq!(done["done"], done["total"], "{done}");
+        let name = rotation["layer"].as_str().unwrap();
+        assert_eq!(layer(admin, name)["last_rotation"]["id"], done["id"]);
+        assert_eq!(layer(admin, name)["older"], 0);
+    }
+    assert_eq!(layer(admin, "lookups")["version"], 2);
+    all_there(admin, 600);
+    assert_eq!(admin.find(&json!({ "field": "phone", "value": "+971509998877" })), ["s7"]);
+    admin.get("/v1/subjects/s5").problem(410, "shredded");
+    let chosen = json!({ "layer": "deks", "subjects": ["s1", "s2"], "forget": true });
+    let chosen = admin.post("/v1/keys/rotations", &chosen).expect(202).json();
+    assert_eq!(reaches(admin, &chosen, "done")["total"], 2);
+    all_there(admin, 600);
+    running.stop();
+    vault.verify().expect(0);
+}
+
+#[test]
 fn what_is_no_rotation_is_refused() {
     let vault = Vault::configured();
     let running = vault.start();
     let admin = &running.admin;
-    for layer in ["deks", "lookups", "unlock", "nonsense", ""] {
+    for layer in ["unlock", "nonsense", ""] {
         let refused = admin.post("/v1/keys/rotations", &json!({ "layer": layer }));
         assert_eq!(refused.problem(422, "invalid_value")["field"], "layer");
+    }
+    for (body, field) in [
+        (json!({ "layer": "keks", "forget": true }), "forget"),
+        (json!({ "layer": "lookups", "older_than": 5 }), "older_than"),
+        (json!({ "layer": "root", "subjects": ["s1"] }), "subjects"),
+        (json!({ "layer": "deks", "subjects": [] }), "subjects"),
+        (json!({ "layer": "deks", "subjects": ["s1"], "older_than": 5 }), "subjects"),
+    ] {
+        let refused = admin.post("/v1/keys/rotations", &body);
+        assert_eq!(refused.problem(422, "invalid_value")["field"], field);
     }
     let refused = admin.post("/v1/keys/rotations", &json!({ "layer": "keks", "rate": 0 }));
     assert_eq!(refused.problem(422, "invalid_value")["field"], "rate");
@@ -153,7 +203,22 @@ fn the_command_line_rotates_and_shows_keys() {
     let started: Value = serde_json::from_str(&started.out).unwrap();
     running.cli(&["key", "watch", started["id"].as_str().unwrap()]).expect(0);
     running.cli(&["key", "watch", "nonsense"]).expect(3);
-    running.cli(&["key", "rotate", "deks"]).expect(2);
+    running.cli(&["key", "rotate", "unlock"]).expect(2);
+    running.cli(&["key", "rotate", "deks", "--older-than", "0s", "--wait"]).expect(0);
+    running.cli(&["key", "rotate", "deks", "--subject", "s3", "--subject", "s4", "--forget", "--wait"]).expect(0);
+    running.cli(&["key", "rotate", "lookups", "--wait"]).expect(0);
+    let status = running.cli(&["key", "status"]).expect(0);
+    running.cli(&["key", "rotate", "all"]).expect(2);
+    running.cli(&["key", "rotate", "root", "--now"]).expect(2);
+    let all = running.cli(&["--yes", "--output", "json", "key", "rotate", "all", "--now"]).expect(0);
+    let all: Value = serde_json::from_str(&all.out).unwrap();
+    let layers: Vec<_> = all["layers"].as_array().unwrap().iter().map(|ended| &ended["layer"]).collect();
+    assert_eq!(layers, ["root", "keks", "deks", "lookups"]);
+    let times: Vec<_> =
+        all["layers"].as_array().unwrap().iter().map(|ended| ended["finished_at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted() && !times[0].is_empty(), "{times:?}");
+    let never: Vec<_> = status.out.lines().filter(|line| line.contains("never")).collect();
+    assert!(matches!(never[..], [line] if line.starts_with("unlock")), "{}", status.out);
     all_there(&running.admin, 30);
     running.stop();
 }

@@ -13,14 +13,21 @@ pub(crate) enum KeyCommand {
     /// Bring new keys of a layer into use, while the vault serves
     #[command(after_help = "\
 Layers:
-  root   the key that opens the vault's header, kept outside the store in the root slots; done at once
-  keks   the keys of all key pages, which wrap everybody's data keys; takes a while on a large vault
+  root     the key that opens the vault's header, kept outside the store in the root slots; done at once
+  keks     the keys of all key pages, which wrap everybody's data keys; takes a while on a large vault
+  deks     the data keys, of everybody or of some: what they opened is sealed again under new ones
+  lookups  the key that lookups are made with, and everything that is found by it
 
-A rotation survives a restart of the server and goes on by itself.
+A rotation survives a restart of the server and goes on by itself. An old data key stays in the vault, sealed under its
+successor, so that older backups of the data still open for the living; --forget destroys it, and they do not any more.
 
 Examples:
   vault-cli key rotate root --wait
   vault-cli key rotate keks --rate 500
+  vault-cli key rotate deks --older-than 90d
+  vault-cli key rotate deks --subject customer/17 --forget --wait
+  vault-cli key rotate lookups --rate 1000
+  vault-cli key rotate all --now
   vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
     Rotate(Rotate),
     /// Follow a rotation until it ends
@@ -65,12 +72,24 @@ pub(crate) struct Rotate {
     /// Which layer of keys
     #[arg(value_enum)]
     pub(crate) layer: Layer,
-    /// At most this many pages a second, to leave room for other work
+    /// At most this many pages or subjects a second, to leave room for other work
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
+    /// Of deks: only those older than this: 90s, 30m, 12h, 90d
+    #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "subjects")]
+    pub(crate) older_than: Option<u64>,
+    /// Of deks: only those of this subject; repeatable, up to 256 times
+    #[arg(long = "subject", value_name = "ID")]
+    pub(crate) subjects: Vec<String>,
+    /// Of deks: destroy the old keys, and with them what older backups of the data are good for
+    #[arg(long)]
+    pub(crate) forget: bool,
     /// Follow it until it ends
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Of all: every layer, one after the other, with older data keys destroyed; tells what was exposed until when
+    #[arg(long, conflicts_with_all = ["rate", "older_than", "subjects", "forget", "wait"])]
+    pub(crate) now: bool,
 }
 
 /// A layer of keys that can be rotated.
@@ -80,14 +99,23 @@ pub(crate) enum Layer {
     Root,
     /// The page keys
     Keks,
+    /// The data keys
+    Deks,
+    /// The key of lookups
+    Lookups,
+    /// All of them, if keys may have become known
+    All,
 }
 
 impl Layer {
-    /// The layer's name in the API.
-    pub(crate) fn name(self) -> &'static str {
+    /// The layer's name in the API, if it is one.
+    pub(crate) fn name(self) -> Option<&'static str> {
         match self {
-            Self::Root => "root",
-            Self::Keks => "keks",
+            Self::Root => Some("root"),
+            Self::Keks => Some("keks"),
+            Self::Deks => Some("deks"),
+            Self::Lookups => Some("lookups"),
+            Self::All => None,
         }
     }
 }

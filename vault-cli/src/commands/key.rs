@@ -1,5 +1,7 @@
 //! `key`: the layers of the vault's own keys, and their rotations.
 
+mod emergency;
+
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use crate::address::segment;
 use crate::age;
-use crate::args::{KeyCommand, Rotate};
+use crate::args::{KeyCommand, Layer, Rotate};
 use crate::client::{Answer, Client};
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
@@ -79,11 +81,17 @@ struct Page {
     data: Vec<Rotation>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct NewRotation<'a> {
     layer: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_than: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subjects: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    forget: bool,
 }
 
 #[derive(Serialize)]
@@ -214,7 +222,20 @@ fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure
 }
 
 fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
-    let body = NewRotation { layer: args.layer.name(), rate: args.rate };
+    let Some(layer) = args.layer.name().filter(|_| !args.now) else {
+        return match (args.layer, args.now) {
+            (Layer::All, true) => emergency::run(client, context),
+            (Layer::All, false) => Err(Failure::usage("all layers are rotated at once only with --now")),
+            (_, _) => Err(Failure::usage("--now is for all layers: `vault-cli key rotate all --now`")),
+        };
+    };
+    let body = NewRotation {
+        layer,
+        rate: args.rate,
+        older_than: args.older_than,
+        subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),
+        forget: args.forget,
+    };
     let answer = client.post(ROTATIONS, &body)?;
     let rotation: Rotation = answer.json()?;
     if args.wait {
@@ -264,7 +285,7 @@ fn until_ended(client: &Client, id: &str, mut seen: impl FnMut(&Rotation)) -> Re
 
 /// Rotates a layer and waits for its end; returns how many pages it rotated.
 pub(crate) fn rotate_and_wait(client: &Client, layer: &str) -> Result<u64, Failure> {
-    let begun: Rotation = client.post(ROTATIONS, &NewRotation { layer, rate: None })?.json()?;
+    let begun: Rotation = client.post(ROTATIONS, &NewRotation { layer, ..NewRotation::default() })?.json()?;
     let ended: Rotation = until_ended(client, &begun.id, |_| ())?.json()?;
     match ended.state.as_str() {
         "done" => Ok(ended.total),

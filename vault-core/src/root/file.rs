@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 mod hardware;
+mod unlocks;
 
 use super::copies::{COPIES, Copies, Copy, next_sequence, overwriting_order, reading};
 use super::layout::{BLOCK_LEN, Block, ENTRIES_MAX, STANZAS_MAX, block};

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use super::edits::{Edits, Op};
+use super::edits::{Edits, Op, Side};
 use super::header::Header;
 use super::overlay::{Child, Content, Overlay, load};
 use super::pages::{Address, Pages, Written, row_key};
@@ -90,8 +90,14 @@ pub async fn apply(pages: &Pages, header: &Header, edits: Edits, mode: Mode<'_>)
     for subtree in header.subtrees() {
         overlays.push(Overlay::new(pages, subtree.branch, subtree.root.as_ref()));
     }
-    for (kind, key, op) in edits.into_sorted() {
-        let overlay = &mut overlays[header.newest_index(kind)];
+    let succession = edits.succession;
+    for (kind, side, key, op) in edits.into_sorted() {
+        let at = match side {
+            Side::Serving => Some(header.serving_index(kind)),
+            Side::Beside => header.beside_index(kind),
+        };
+        let Some(at) = at else { continue };
+        let overlay = &mut overlays[at];
         match op {
             Op::Insert(payload) => overlay.insert(&key, payload, false).await?,
             Op::Replace(payload) => overlay.insert(&key, payload, true).await?,
@@ -111,6 +117,9 @@ pub async fn apply(pages: &Pages, header: &Header, edits: Edits, mode: Mode<'_>)
         let root = overlay.settle(&mut out).await?;
         roots_changed |= root != header.subtrees()[index].root;
         next.set_root(index, root);
+    }
+    if let (Some((kind, change)), Mode::Root { now, .. }) = (succession, &mode) {
+        next.succeed(kind, change, *now, &mut out.random);
     }
     Ok(finish(next, roots_changed, out, progress, &mode))
 }

@@ -1,7 +1,8 @@
-//! What a batch asks of the tries: one operation for each key.
+//! What a batch asks of the tries: one operation for each key, in the subtree that serves or in the one beside it.
 
 use std::collections::BTreeMap;
 
+use super::header::Succession;
 use super::page::PAYLOAD_BYTES_MAX;
 use super::{EntryKey, Kind, Payload, TrieError};
 
@@ -21,7 +22,19 @@ pub enum Op {
 
 /// The edits of one batch. The last one for a key counts, but what was to be forgotten stays so.
 #[derive(Clone, Default)]
-pub struct Edits(BTreeMap<(Kind, EntryKey), Op>);
+pub struct Edits {
+    ops: BTreeMap<(Kind, Side, EntryKey), Op>,
+    pub(super) succession: Option<(Kind, Succession)>,
+}
+
+/// Which of a kind's subtrees an edit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The one that serves.
+    Serving,
+    /// The one beside it. If there is none, nothing happens.
+    Beside,
+}
 
 impl Edits {
     /// No edits.
@@ -31,11 +44,21 @@ impl Edits {
 
     /// Adds one.
     pub fn push(&mut self, kind: Kind, key: EntryKey, op: Op) {
-        let op = match self.0.remove(&(kind, key)) {
+        self.push_to(kind, Side::Serving, key, op);
+    }
+
+    /// Adds one for one of the kind's subtrees, as they are before the batch.
+    pub fn push_to(&mut self, kind: Kind, side: Side, key: EntryKey, op: Op) {
+        let op = match self.ops.remove(&(kind, side, key)) {
             Some(earlier) => earlier.then(op),
             None => op,
         };
-        self.0.insert((kind, key), op);
+        self.ops.insert((kind, side, key), op);
+    }
+
+    /// Changes the subtrees of a kind, once all other edits are done.
+    pub fn succeed(&mut self, kind: Kind, change: Succession) {
+        self.succession = Some((kind, change));
     }
 
     /// Adds an [`Op::Insert`].
@@ -60,17 +83,17 @@ impl Edits {
 
     /// How many keys are edited.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.ops.len()
     }
 
     /// Whether nothing is edited.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ops.is_empty() && self.succession.is_none()
     }
 
     /// Whether any of them needs fresh keys, and so a batch that changes the root.
     pub fn needs_root_batch(&self) -> bool {
-        self.0.values().any(|op| !matches!(op, Op::Insert(_)))
+        self.succession.is_some() || self.ops.values().any(|op| !matches!(op, Op::Insert(_)))
     }
 
     pub(super) fn check_sizes(&self) -> Result<(), TrieError> {
@@ -78,12 +101,12 @@ impl Edits {
             Op::Insert(payload) | Op::Replace(payload) => payload.len() <= PAYLOAD_BYTES_MAX,
             Op::Remove | Op::Rekey => true,
         };
-        if self.0.values().all(fits) { Ok(()) } else { Err(TrieError::TooLarge) }
+        if self.ops.values().all(fits) { Ok(()) } else { Err(TrieError::TooLarge) }
     }
 
-    /// The edits, ascending by kind and key.
-    pub(super) fn into_sorted(self) -> impl Iterator<Item = (Kind, EntryKey, Op)> {
-        self.0.into_iter().map(|((kind, key), op)| (kind, key, op))
+    /// The edits, ascending by kind, side and key.
+    pub(super) fn into_sorted(self) -> impl Iterator<Item = (Kind, Side, EntryKey, Op)> {
+        self.ops.into_iter().map(|((kind, side, key), op)| (kind, side, key, op))
     }
 }
 
@@ -103,6 +126,6 @@ impl Op {
 /// Shows the number of edits only.
 impl std::fmt::Debug for Edits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Edits({})", self.0.len())
+        write!(f, "Edits({})", self.ops.len())
     }
 }

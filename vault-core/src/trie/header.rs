@@ -5,8 +5,9 @@
 //! off  1  u64 epoch                 9  u64 created, ms            17  u64 root created, ms
 //! off 25  u32 reseals              29  32 B META key              61  32 B caller key
 //! off 93  u8  count of subtrees, then each, ascending by kind and generation:
-//!         u8 kind ‖ u32 generation ‖ u64 created, ms ‖ 32 B tag key ‖ u8 (1: there is a root page) ‖ 32 B its key or zeros
+//!         u8 kind ‖ u32 generation ‖ u8 duty ‖ u64 created, ms ‖ 32 B tag key ‖ u8 (1: there is a root page) ‖ 32 B its key or zeros
 //! ```
+//! Of each kind one subtree serves (duty 0), and at most one beside it is being built (1) or retires (2).
 //! Numbers are big-endian. It is sealed like a page (subtree 0, generation 0, no path) under the root's header key.
 
 use zeroize::Zeroizing;
@@ -20,7 +21,7 @@ use crate::time::Timestamp;
 
 const VERSION: u8 = 1;
 const FIXED: usize = 94;
-const SUBTREE: usize = 1 + 4 + 8 + 32 + 1 + 32;
+const SUBTREE: usize = 1 + 4 + 1 + 8 + 32 + 1 + 32;
 
 /// The vault header, opened. Immutable for readers: a batch makes a new one.
 pub struct Header {
@@ -39,9 +40,44 @@ pub struct Header {
 /// One sealed trie: its kind, its generation, and the keys that lead into it.
 pub(super) struct Subtree {
     pub(super) branch: Branch,
+    duty: Duty,
     created_at: Timestamp,
     tag_key: TagKey,
     pub(super) root: Option<PageKey>,
+}
+
+/// What a subtree is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Duty {
+    /// Everything is found in it.
+    Serving = 0,
+    /// It takes the place of the serving one once it has all that has.
+    Building = 1,
+    /// Its entries are taken out, then it goes.
+    Retiring = 2,
+}
+
+/// The subtrees of a kind: which serves, and which is beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generations {
+    /// The generation that serves.
+    pub serving: u32,
+    /// Another one, and what it is there for.
+    pub beside: Option<(u32, Duty)>,
+}
+
+/// A change of the subtrees of a kind, in a batch that changes the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Succession {
+    /// An empty subtree with a fresh tag key is to be built beside the serving one.
+    Begin,
+    /// The one that was built serves; the one before it retires, and its tag key is gone.
+    Switch,
+    /// The one that was being built retires.
+    Undo,
+    /// The one that retires goes; it must be empty.
+    Drop,
 }
 
 /// What may be told about a subtree.
@@ -49,6 +85,8 @@ pub(super) struct Subtree {
 pub struct SubtreeInfo {
     /// Its kind.
     pub kind: Kind,
+    /// What it is there for.
+    pub duty: Duty,
     /// Its generation; counts tag keys of this kind, from 1.
     pub generation: u32,
     /// When its tag key was drawn.
@@ -60,7 +98,7 @@ pub struct SubtreeInfo {
 impl Header {
     /// The header of a new vault: empty subtrees, fresh keys, epoch 1.
     pub fn new(vault: VaultId, now: Timestamp, random: &mut Random) -> Header {
-        let subtrees = Kind::ALL.map(|kind| Subtree::empty(Branch { kind, generation: 1 }, now, random));
+        let subtrees = Kind::ALL.map(|kind| Subtree::empty(Branch { kind, generation: 1 }, Duty::Serving, now, random));
         Header {
             vault,
             epoch: 1,
@@ -120,9 +158,14 @@ impl Header {
         self.root_created_at
     }
 
-    /// Makes the tags of the newest subtree of `kind`.
+    /// Makes the tags of the serving subtree of `kind`.
     pub fn tag_key(&self, kind: Kind) -> &TagKey {
-        &self.newest(kind).tag_key
+        &self.serving(kind).tag_key
+    }
+
+    /// Makes the tags of the one that is being built, if there is one.
+    pub fn next_tag_key(&self, kind: Kind) -> Option<&TagKey> {
+        self.beside(kind).filter(|subtree| subtree.duty == Duty::Building).map(|subtree| &subtree.tag_key)
     }
 
     /// Seals the META record.
@@ -135,12 +178,18 @@ impl Header {
         &self.caller_key
     }
 
-    /// The generation of the newest subtree of `kind`.
+    /// The generation of the serving subtree of `kind`.
     pub fn generation(&self, kind: Kind) -> u32 {
-        self.newest(kind).branch.generation
+        self.serving(kind).branch.generation
     }
 
-    /// The key of an entry in the newest subtree of `kind`: the tag of (`tag_kind`, `name`, `value`), then the
+    /// The subtrees of `kind`.
+    pub fn generations(&self, kind: Kind) -> Generations {
+        let beside = self.beside(kind).map(|subtree| (subtree.branch.generation, subtree.duty));
+        Generations { serving: self.generation(kind), beside }
+    }
+
+    /// The key of an entry in the serving subtree of `kind`: the tag of (`tag_kind`, `name`, `value`), then the
     /// discriminator.
     pub fn entry_key(&self, kind: Kind, tag_kind: &str, name: &str, value: &[u8], discriminator: [u8; 16]) -> EntryKey {
         let mut key = [0; 32];
@@ -153,6 +202,7 @@ impl Header {
     pub fn subtree_info(&self) -> Vec<SubtreeInfo> {
         let info = |subtree: &Subtree| SubtreeInfo {
             kind: subtree.branch.kind,
+            duty: subtree.duty,
             generation: subtree.branch.generation,
             created_at: subtree.created_at,
             empty: subtree.root.is_none(),
@@ -160,26 +210,43 @@ impl Header {
         self.subtrees.iter().map(info).collect()
     }
 
-    /// The same header with the newest subtree of `kind` replaced by an empty one: the next generation, a fresh tag key.
-    ///
-    /// What was in it is forgotten once this header is sealed by a batch that changes the root. Its rows stay behind,
-    /// dead; a walk of the old header names them.
-    #[must_use]
-    pub fn with_new_generation(&self, kind: Kind, now: Timestamp, random: &mut Random) -> Header {
-        let mut next = self.duplicate();
-        let newest = next.newest_index(kind);
-        let generation = next.subtrees[newest].branch.generation + 1;
-        next.subtrees[newest] = Subtree::empty(Branch { kind, generation }, now, random);
-        next
+    /// Changes the subtrees of `kind`; without effect where it does not fit how they are.
+    pub(super) fn succeed(&mut self, kind: Kind, change: Succession, now: Timestamp, random: &mut Random) {
+        let serving = self.serving_index(kind);
+        let beside = self.beside_index(kind);
+        match (change, beside.map(|at| (at, self.subtrees[at].duty))) {
+            (Succession::Begin, None) => {
+                let branch = Branch { kind, generation: self.subtrees[serving].branch.generation + 1 };
+                self.subtrees.insert(serving + 1, Subtree::empty(branch, Duty::Building, now, random));
+            }
+            (Succession::Switch, Some((at, Duty::Building))) => {
+                self.subtrees[at].duty = Duty::Serving;
+                self.subtrees[serving].retire(random);
+            }
+            (Succession::Undo, Some((at, Duty::Building))) => self.subtrees[at].retire(random),
+            (Succession::Drop, Some((at, Duty::Retiring))) if self.subtrees[at].root.is_none() => {
+                self.subtrees.remove(at);
+            }
+            _ => debug_assert!(false, "{change:?} does not fit"),
+        }
     }
 
-    pub(super) fn newest(&self, kind: Kind) -> &Subtree {
-        &self.subtrees[self.newest_index(kind)]
+    pub(super) fn serving(&self, kind: Kind) -> &Subtree {
+        &self.subtrees[self.serving_index(kind)]
     }
 
-    pub(super) fn newest_index(&self, kind: Kind) -> usize {
-        let newest = self.subtrees.iter().rposition(|subtree| subtree.branch.kind == kind);
-        newest.expect("a header has a subtree of every kind: new() makes them, decode() insists")
+    pub(super) fn serving_index(&self, kind: Kind) -> usize {
+        let serves = |subtree: &Subtree| subtree.branch.kind == kind && subtree.duty == Duty::Serving;
+        let serving = self.subtrees.iter().position(serves);
+        serving.expect("one subtree of every kind serves: new() makes it, decode() insists")
+    }
+
+    pub(super) fn beside(&self, kind: Kind) -> Option<&Subtree> {
+        self.beside_index(kind).map(|at| &self.subtrees[at])
+    }
+
+    pub(super) fn beside_index(&self, kind: Kind) -> Option<usize> {
+        self.subtrees.iter().position(|subtree| subtree.branch.kind == kind && subtree.duty != Duty::Serving)
     }
 
     pub(super) fn subtrees(&self) -> &[Subtree] {
@@ -250,8 +317,14 @@ impl Header {
 }
 
 impl Subtree {
-    fn empty(branch: Branch, now: Timestamp, random: &mut Random) -> Subtree {
-        Subtree { branch, created_at: now, tag_key: TagKey::draw(random), root: None }
+    fn empty(branch: Branch, duty: Duty, now: Timestamp, random: &mut Random) -> Subtree {
+        Subtree { branch, duty, created_at: now, tag_key: TagKey::draw(random), root: None }
+    }
+
+    /// From here on entries are only taken out. Another tag key takes the place of its own, which nothing needs any more.
+    fn retire(&mut self, random: &mut Random) {
+        self.duty = Duty::Retiring;
+        self.tag_key = TagKey::draw(random);
     }
 
     #[cfg(test)]
@@ -262,6 +335,7 @@ impl Subtree {
     fn duplicate(&self) -> Subtree {
         Subtree {
             branch: self.branch,
+            duty: self.duty,
             created_at: self.created_at,
             tag_key: self.tag_key.duplicate(),
             root: self.root.as_ref().map(PageKey::duplicate),
@@ -271,6 +345,7 @@ impl Subtree {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.branch.kind as u8);
         out.extend_from_slice(&self.branch.generation.to_be_bytes());
+        out.push(self.duty as u8);
         out.extend_from_slice(&self.created_at.0.to_be_bytes());
         out.extend_from_slice(self.tag_key.expose());
         out.push(u8::from(self.root.is_some()));
@@ -305,12 +380,22 @@ fn decode(vault: VaultId, bytes: &[u8]) -> Option<Header> {
         header.subtrees.push(decode_subtree(&mut reader)?);
     }
     let ascending = header.subtrees.is_sorted_by(|a, b| a.branch < b.branch);
-    let complete = Kind::ALL.iter().all(|kind| header.subtrees.iter().any(|subtree| subtree.branch.kind == *kind));
+    let of = |kind, serve| {
+        let of = header.subtrees.iter().filter(move |subtree| subtree.branch.kind == kind);
+        of.filter(|subtree| (subtree.duty == Duty::Serving) == serve).count()
+    };
+    let complete = Kind::ALL.iter().all(|&kind| of(kind, true) == 1 && of(kind, false) <= 1);
     (reader.0.is_empty() && ascending && complete).then_some(header)
 }
 
 fn decode_subtree(reader: &mut Reader<'_>) -> Option<Subtree> {
     let branch = Branch { kind: Kind::from_number(reader.u8()?)?, generation: reader.u32()? };
+    let duty = match reader.u8()? {
+        0 => Duty::Serving,
+        1 => Duty::Building,
+        2 => Duty::Retiring,
+        _ => return None,
+    };
     let created_at = Timestamp(reader.u64()?);
     let tag_key = TagKey::from_slice(reader.take(32)?)?;
     let (has_root, root) = (reader.u8()?, reader.take(32)?);
@@ -319,7 +404,7 @@ fn decode_subtree(reader: &mut Reader<'_>) -> Option<Subtree> {
         1 => Some(PageKey::from_slice(root)?),
         _ => return None,
     };
-    Some(Subtree { branch, created_at, tag_key, root })
+    Some(Subtree { branch, duty, created_at, tag_key, root })
 }
 
 struct Reader<'b>(&'b [u8]);
@@ -378,7 +463,7 @@ mod tests {
             ("05", "00000001", "c5", None),
             ("06", "00000001", "c6", None),
         ] {
-            expected += &(kind.to_owned() + generation + "0000000000000102" + &tag.repeat(32));
+            expected += &(kind.to_owned() + generation + "00" + "0000000000000102" + &tag.repeat(32));
             expected += &(if root.is_some() { "01" } else { "00" }.to_owned() + &root.unwrap_or("00").repeat(32));
         }
         assert_eq!(hex::encode(&*known().encode()), expected);
@@ -425,18 +510,36 @@ mod tests {
     }
 
     #[test]
-    fn several_generations_of_a_kind_fit_and_the_newest_serves() {
+    fn a_generation_is_built_beside_the_serving_one_and_takes_its_place() {
+        let mut random = Random::for_keys(8);
         let mut header = known();
-        let older = Branch { kind: Kind::Lookups, generation: 3 };
-        let older = Subtree::empty(older, Timestamp(1), &mut Random::for_keys(1));
-        header.subtrees.insert(1, older);
-        let again = decode(VAULT, &header.encode()).unwrap();
-        assert_eq!(again.newest(Kind::Lookups).branch.generation, 4);
-        let next = again.with_new_generation(Kind::Lookups, Timestamp(2), &mut Random::for_keys(1));
-        assert_eq!(next.newest(Kind::Lookups).branch.generation, 5);
-        assert!(next.newest(Kind::Lookups).root.is_none());
-        assert_ne!(next.tag_key(Kind::Lookups), again.tag_key(Kind::Lookups));
-        assert_eq!(next.subtree_info().len(), 7);
+        let old_tag = header.tag_key(Kind::Lookups).duplicate();
+        let change = |header: &mut Header, change| {
+            header.succeed(Kind::Lookups, change, Timestamp(2), &mut Random::for_keys(2));
+            *header = decode(VAULT, &header.encode()).unwrap();
+            header.generations(Kind::Lookups)
+        };
+        let generations = |serving, beside| Generations { serving, beside };
+        assert_eq!(change(&mut header, Succession::Begin), generations(4, Some((5, Duty::Building))));
+        assert_eq!(*header.tag_key(Kind::Lookups), old_tag);
+        let next_tag = header.next_tag_key(Kind::Lookups).unwrap().duplicate();
+        assert_ne!(next_tag, old_tag);
+        assert_eq!(change(&mut header, Succession::Switch), generations(5, Some((4, Duty::Retiring))));
+        assert_eq!(*header.tag_key(Kind::Lookups), next_tag);
+        assert!(header.next_tag_key(Kind::Lookups).is_none());
+        assert!(header.subtrees.iter().all(|subtree| subtree.tag_key != old_tag), "the old tag key is gone at once");
+        header.subtrees[1].root = None;
+        assert_eq!(change(&mut header, Succession::Drop), generations(5, None));
+        change(&mut header, Succession::Begin);
+        assert_eq!(change(&mut header, Succession::Undo), generations(5, Some((6, Duty::Retiring))));
+        assert_eq!(change(&mut header, Succession::Drop), generations(5, None));
+
+        let mut two_serve = known();
+        let branch = Branch { kind: Kind::Lookups, generation: 5 };
+        two_serve.subtrees.insert(2, Subtree::empty(branch, Duty::Serving, Timestamp(1), &mut random));
+        assert!(decode(VAULT, &two_serve.encode()).is_none());
+        two_serve.subtrees[1].duty = Duty::Retiring;
+        assert!(decode(VAULT, &two_serve.encode()).is_some(), "the control");
     }
 
     #[test]

@@ -46,11 +46,11 @@ use zeroize::Zeroizing;
 
 pub use apply::{Applied, Mode, RekeyCursor, RekeyStep, apply};
 pub use copy::Copying;
-pub use edits::{Edits, Op};
-pub use header::{Header, SubtreeInfo};
+pub use edits::{Edits, Op, Side};
+pub use header::{Duty, Generations, Header, SubtreeInfo, Succession};
 pub use page::{LEAF_BYTES, PAYLOAD_BYTES_MAX};
 pub use pages::{CacheStats, Pages};
-pub use read::{Visit, find, scan, walk};
+pub use read::{Visit, find, scan, scan_beside, walk};
 
 use crate::store::StoreError;
 

@@ -14,7 +14,7 @@ use crate::crypto::PageKey;
 /// # Errors
 /// [`TrieError::Missing`] if the header is no longer current, or the store lost a page.
 pub async fn find(pages: &Pages, header: &Header, kind: Kind, key: &EntryKey) -> Result<Option<Payload>, TrieError> {
-    let subtree = header.newest(kind);
+    let subtree = header.serving(kind);
     let mut next = subtree.root.as_ref().map(PageKey::duplicate);
     let mut depth = 0;
     while let Some(page_key) = next {
@@ -43,7 +43,33 @@ pub async fn scan(
     after: Option<&EntryKey>,
     limit: usize,
 ) -> Result<Vec<(EntryKey, Payload)>, TrieError> {
-    let subtree = header.newest(kind);
+    scan_subtree(pages, header.serving(kind), prefix, after, limit).await
+}
+
+/// The first `limit` entries of the subtree beside the serving one, after `after`, ascending; none if there is no such.
+///
+/// # Errors
+/// As for [`find`].
+pub async fn scan_beside(
+    pages: &Pages,
+    header: &Header,
+    kind: Kind,
+    after: Option<&EntryKey>,
+    limit: usize,
+) -> Result<Vec<(EntryKey, Payload)>, TrieError> {
+    match header.beside(kind) {
+        Some(subtree) => scan_subtree(pages, subtree, &[], after, limit).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn scan_subtree(
+    pages: &Pages,
+    subtree: &Subtree,
+    prefix: &[u8],
+    after: Option<&EntryKey>,
+    limit: usize,
+) -> Result<Vec<(EntryKey, Payload)>, TrieError> {
     let Some(range) = Range::new(prefix, after) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     let mut ahead = roots(subtree);
@@ -83,6 +109,8 @@ pub enum Visit<'a> {
     Entry {
         /// The subtree it is in.
         kind: Kind,
+        /// The subtree's generation.
+        generation: u32,
         /// Its key.
         key: &'a EntryKey,
         /// Its payload.
@@ -139,7 +167,10 @@ async fn walk_subtree(
         };
         visit(Visit::Page { kind, generation: subtree.branch.generation, row });
         match page.shape() {
-            Shape::Leaf(entries) => entries.for_each(|(key, payload)| visit(Visit::Entry { kind, key, payload })),
+            Shape::Leaf(entries) => {
+                let generation = subtree.branch.generation;
+                entries.for_each(|(key, payload)| visit(Visit::Entry { kind, generation, key, payload }));
+            }
             Shape::Inner(inner) => {
                 ahead.extend(inner.children().rev().map(|(nibble, key)| (key, path.child(inner.skip, nibble))));
             }

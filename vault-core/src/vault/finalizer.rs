@@ -23,7 +23,7 @@ use super::{erase, evidence, expire, slots, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
-use crate::root::{Finish, RootEntry, SlotError};
+use crate::root::{Finish, NewUnlock, RootEntry, SlotError};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
 
@@ -54,6 +54,8 @@ pub(crate) enum Job {
     Reseal { reply: oneshot::Sender<Result<Timestamp, SlotError>> },
     /// Note that shreds that were final by then are final on the slots' own disks as well.
     SlotFinal { begun: Timestamp, reply: oneshot::Sender<Result<(), Error>> },
+    /// Give every root slot in a file these unlock keys in place of its own.
+    Unlocks { unlocks: Vec<NewUnlock>, reply: oneshot::Sender<Result<(), SlotError>> },
     /// Change which roots are retained.
     Retained(RetainedAsk),
     /// Finish the round, then end.
@@ -87,6 +89,8 @@ struct Committed {
     shredded: Option<ShredPart>,
     /// Whether a part of the shreds was prepared from a state that has changed.
     missed: bool,
+    /// Which writes of the rotations were committed.
+    rotated: Vec<bool>,
     replies: Vec<Reply>,
 }
 
@@ -120,6 +124,7 @@ impl Finalizer {
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         self.settle_earlier().await;
         while !self.stopping {
+            self.session.set_rotating(self.rotations.progress());
             match self.next_round() {
                 Some(at) if at <= Instant::now() => {
                     // Take what else waits, so that it shares the round.
@@ -178,6 +183,11 @@ impl Finalizer {
             Job::SlotFinal { begun, reply } => {
                 let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
             }
+            Job::Unlocks { unlocks, reply } => {
+                let changed = self.inner.replace_unlock_keys(&self.session, unlocks).await;
+                // Who asked may have gone away; it is done all the same.
+                let _ = reply.send(changed);
+            }
             Job::Retained((change, reply)) => {
                 let changed = self.inner.change_retained(&self.session, change).await;
                 // Who asked does not wait for a slot that is away.
@@ -198,6 +208,7 @@ impl Finalizer {
 
     /// One root batch, from staging to the acknowledgement. What fails cleanly stays queued.
     async fn round(&mut self) {
+        self.rotations.work(&self.inner, &self.session).await;
         if !self.has_work().await {
             return;
         }
@@ -224,11 +235,11 @@ impl Finalizer {
     }
 
     async fn has_work(&mut self) -> bool {
-        if !self.shreds.is_empty()
-            || !self.finals.is_empty()
-            || self.rotations.due().is_some_and(|at| at <= Instant::now())
-        {
+        if !self.shreds.is_empty() || !self.finals.is_empty() || self.rotations.need_round() {
             return true;
+        }
+        if self.tidy_at > Instant::now() {
+            return false;
         }
         if self.inner.drop_unconfirmed(&self.session) {
             self.settle_earlier().await;
@@ -244,8 +255,9 @@ impl Finalizer {
     /// Prepares the batch and has the writer commit it.
     async fn commit(&mut self, next: Arc<RootEntry>) -> Result<Committed, Error> {
         let (shredded, mut writes) = self.prepare().await?;
-        let (step, records) = self.rotations.begin(&self.session.snapshot().header)?;
-        writes.extend(records);
+        let (step, rotating) = self.rotations.begin(&self.inner, &self.session).await?;
+        let rotations = writes.len()..writes.len() + rotating.len();
+        writes.extend(rotating);
         let own = writes.len();
         let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..).unzip();
         writes.extend(finals);
@@ -261,7 +273,7 @@ impl Finalizer {
                 // A part that did not hold stays queued, and is prepared again.
                 let missed = shredded.is_some() && !held[0];
                 let shredded = shredded.filter(|_| held[0]);
-                Ok(Committed { done, shredded, missed, replies })
+                Ok(Committed { done, shredded, missed, rotated: held[rotations].to_vec(), replies })
             }
             Err(error) => {
                 for reply in replies {
@@ -343,7 +355,7 @@ impl Finalizer {
                 tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
             }
         }
-        if let Err(error) = self.rotations.advance(&self.session, &committed.done).await {
+        if let Err(error) = self.rotations.advance(&self.session, &committed.done, &committed.rotated).await {
             tracing::warn!(%error, "a rotation's progress could not be noted; it repeats its last step");
         }
         for (reply, held) in committed.replies.into_iter().zip(committed.done.committed) {

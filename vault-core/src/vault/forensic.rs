@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod rotations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,14 +14,13 @@ use super::records::{DirectoryEntry, SubjectRecord, decode};
 use super::row::Row as FieldRow;
 use super::tests::{Fixture, changes, id, name};
 use super::{Layer, PutOptions};
-use crate::crypto::{Random, RootKey};
+use crate::crypto::RootKey;
 use crate::ids::Compartment;
 use crate::root::{FileSlot, RootEntry, RootSlot, Unlock};
 use crate::schema::FieldValue;
-use crate::store::{Batch, MemoryStore, Row};
-use crate::time::Timestamp;
+use crate::store::{MemoryStore, Row};
+use crate::trie::Kind;
 use crate::trie::attacker::{Reach, reach};
-use crate::trie::{self, Edits, Kind, Mode};
 
 /// What the attacker has, and the truth to hold his findings to.
 struct World {
@@ -319,20 +320,10 @@ async fn changed_paths_tell_a_position_until_the_lookups_generation_is_dropped()
         *kind == Kind::Lookups && key[..16] == tag_key.tag("lookup", "phone", b"+971501231123")
     }));
 
-    // The generation is dropped by hand, as a rotation of `lookups` will: one child key fewer, under a new root.
-    let vault = &world.fixture.vault.inner;
-    let header = vault.session.load_full().unwrap().snapshot().header.clone();
-    let mut random = Random::new(256);
-    let next = RootEntry::draw(root.epoch + 1, &mut random);
-    let dropped = header.with_new_generation(Kind::Lookups, Timestamp::now(), &mut random);
-    let mode = Mode::Root { next: &next.key, rekey: None, now: Timestamp::now() };
-    let applied = trie::apply(&vault.pages, &dropped, Edits::new(), mode).await.unwrap();
-    let batch = Batch { put: applied.put, delete: applied.delete, ..Batch::default() };
-    vault.store.commit(batch).await.unwrap();
-
-    let loot = world.attack(&next.key);
+    world.fixture.rotate(Layer::Lookups).await;
+    world.photograph();
+    let loot = world.attack(&world.current_root().await.key);
     assert!(loot.subjects.contains("subject-0"), "the directory is still there");
-    assert!(!loot.reach.entries.iter().any(|(kind, ..)| *kind == Kind::Lookups), "no page of it opens");
     let old_entries: BTreeSet<Vec<u8>> = world
         .attack(&root.key)
         .reach
@@ -342,6 +333,9 @@ async fn changed_paths_tell_a_position_until_the_lookups_generation_is_dropped()
         .map(|(_, key, _)| key[..16].to_vec())
         .collect();
     assert!(old_entries.len() > 700, "the control: with the root before, they are all there");
+    let alive =
+        |tag: &[u8]| loot.reach.entries.iter().any(|(kind, key, _)| *kind == Kind::Lookups && key[..16] == *tag);
+    assert!(!old_entries.iter().any(|tag| alive(tag)), "no page of it opens");
     for (kind, _, tag_key) in &loot.reach.tag_keys {
         for n in 0..400 {
             let form = format!("+97150123{:04}", 1000 + n);

@@ -294,6 +294,7 @@ impl Vault {
             None => State::Locked,
         };
         let erasures = session.as_ref().map(|session| session.open.status(Timestamp::now()));
+        let rotations = session.as_ref().map(|session| session.rotating()).unwrap_or_default();
         let snapshot = session.map(|session| session.snapshot());
         Status {
             vault: inner.vault,
@@ -306,6 +307,7 @@ impl Vault {
             cache: inner.pages.stats(),
             retention: inner.sweeps.status(),
             erasures,
+            rotations,
             log: inner.outbox.status(),
         }
     }

@@ -16,8 +16,10 @@
 //! | `retention` | values whose time is over are forgotten for good |
 //! | `slots` | rotation of root slots in hardware: F2 |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
+//! | `listing` | what a subject is found by, in each generation of lookups |
 //! | `session` | what exists only while unlocked; snapshots for readers |
 //! | `tokens` | value tokens: made, resolved, revoked, forgotten |
+//! | `unlocks` | other unlock keys for the root slots in files |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `backup`, `restore` | archives of both planes, and a vault from them |
 //! | `retained` | roots that stay for a backup of the key plane |
@@ -52,6 +54,7 @@ mod last4;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod listing;
 mod log_key;
 mod logged;
 mod meta;
@@ -89,6 +92,9 @@ mod tests;
 mod tokens;
 mod turns;
 mod types;
+mod unlocks;
+#[cfg(test)]
+mod unlocks_tests;
 mod verify;
 mod writer;
 
@@ -116,6 +122,7 @@ pub use read::LOOKUP_MAX;
 pub use restore::{DrillReport, RestoreAsk, RestoreProgress, RestoreReport, RestoreStep};
 pub use restriction::Restriction;
 pub use retained::RetainedRoot;
+pub use rotate::CHOSEN_MAX;
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 

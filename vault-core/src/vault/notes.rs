@@ -12,7 +12,7 @@ use super::Inner;
 use super::consents::Consents;
 use super::holds::Holds;
 use super::put::first_keys;
-use super::records::{DirectoryEntry, SubjectRecord, encode};
+use super::records::SubjectRecord;
 use super::restriction::Restrictions;
 use super::row::{Row, RowWriter};
 use super::session::{Session, Snapshot, reading};
@@ -157,7 +157,7 @@ impl<N: Note> Noting<'_, N> {
         write.delta.rows += few(rows.put.len()) - 1 - few(rows.delete.len());
         write.put = rows.put;
         write.delete = rows.delete;
-        let payload = subject::fit(encode(&DirectoryEntry::Subject(self.record))?, N::ROOM, self.before)?;
+        let payload = subject::encode_within(self.record, N::ROOM, self.before)?;
         write.edits.push((Kind::Directory, self.key, Op::Insert(payload)));
         Ok(write)
     }

@@ -321,7 +321,7 @@ impl Inner {
                 && wanted.finding.finds(&record)
                 && record.keys(&wanted.spec.compartment).is_some()
                 // An entry that a changed value left behind is passed over until it is removed.
-                && record.lookups.iter().any(|l| l.live && l.tag == tag)
+                && record.is_found_by(header, tag)
                 && self.in_time(&record, wanted.spec, now).await?
             {
                 found(&record.audit_key);

@@ -11,10 +11,11 @@ use crate::crypto::{AuditKey, Dek, ErasureKey};
 use crate::error::Error;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectUuid};
 use crate::time::Timestamp;
-use crate::trie::{Payload, RekeyCursor};
+use crate::trie::{EntryKey, Payload, RekeyCursor};
 
 /// An entry of the directory.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are subjects, and one at a time is held")]
 pub(crate) enum DirectoryEntry {
     /// A subject with its keys.
     Subject(SubjectRecord),
@@ -48,6 +49,10 @@ pub(crate) struct SubjectRecord {
     pub(crate) audit_key: AuditKey,
     /// Listed, so that a shred opens no data row.
     pub(crate) lookups: Vec<LookupRef>,
+    /// The generation of lookups that these are of: one behind while a rotation forgets the one before.
+    pub(crate) lookups_generation: u32,
+    /// What a rotation has in the generation after that one.
+    pub(crate) next_lookups: Vec<LookupRef>,
     pub(crate) compartments: Vec<CompartmentKeys>,
     /// Purposes that the subject consents to at present; the history is in the compartment `system`.
     pub(crate) consents: Vec<Purpose>,
@@ -107,6 +112,8 @@ pub(crate) struct CompartmentKeys {
     pub(crate) dek_version: u32,
     #[serde(with = "wrapped_dek")]
     pub(crate) dek: Dek,
+    /// When it was drawn.
+    pub(crate) dek_since: Timestamp,
     /// F0: the shred of this compartment alone is durable, its root batch is not.
     pub(crate) refused: Option<ErasureId>,
 }
@@ -251,7 +258,7 @@ impl Approval {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct RotationRecord {
     pub(crate) id: RotationId,
-    pub(crate) layer: Layer,
+    pub(crate) work: Work,
     pub(crate) state: RotationState,
     pub(crate) rate: Option<u32>,
     pub(crate) done: u64,
@@ -259,7 +266,108 @@ pub(crate) struct RotationRecord {
     pub(crate) started_at: Timestamp,
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) detail: Option<String>,
-    pub(crate) cursor: RekeyCursor,
+}
+
+impl RotationRecord {
+    /// What it replaces.
+    pub(crate) fn layer(&self) -> Layer {
+        match self.work {
+            Work::Root => Layer::Root,
+            Work::Keks(_) => Layer::Keks,
+            Work::Deks(_) => Layer::Deks,
+            Work::Lookups(_) => Layer::Lookups,
+        }
+    }
+}
+
+/// What a rotation replaces, and how far it is.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Work {
+    Root,
+    Keks(RekeyCursor),
+    Deks(DeksWork),
+    Lookups(LookupsWork),
+}
+
+/// A new generation of lookups.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LookupsWork {
+    pub(crate) stage: LookupsStage,
+    pub(crate) then: Then,
+    /// Subjects whose rows do not open, so that it is not known what they are to be found by.
+    pub(crate) damaged: u64,
+    /// Subjects when it began: each is walked past twice.
+    pub(crate) subjects: u64,
+}
+
+/// What a rotation of lookups does next.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LookupsStage {
+    /// Put the new generation beside the serving one.
+    Begin,
+    /// Write every subject's entries into it.
+    Build(Walk),
+    /// Have it serve.
+    Switch,
+    /// Have what was built retire.
+    Undo,
+    /// Take the entries out of the one that retires, then that one.
+    Empty,
+    /// Take what it had out of every subject's record.
+    Prune(Walk),
+}
+
+/// What follows once a generation is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Then {
+    /// It was left over from another rotation: this one begins.
+    Begin,
+    Done,
+    Cancelled,
+    Failed,
+}
+
+/// New DEKs for some subjects.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct DeksWork {
+    pub(crate) which: WhichDeks,
+    /// Whether the old ones are forgotten, with all that were before them.
+    pub(crate) forget: bool,
+    pub(crate) at: Walk,
+    /// Compartments whose rows do not open, so that they keep their DEK.
+    pub(crate) damaged: u64,
+}
+
+/// Which DEKs get a successor, of those that are older than the rotation.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum WhichDeks {
+    All,
+    /// Those that were drawn before then.
+    Before(Timestamp),
+    /// Those of the subjects whose directory entries have these tags, ascending.
+    Of(Vec<Tag>),
+}
+
+/// How far a walk through the directory is.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Walk {
+    /// Everything up to this entry is done.
+    After(Option<EntryKey>),
+    End,
+}
+
+/// The DEKs that a compartment had before, oldest first: each is sealed under the one that came after it.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct DekChain {
+    pub(crate) links: Vec<DekLink>,
+}
+
+/// A DEK that was replaced.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DekLink {
+    pub(crate) version: u32,
+    /// UV1 bytes.
+    pub(crate) sealed: Vec<u8>,
 }
 
 /// A request that was done, so that it is not done again: never its body, nor the caller's key.

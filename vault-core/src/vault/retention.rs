@@ -309,5 +309,5 @@ fn may_expire<'s>(schema: &'s Schema, record: &SubjectRecord) -> BTreeMap<&'s Co
 
 /// Whether a value of this field has an end, by the schema or by its own metadata.
 fn has_end(record: &SubjectRecord, spec: &FieldSpec) -> bool {
-    spec.retention.is_some() || record.lookups.iter().any(|l| l.live && l.of == Indexed::Expiry && l.field == spec.id)
+    spec.retention.is_some() || record.all_lookups().any(|l| l.live && l.of == Indexed::Expiry && l.field == spec.id)
 }

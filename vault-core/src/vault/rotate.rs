@@ -1,32 +1,40 @@
 //! Rotations: created durably, done by the finalizer step by step, resumed after a restart.
 //!
 //! `root` is one root batch. `keks` walks every page with a cursor; each step is a root batch, so it stays correct beside
-//! writes and shreds, and it claims nothing before its last page.
+//! writes and shreds, and it claims nothing before its last page. `deks` and `lookups` walk every subject: see their rooms.
 
-use std::time::Duration;
+mod active;
+pub(crate) mod deks;
+#[cfg(test)]
+mod deks_tests;
+mod lookups;
+#[cfg(test)]
+mod lookups_tests;
+mod walk;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+
+pub(crate) use active::Rotations;
 
 use super::finalizer::Job;
 use super::idempotency::{self, Begun, Idempotency, Made};
-use super::records::{RotationRecord, decode, encode};
-use super::session::{Session, reading};
-use super::types::{KeyStatus, Layer, Rotation, RotationState};
-use super::writer::{RootDone, Write};
-use super::{Inner, Vault};
+use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
+use super::session::{Session, Snapshot, reading};
+use super::types::{DeksOf, KeyStatus, Layer, NewRotation, Rotation, RotationState};
+use super::writer::Write;
+use super::{Inner, Vault, subject, unlocks};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::RotationId;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor, RekeyStep};
+use crate::trie::{self, Duty, EntryKey, Header, Kind, Op, RekeyCursor, SubtreeInfo};
 
-/// Pages that one step rekeys.
-const STEP_PAGES: u32 = 1024;
+/// The most subjects that a rotation of chosen ones may name: its record holds them.
+pub const CHOSEN_MAX: usize = 256;
 /// How long an ended rotation is listed, in seconds: 30 days. The last one of each layer stays.
 const LISTED_SECONDS: u64 = 30 * 24 * 3600;
-/// Bounds on a rotation's rate, in pages a second.
+/// Bounds on a rotation's rate, in pages or subjects a second.
 const RATE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
 /// What a person changes about a rotation.
@@ -43,16 +51,17 @@ impl Vault {
     /// A request that is to be done once and was done answers its rotation as it is now.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if one of the same layer has not ended, [`Error::Invalid`] for a rate out of bounds;
-    /// [`Error::IdempotencyMismatch`].
+    /// [`Error::Conflict`] if one of the same layer has not ended, [`Error::Invalid`] for a rate out of bounds or too many
+    /// subjects; [`Error::IdempotencyMismatch`].
     pub async fn rotate(
         &self,
-        layer: Layer,
+        asked: impl Into<NewRotation>,
         rate: Option<u32>,
         once: Option<&Idempotency<'_>>,
     ) -> Result<Made<Rotation>, Error> {
-        let session = self.session()?;
+        let (session, asked) = (self.session()?, asked.into());
         check_rate(rate)?;
+        asked.check()?;
         let claim = match self.inner.begin(&session, once).await? {
             Begun::First(claim) => claim,
             Begun::Done(earlier) => {
@@ -61,28 +70,26 @@ impl Vault {
             }
         };
         let _one_at_a_time = self.inner.rotating.lock().await;
-        let open = |r: &RotationRecord| {
-            r.layer == layer
-                && matches!(r.state, RotationState::Queued | RotationState::Running | RotationState::Paused)
-        };
-        if all(&self.inner, &session).await?.iter().any(open) {
-            return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
-        }
         let now = Timestamp::now();
-        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
         let snapshot = session.snapshot();
+        let earlier = all(&self.inner, &session).await?;
+        let (work, total) = asked.work(&snapshot, now, &earlier);
+        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
         let record = RotationRecord {
             id: RotationId(*id.as_bytes()),
-            layer,
+            work,
             state: RotationState::Queued,
             rate,
             done: 0,
-            total: if layer == Layer::Root { 1 } else { snapshot.counts.pages },
+            total,
             started_at: now,
             finished_at: None,
             detail: None,
-            cursor: RekeyCursor::start(),
         };
+        let open = |r: &RotationRecord| r.layer() == record.layer() && !ended(r.state);
+        if earlier.iter().any(open) {
+            return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
+        }
         let mut write = noting(&snapshot.header, &record)?;
         if let Some(claim) = &claim {
             claim.note(&snapshot.header, record.id.0, &mut write)?;
@@ -101,7 +108,7 @@ impl Vault {
         let records = all(&self.inner, &session).await?;
         let now = Timestamp::now();
         let listed = |r: &RotationRecord| {
-            let last = records.iter().rfind(|other| other.layer == r.layer).is_some_and(|other| other.id == r.id);
+            let last = records.iter().rfind(|other| other.layer() == r.layer()).is_some_and(|other| other.id == r.id);
             last || r.finished_at.is_none_or(|at| at.plus_seconds(LISTED_SECONDS) > now)
         };
         Ok(records.iter().filter(|r| listed(r)).cloned().map(shown).collect())
@@ -148,10 +155,11 @@ impl Vault {
         let session = self.session()?;
         let records = all(&self.inner, &session).await?;
         let last =
-            |layer| records.iter().rfind(|r| r.layer == layer && r.state == RotationState::Done).cloned().map(shown);
+            |layer| records.iter().rfind(|r| r.layer() == layer && r.state == RotationState::Done).cloned().map(shown);
         let snapshot = session.snapshot();
         let header = &snapshot.header;
-        let lookups = header.subtree_info().into_iter().rfind(|s| s.kind == Kind::Lookups);
+        let serves = |s: &SubtreeInfo| s.kind == Kind::Lookups && s.duty == Duty::Serving;
+        let lookups = header.subtree_info().into_iter().find(serves);
         let lookups = lookups.ok_or(Error::Damaged("the header has no lookups"))?;
         Ok(KeyStatus {
             epoch: header.epoch(),
@@ -161,165 +169,84 @@ impl Vault {
             lookups_since: lookups.created_at,
             last_root: last(Layer::Root),
             last_keks: last(Layer::Keks),
+            last_deks: last(Layer::Deks),
+            last_lookups: last(Layer::Lookups),
+            older: [Layer::Root, Layer::Keks, Layer::Deks, Layer::Lookups]
+                .map(|layer| (layer, older(&records, layer)))
+                .into(),
             methods: self.unlock_methods(),
+            unlock_since: unlocks::since(&self.inner, &session).await?,
         })
     }
 }
 
-/// The rotations under way, as the finalizer holds them. Only it writes their records after they are created.
-#[derive(Default)]
-pub(crate) struct Rotations {
-    active: Vec<Active>,
+impl NewRotation {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Deks { which: DeksOf::Subjects(subjects), .. } if !(1..=CHOSEN_MAX).contains(&subjects.len()) => {
+                Err(Error::Invalid { field: "subjects", expected: "1 to 256 subjects" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What it comes to in a vault as it is, and how many steps that takes.
+    fn work(self, snapshot: &Snapshot, now: Timestamp, earlier: &[RotationRecord]) -> (Work, u64) {
+        let counts = snapshot.counts;
+        match self {
+            Self::Root => (Work::Root, 1),
+            Self::Keks => (Work::Keks(RekeyCursor::start()), counts.pages),
+            Self::Deks { which, forget } => {
+                let (which, total) = match which {
+                    DeksOf::All => (WhichDeks::All, counts.subjects),
+                    DeksOf::OlderThan(seconds) => (WhichDeks::Before(now.minus_seconds(seconds)), counts.subjects),
+                    DeksOf::Subjects(subjects) => {
+                        let tag = |id| subject::tag_of(&subject::directory_key(&snapshot.header, id));
+                        let mut tags: Vec<_> = subjects.iter().map(tag).collect();
+                        tags.sort_unstable();
+                        tags.dedup();
+                        let total = tags.len() as u64;
+                        (WhichDeks::Of(tags), total)
+                    }
+                };
+                (Work::Deks(DeksWork { which, forget, at: Walk::After(None), damaged: 0 }), total)
+            }
+            Self::Lookups => {
+                let last = earlier.iter().rfind(|record| record.layer() == Layer::Lookups);
+                let left_over = snapshot.header.generations(Kind::Lookups).beside.is_some()
+                    || last.is_some_and(|record| record.state == RotationState::Failed);
+                (Work::Lookups(LookupsWork::new(counts.subjects, left_over)), counts.subjects * 3)
+            }
+        }
+    }
 }
 
-struct Active {
-    record: RotationRecord,
-    due: Instant,
-    /// Whether it has a part in the round under way.
-    taking_part: bool,
+/// What the last rotation of a layer has still to do, unless it was done or taken back.
+fn older(records: &[RotationRecord], layer: Layer) -> u64 {
+    match records.iter().rfind(|record| record.layer() == layer) {
+        Some(r) if !matches!(r.state, RotationState::Done | RotationState::Cancelled) => match &r.work {
+            Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
+            _ => r.total - r.done.min(r.total),
+        },
+        _ => 0,
+    }
 }
 
-impl Rotations {
-    /// What an earlier run left under way.
-    pub(crate) async fn resume(inner: &Inner, session: &Session) -> Result<Self, Error> {
-        let mut rotations = Self::default();
-        let open = [RotationState::Queued, RotationState::Running];
-        for record in all(inner, session).await?.into_iter().filter(|r| open.contains(&r.state)) {
-            rotations.add(record);
-        }
-        Ok(rotations)
-    }
-
-    pub(crate) fn add(&mut self, record: RotationRecord) {
-        self.active.push(Active { record, due: Instant::now(), taking_part: false });
-    }
-
-    /// When the next step is due.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.active.iter().map(|a| a.due).min()
-    }
-
-    /// Carries out what a person asked for.
-    pub(crate) async fn alter(&mut self, inner: &Inner, session: &Session, ask: &Alteration) -> Result<(), Error> {
-        let held = self.active.iter().position(|a| a.record.id == ask.id).map(|at| self.active.remove(at).record);
-        let mut record = match held {
-            Some(record) => record,
-            None => reading!(session, |snapshot| find(inner, &snapshot.header, ask.id).await)?,
-        };
-        let ended = [RotationState::Done, RotationState::Failed, RotationState::Cancelled];
-        if ended.contains(&record.state) {
-            return Err(Error::Conflict("the rotation has ended: begin another one"));
-        }
-        record.rate = ask.rate.or(record.rate);
-        record.state = ask.state.unwrap_or(record.state);
-        if record.state == RotationState::Cancelled {
-            record.finished_at = Some(Timestamp::now());
-        }
-        let write = noting(&session.snapshot().header, &record)?;
-        let noted = session.commit(vec![write]).await.map(|_| ());
-        if matches!(record.state, RotationState::Queued | RotationState::Running) {
-            self.add(record);
-        }
-        noted
-    }
-
-    /// Chooses who takes part in the round that begins: its rekey step, and the records to write along with it.
-    ///
-    /// A record holds the cursor from before its step, for the one after is known only when the batch is made. A crash
-    /// repeats one step at most.
-    pub(crate) fn begin(&mut self, header: &Header) -> Result<(Option<RekeyStep>, Vec<Write>), Error> {
-        let now = Instant::now();
-        let mut step = None;
-        let mut writes = Vec::new();
-        for active in self.active.iter_mut().filter(|a| a.due <= now) {
-            active.record.state = RotationState::Running;
-            match active.record.layer {
-                Layer::Root => {}
-                Layer::Keks if step.is_none() => {
-                    let pages = active.record.rate.unwrap_or(STEP_PAGES).min(STEP_PAGES);
-                    let cursor = active.record.cursor.clone();
-                    step = Some(RekeyStep { cursor, max_pages: pages as usize });
-                }
-                Layer::Keks => continue,
-            }
-            active.taking_part = true;
-            writes.push(noting(header, &active.record)?);
-        }
-        Ok((step, writes))
-    }
-
-    /// After a round: moves the cursors on, and ends what is complete.
-    pub(crate) async fn advance(&mut self, session: &Session, done: &RootDone) -> Result<(), Error> {
-        let mut ended = Vec::new();
-        for active in self.active.iter_mut().filter(|a| a.taking_part) {
-            active.taking_part = false;
-            let record = &mut active.record;
-            match (record.layer, done.next_cursor.clone()) {
-                (Layer::Keks, Some(cursor)) => {
-                    record.cursor = cursor;
-                    record.done += done.rekeyed;
-                    // The vault may have grown meanwhile.
-                    record.total = record.total.max(record.done);
-                    active.due = Instant::now() + pause(record.rate, done.rekeyed);
-                }
-                (Layer::Keks, None) => {
-                    record.done += done.rekeyed;
-                    record.total = record.done;
-                    end(record);
-                }
-                (Layer::Root, _) => {
-                    record.done = 1;
-                    end(record);
-                }
-            }
-            if record.state == RotationState::Done {
-                ended.push(record.clone());
-            }
-        }
-        self.active.retain(|a| a.record.state != RotationState::Done);
-        if ended.is_empty() {
-            return Ok(());
-        }
-        let header = session.snapshot().header.clone();
-        let writes = ended.iter().map(|record| ending(&header, record, Outcome::Done)).collect::<Result<_, _>>()?;
-        session.commit(writes).await.map(|_| ())
-    }
-
-    /// Ends those that take part in a round which met damage.
-    pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
-        let (failed, rest): (Vec<Active>, Vec<Active>) =
-            std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
-        self.active = rest;
-        let header = session.snapshot().header.clone();
-        let mut writes = Vec::new();
-        for Active { mut record, .. } in failed {
-            record.state = RotationState::Failed;
-            record.finished_at = Some(Timestamp::now());
-            record.detail = Some(detail.to_owned());
-            writes.push(ending(&header, &record, Outcome::Failed)?);
-        }
-        session.commit(writes).await.map(|_| ())
-    }
-
-    /// The round did not take place.
-    pub(crate) fn postponed(&mut self) {
-        self.active.iter_mut().for_each(|a| a.taking_part = false);
-    }
+/// Whether nothing comes of it any more.
+fn ended(state: RotationState) -> bool {
+    matches!(state, RotationState::Done | RotationState::Failed | RotationState::Cancelled)
 }
 
 fn end(record: &mut RotationRecord) {
     record.state = RotationState::Done;
+    record.total = record.done;
     record.finished_at = Some(Timestamp::now());
-}
-
-fn pause(rate: Option<u32>, pages: u64) -> Duration {
-    rate.map_or(Duration::ZERO, |rate| Duration::from_millis(pages.saturating_mul(1000) / u64::from(rate.max(1))))
 }
 
 fn check_rate(rate: Option<u32>) -> Result<(), Error> {
     match rate {
         Some(rate) if !RATE.contains(&rate) => {
-            Err(Error::Invalid { field: "rate", expected: "1 to 1,000,000 pages a second" })
+            Err(Error::Invalid { field: "rate", expected: "1 to 1,000,000 pages or subjects a second" })
         }
         _ => Ok(()),
     }
@@ -359,8 +286,15 @@ fn noting(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
     Ok(Write { edits: vec![edit], reclaim: true, ..Write::default() })
 }
 
+/// The same in a root batch, where what the record says no more is to be forgotten.
+fn replacing(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
+    let edit = (Kind::System, key(header, record.id), Op::Replace(encode(record)?));
+    Ok(Write { edits: vec![edit], reclaim: true, ..Write::default() })
+}
+
 /// A rotation ends by itself, and the log is told.
-fn ending(header: &Header, record: &RotationRecord, outcome: Outcome) -> Result<Write, Error> {
+fn ending(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
+    let outcome = if record.state == RotationState::Done { Outcome::Done } else { Outcome::Failed };
     Ok(Write { entries: vec![Entry::new(Action::Keys, outcome)], ..noting(header, record)? })
 }
 
@@ -373,7 +307,7 @@ fn shown(record: RotationRecord) -> Rotation {
     });
     Rotation {
         id: record.id,
-        layer: record.layer,
+        layer: record.layer(),
         state: record.state,
         rate: record.rate,
         done: record.done.min(record.total),

@@ -275,6 +275,15 @@ async fn a_subject_never_grows_beyond_what_can_be_noted_and_shredded() {
     for hold in &holds {
         fixture.vault.add_hold(&id("a"), hold, "a lawsuit", by).await.unwrap();
     }
+    // A rotation of lookups lists all it is found by once more, and what comes meanwhile fits as well.
+    let rotation = fixture.vault.rotate(super::Layer::Lookups, Some(20), None).await.unwrap().made;
+    let mut n = 0;
+    while fixture.vault.rotation(rotation.id).await.unwrap().finished_at.is_none() {
+        n += 1;
+        fixture.put("a", &[(&long(n % held), &format!(r#""x {n}""#))]).await.unwrap();
+    }
+    assert!(n > 5, "{n}");
+    assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
     for hold in &holds {
         fixture.vault.release_hold(&id("a"), hold).await.unwrap();
     }

@@ -9,7 +9,7 @@ use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::erase::OpenTable;
 use super::finalizer::Job;
-use super::types::Counts;
+use super::types::{Counts, RotationProgress};
 use super::writer::{Command, Write};
 use crate::audit::trail;
 use crate::error::Error;
@@ -43,6 +43,8 @@ pub(crate) struct Session {
     behind: Mutex<Option<String>>,
     /// Rows of pages that commits wrote since a backup began to copy.
     changed: Mutex<Option<BTreeSet<Vec<u8>>>>,
+    /// How far the rotations under way are.
+    rotating: Mutex<Vec<RotationProgress>>,
     stopping: AtomicBool,
     /// The erasures that are not ended.
     pub(crate) open: OpenTable,
@@ -65,6 +67,7 @@ impl Session {
             waiting_for: Mutex::new(Vec::new()),
             behind: Mutex::default(),
             changed: Mutex::default(),
+            rotating: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: OpenTable::default(),
         }
@@ -131,6 +134,15 @@ impl Session {
         let mut waiting = self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
         waiting.extend(self.behind());
         waiting
+    }
+
+    pub(crate) fn set_rotating(&self, progress: Vec<RotationProgress>) {
+        *self.rotating.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+
+    /// How far the rotations under way are.
+    pub(crate) fn rotating(&self) -> Vec<RotationProgress> {
+        self.rotating.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What shreds wait for besides the slots.

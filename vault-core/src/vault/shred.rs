@@ -7,6 +7,7 @@ use super::evidence::Shredding;
 use super::records::{
     DirectoryEntry, ErasureItem, ErasureRecord, ItemState, SubjectRecord, SubjectState, Tombstone, decode, encode,
 };
+use super::rotate::deks;
 use super::session::{Session, Snapshot, reading};
 use super::writer::Write;
 use super::{Inner, expire::Expiring, holds, row, stale, subject, tokens};
@@ -111,15 +112,18 @@ async fn shred_one(
     let found = subject::find_by_key(inner, header, directory).await?;
     write.guards.push(found.guard());
     // Another erasure had it shredded, and it may have been enrolled again since.
-    let Some(DirectoryEntry::Subject(record)) = found.entry.filter(|entry| entry.is_of(uuid)) else { return Ok(true) };
+    let Some(DirectoryEntry::Subject(mut record)) = found.entry.filter(|entry| entry.is_of(uuid)) else {
+        return Ok(true);
+    };
     let Some(erasure) = wanted.whole else {
         return shred_compartments(inner, snapshot, directory, record, &wanted.compartments, room, write).await;
     };
     if !tokens::forget_all(inner, header, &record, room, write).await? {
         return Ok(false);
     }
-    for lookup in &record.lookups {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
+    record.forget_lookups(header, &directory, |_| true, write);
+    for keys in &record.compartments {
+        write.edits.push(deks::drop_chain(header, &directory, keys.ordinal));
     }
     write.edits.push(stale::unmark(header, &directory));
     write.edits.push(holds::unindex(header, &directory));
@@ -158,12 +162,9 @@ async fn shred_compartments(
         let spec = snapshot.schema.field_by_id(field);
         spec.is_some_and(|spec| doomed.iter().any(|keys| keys.name == spec.compartment))
     };
-    let (gone, lookups): (Vec<_>, Vec<_>) = record.lookups.into_iter().partition(|lookup| within(&lookup.field));
-    record.lookups = lookups;
-    for lookup in gone {
-        write.edits.push((Kind::Lookups, subject::lookup_entry(lookup.tag, &directory), Op::Remove));
-    }
+    record.forget_lookups(&snapshot.header, &directory, |lookup| within(&lookup.field), write);
     for keys in &doomed {
+        write.edits.push(deks::drop_chain(&snapshot.header, &directory, keys.ordinal));
         delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;
     }
     write.edits.push((Kind::Directory, directory, Op::Replace(encode(&DirectoryEntry::Subject(record))?)));

@@ -60,12 +60,7 @@ async fn clear(inner: &Inner, header: &Header, mark: EntryKey, directory: EntryK
         // Its shred is under way and takes everything with it.
         return Ok(None);
     }
-    let (live, dead): (Vec<_>, Vec<_>) = record.lookups.into_iter().partition(|l| l.live);
-    for lookup in dead {
-        let entry = subject::lookup_entry(lookup.tag, &directory);
-        write.edits.push((Kind::Lookups, entry, Op::Remove));
-    }
-    record.lookups = live;
+    record.forget_lookups(header, &directory, |l| !l.live, &mut write);
     if record.holds.is_empty() {
         write.edits.push(holds::unindex(header, &directory));
     }

@@ -1,12 +1,13 @@
 //! Finding a subject: from the caller's id to its directory entry, its keys and its rows.
 
 use super::Inner;
-use super::records::{CompartmentKeys, DirectoryEntry, SubjectRecord, SubjectState, decode, encode};
+use super::records::{CompartmentKeys, DirectoryEntry, LookupRef, SubjectRecord, SubjectState, decode, encode};
 use super::row::{Row, RowPlace};
 use super::writer::Guard;
 use crate::audit::trail;
-use crate::crypto::digest;
+use crate::codec;
 use crate::crypto::tag::Tag;
+use crate::crypto::{TagKey, digest};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::policy::SubjectStanding;
@@ -47,7 +48,7 @@ impl Found {
     /// # Errors
     /// [`Error::TooLarge`] if it grows beyond its room.
     pub(crate) fn encode(&self, record: SubjectRecord, room: Room) -> Result<Payload, Error> {
-        fit(encode(&DirectoryEntry::Subject(record))?, room, self.size)
+        encode_within(record, room, self.size)
     }
 
     /// The living subject, or why there is none. The trail of a request notes whom it is about, also if it is refused.
@@ -95,7 +96,12 @@ pub(crate) fn tag_of(directory: &EntryKey) -> Tag {
 
 /// The tag of a field's value, under the header's lookups generation.
 pub(crate) fn lookup_tag(header: &Header, field: &FieldName, form: &[u8]) -> Tag {
-    header.tag_key(Kind::Lookups).tag("lookup", field.as_str(), form)
+    lookup_tag_with(header.tag_key(Kind::Lookups), field, form)
+}
+
+/// The same under another generation's tag key.
+pub(crate) fn lookup_tag_with(tags: &TagKey, field: &FieldName, form: &[u8]) -> Tag {
+    tags.tag("lookup", field.as_str(), form)
 }
 
 /// The key of a subject's entry under a lookup tag.
@@ -120,9 +126,19 @@ pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -
     Ok(Found { key, entry, seen, size })
 }
 
-/// Whether a record's payload fits, or is at least no larger than it was.
-pub(crate) fn fit(payload: Payload, room: Room, before: usize) -> Result<Payload, Error> {
-    if payload.len() > (room as usize).max(before) { Err(Error::TooLarge) } else { Ok(payload) }
+/// A subject's record as a payload, if it fits into its room or is at least no larger than it was. What a rotation of
+/// lookups lists beside has room of its own.
+pub(crate) fn encode_within(record: SubjectRecord, room: Room, before: usize) -> Result<Payload, Error> {
+    let beside = size_beside(&record)?;
+    let payload = encode(&DirectoryEntry::Subject(record))?;
+    if payload.len() > (room as usize + beside).max(before) { Err(Error::TooLarge) } else { Ok(payload) }
+}
+
+/// The bytes that a rotation of lookups adds to a record: of its two lists, the smaller one.
+pub(crate) fn size_beside(record: &SubjectRecord) -> Result<usize, Error> {
+    let (own, next) = (codec::size(&record.lookups)?, codec::size(&record.next_lookups)?);
+    let empty = codec::size(&Vec::<LookupRef>::new())?;
+    Ok(own.min(next) - empty)
 }
 
 /// A page of the directory: living subjects and tombstones in the order of their tags, behind `after`.

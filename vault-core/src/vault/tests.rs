@@ -78,11 +78,18 @@ impl Fixture {
     }
 
     /// Rotates a layer and waits for the end.
-    pub(super) async fn rotate(&self, layer: Layer) -> Rotation {
-        let rotation = self.vault.rotate(layer, None, None).await.unwrap().made;
-        for _ in 0..2000 {
-            let now = self.vault.rotation(rotation.id).await.unwrap();
-            if now.state == RotationState::Done {
+    pub(super) async fn rotate(&self, asked: impl Into<NewRotation>) -> Rotation {
+        let rotation = self.vault.rotate(asked, None, None).await.unwrap().made;
+        let ended = self.ended(rotation.id).await;
+        assert_eq!(ended.state, RotationState::Done, "{:?}", ended.detail);
+        ended
+    }
+
+    /// Waits for a rotation to end, in whatever way.
+    pub(super) async fn ended(&self, id: crate::ids::RotationId) -> Rotation {
+        for _ in 0..4000 {
+            let now = self.vault.rotation(id).await.unwrap();
+            if now.finished_at.is_some() {
                 return now;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

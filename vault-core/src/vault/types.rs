@@ -316,6 +316,50 @@ word_enum! {
         Root = "root",
         /// Every page key, and the root with them.
         Keks = "keks",
+        /// The data keys of subjects.
+        Deks = "deks",
+        /// The tag key of lookups, with everything that is found by it.
+        Lookups = "lookups",
+    }
+}
+
+/// What to rotate.
+pub enum NewRotation {
+    /// The root key.
+    Root,
+    /// Every page key.
+    Keks,
+    /// Data keys.
+    Deks {
+        /// Whose.
+        which: DeksOf,
+        /// Whether the old ones are forgotten: then older backups of the data plane do not open any more for these
+        /// subjects. Otherwise each stays in the key plane, sealed under its successor.
+        forget: bool,
+    },
+    /// The tag key of lookups.
+    Lookups,
+}
+
+/// Whose data keys to rotate.
+pub enum DeksOf {
+    /// Everybody's.
+    All,
+    /// Those that are older than so many seconds.
+    OlderThan(u64),
+    /// Those of these subjects; at most [`CHOSEN_MAX`](super::CHOSEN_MAX). One that is not there has none.
+    Subjects(Vec<SubjectId>),
+}
+
+impl From<Layer> for NewRotation {
+    /// The whole layer, in the way that loses nothing.
+    fn from(layer: Layer) -> Self {
+        match layer {
+            Layer::Root => Self::Root,
+            Layer::Keks => Self::Keks,
+            Layer::Deks => Self::Deks { which: DeksOf::All, forget: false },
+            Layer::Lookups => Self::Lookups,
+        }
     }
 }
 
@@ -405,11 +449,11 @@ pub struct Rotation {
     pub layer: Layer,
     /// How far it is.
     pub state: RotationState,
-    /// Bound on its speed, in pages a second.
+    /// Bound on its speed, in pages or subjects a second.
     pub rate: Option<u32>,
-    /// Pages done.
+    /// Pages or subjects done.
     pub done: u64,
-    /// Pages in all, as counted when it started.
+    /// Pages or subjects in all, as counted when it started.
     pub total: u64,
     /// When it was asked for.
     pub started_at: Timestamp,
@@ -438,8 +482,16 @@ pub struct KeyStatus {
     pub last_root: Option<Rotation>,
     /// The last rotation of every page key.
     pub last_keks: Option<Rotation>,
+    /// The last rotation of data keys.
+    pub last_deks: Option<Rotation>,
+    /// The last rotation of lookups.
+    pub last_lookups: Option<Rotation>,
+    /// What rotations that have not ended, or failed, have still to do, for each layer: pages or subjects.
+    pub older: Vec<(Layer, u64)>,
     /// What opens the root slots.
     pub methods: Vec<Method>,
+    /// Since when just these unlock keys do.
+    pub unlock_since: Timestamp,
 }
 
 /// What the vault counts; kept in the META record with every commit.
@@ -482,8 +534,21 @@ pub struct Status {
     pub retention: RetentionStatus,
     /// The erasures that are open; unknown while locked.
     pub erasures: Option<OpenErasures>,
+    /// The rotations under way.
+    pub rotations: Vec<RotationProgress>,
     /// The audit log; none if there is none.
     pub log: Option<LogStatus>,
+}
+
+/// How far a rotation under way is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotationProgress {
+    /// What it replaces.
+    pub layer: Layer,
+    /// Pages or subjects done.
+    pub done: u64,
+    /// Pages or subjects in all.
+    pub total: u64,
 }
 
 /// What the last pass over expired values did, or the present one did so far.

@@ -7,12 +7,13 @@ use std::collections::HashSet;
 
 use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
+use super::rotate::deks;
 use super::types::VerifyReport;
 use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
-use crate::trie::{EntryKey, Header, Kind, Visit, walk};
+use crate::trie::{Duty, EntryKey, Generations, Header, Kind, Visit, walk};
 
 /// Problems that are listed; more are only counted.
 const LISTED: usize = 1000;
@@ -38,9 +39,10 @@ impl Vault {
         })
         .await?;
         scrub.tokens();
-        scrub.lookups();
-        for (_, record) in std::mem::take(&mut scrub.subjects) {
+        scrub.lookups(snapshot.header.generations(Kind::Lookups));
+        for (directory, record) in std::mem::take(&mut scrub.subjects) {
             scrub.subject(&self.inner, &record).await?;
+            scrub.older_keys(&self.inner, &snapshot.header, &directory, &record).await?;
             progress(scrub.report.pages + scrub.report.subjects, total);
         }
         scrub.compare("pages of the trie", scrub.report.pages, counts.pages);
@@ -61,7 +63,7 @@ struct Scrub {
     pages: HashSet<Vec<u8>>,
     subjects: Vec<(EntryKey, SubjectRecord)>,
     /// Lookup entries that no subject has claimed yet.
-    lookups: HashSet<EntryKey>,
+    lookups: HashSet<(u32, EntryKey)>,
     /// Whose each value token is.
     tokens: Vec<SubjectUuid>,
     /// How many the subjects' lists have.
@@ -90,15 +92,15 @@ impl Scrub {
                 self.report.pages += 1;
                 self.pages.insert(row.to_vec());
             }
-            Visit::Entry { kind: Kind::Lookups, key, .. } => {
-                self.lookups.insert(**key);
+            Visit::Entry { kind: Kind::Lookups, generation, key, .. } => {
+                self.lookups.insert((*generation, **key));
             }
-            Visit::Entry { kind: Kind::Directory, key, payload } => match decode(payload) {
+            Visit::Entry { kind: Kind::Directory, key, payload, .. } => match decode(payload) {
                 Ok(DirectoryEntry::Subject(record)) => self.subjects.push((**key, record)),
                 Ok(DirectoryEntry::Tombstone(_)) => {}
                 Err(_) => self.problem("a directory entry does not decode".to_owned()),
             },
-            Visit::Entry { kind: Kind::Tokens, key, payload } if tokens::is_token(key) => {
+            Visit::Entry { kind: Kind::Tokens, key, payload, .. } if tokens::is_token(key) => {
                 match decode::<TokenRecord>(payload) {
                     Ok(token) => self.tokens.push(token.uuid),
                     Err(_) => self.problem("a value token does not decode".to_owned()),
@@ -134,12 +136,22 @@ impl Scrub {
         }
     }
 
-    /// A subject's lookup entries are there, and there are no others.
-    fn lookups(&mut self) {
-        let listed = self.subjects.iter().flat_map(|(directory, record)| {
-            record.lookups.iter().map(move |listed| subject::lookup_entry(listed.tag, directory))
-        });
-        let missing = listed.filter(|entry| !self.lookups.remove(entry)).count();
+    /// A subject's lookup entries are there, and there are no others. A generation that retires may lack some.
+    fn lookups(&mut self, generations: Generations) {
+        let kept = |generation| match generations.beside {
+            Some((beside, Duty::Building)) => generation == beside || generation == generations.serving,
+            _ => generation == generations.serving,
+        };
+        let mut missing = 0;
+        for (directory, record) in &self.subjects {
+            let own = record.lookups_generation;
+            for (refs, generation) in [(&record.lookups, own), (&record.next_lookups, own + 1)] {
+                for listed in refs {
+                    let found = self.lookups.remove(&(generation, subject::lookup_entry(listed.tag, directory)));
+                    missing += usize::from(!found && kept(generation));
+                }
+            }
+        }
         if missing > 0 {
             self.problem(format!("{missing} lookup entries are missing, of those that subjects list"));
         }
@@ -176,6 +188,29 @@ impl Scrub {
                     Ok(()) => self.report.fields += 1,
                     Err(Error::Store(error)) => return Err(Error::Store(error)),
                     Err(_) => self.problem(format!("data row {at}: field `{name}` does not open")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens every older data key under its successor.
+    async fn older_keys(
+        &mut self,
+        inner: &Inner,
+        header: &Header,
+        directory: &EntryKey,
+        record: &SubjectRecord,
+    ) -> Result<(), Error> {
+        for keys in &record.compartments {
+            for version in deks::kept_versions(inner, header, directory, keys.ordinal).await? {
+                match deks::open_old(inner, header, directory, record, keys, version).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(Error::Damaged(_)) => {
+                        let at = place(&record.row_place(keys).key());
+                        self.problem(format!("data row {at}: its older data key of version {version} does not open"));
+                    }
+                    Err(other) => return Err(other),
                 }
             }
         }

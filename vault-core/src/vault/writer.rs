@@ -28,7 +28,7 @@ use crate::root::{Refusal, RootEntry};
 use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, StoreError};
 use crate::time::Timestamp;
-use crate::trie::{self, Applied, Edits, Header, Mode, RekeyCursor, RekeyStep, TrieError};
+use crate::trie::{self, Applied, Edits, Header, Kind, Mode, RekeyCursor, RekeyStep, Side, TrieError};
 
 /// The most writes that share one commit.
 const GROUP_MAX: usize = 512;
@@ -195,6 +195,12 @@ impl Writer {
                 touched.extend(write.guards.into_iter().map(Guard::place));
                 for (kind, key, op) in write.edits {
                     merged.edits.push(kind, key, op);
+                }
+                for (key, op) in write.beside {
+                    merged.edits.push_to(Kind::Lookups, Side::Beside, key, op);
+                }
+                if let Some(change) = write.succession {
+                    merged.edits.succeed(Kind::Lookups, change);
                 }
                 merged.rest.put.extend(write.put);
                 merged.rest.delete.extend(write.delete);
@@ -407,11 +413,14 @@ impl Merged {
         self.edits.is_empty() && rest.put.is_empty() && rest.delete.is_empty() && rest.entries.is_empty()
     }
 
-    /// Whether a write was prepared under the schema that is in force after the writes before it, and finds the vault
-    /// as empty as it needs it.
+    /// Whether a write was prepared under the schema that is in force after the writes before it and under the present
+    /// generations of lookups, and finds the vault as empty as it needs it.
     fn fits(&self, snapshot: &Snapshot, write: &Write) -> bool {
         let version = self.rest.schema.as_ref().unwrap_or(&snapshot.schema).version;
         let subjects = snapshot.counts.subjects.saturating_add_signed(self.rest.delta.subjects);
-        write.under.is_none_or(|under| under == version) && !(write.without_subjects && subjects > 0)
+        let generations = snapshot.header.generations(Kind::Lookups);
+        write.under.is_none_or(|under| under == version)
+            && write.lookups.is_none_or(|prepared| prepared == generations)
+            && !(write.without_subjects && subjects > 0)
     }
 }

@@ -23,8 +23,8 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
     refuse_existing(&site, args)?;
     warn(&site);
     let mut unlocks = Vec::new();
-    if let Some(hsm) = hsm(args, config)? {
-        unlocks.push(NewUnlock::Pkcs11(hsm));
+    if args.pkcs11 {
+        unlocks.push(NewUnlock::Pkcs11(hsm(config)?));
     }
     if asks_for_passphrase(args, &site)? {
         let passphrase = passphrase(args.passphrase_file.as_deref())?;
@@ -46,13 +46,10 @@ pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
 }
 
 /// The HSM that is to open the slots in files, too.
-fn hsm(args: &InitArgs, config: &Config) -> Result<Option<Hsm>, Failure> {
-    if !args.pkcs11 {
-        return Ok(None);
-    }
+pub(super) fn hsm(config: &Config) -> Result<Hsm, Failure> {
     let configured = config.unlock.pkcs11.as_ref().map(|hsm| Hsm::new(hsm.hsm()));
     let told = "--pkcs11 needs [unlock] pkcs11 = { module = …, token = …, pin_file = … } in the configuration";
-    configured.map(Some).ok_or_else(|| Failure::usage(told))
+    configured.ok_or_else(|| Failure::usage(told))
 }
 
 /// A vault whose slots are all in hardware has no other unlock key.

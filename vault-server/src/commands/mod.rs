@@ -9,6 +9,7 @@ mod init;
 mod restore;
 mod run;
 mod slots;
+mod unlock_key;
 mod verify;
 
 use std::fmt;
@@ -46,6 +47,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::Slots(command) => slots::run(&command, format),
         Command::Migrate(args) => copying::migrate(&args, &Site::of_config(&load(&args.config, format)?)),
         Command::Compact(args) => copying::compact(&args, &site(&args.which, format)?),
+        Command::UnlockKey(args) => unlock_key::run(&args, &load(&args.config, format)?),
         Command::CheckConfig(args) => check_config::run(&args.config),
     }
 }

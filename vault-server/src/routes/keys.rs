@@ -10,12 +10,12 @@ use utoipa::ToSchema;
 use vault_core::ids::RotationId;
 use vault_core::root::Method;
 use vault_core::time::Timestamp;
-use vault_core::vault::{KeyStatus, Layer, Rotation, RotationState};
+use vault_core::vault::{self, DeksOf, KeyStatus, Layer, Rotation, RotationState};
 
 use super::shapes::Shown;
 use crate::app::App;
 use crate::auth::Who;
-use crate::body::{JsonBody, OfId, Shape, answer};
+use crate::body::{JsonBody, OfId, Shape, answer, subject};
 use crate::idempotency::{self, Once};
 use crate::problem::Problem;
 
@@ -35,7 +35,7 @@ struct KeyLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     created_at: Option<Shown<Timestamp>>,
-    /// What is still on older versions.
+    /// What a rotation has still to bring to the new version: pages or subjects.
     #[serde(skip_serializing_if = "Option::is_none")]
     older: Option<u64>,
     /// Pages, each under a key of its own.
@@ -66,13 +66,13 @@ impl Keys {
         let unlock = KeyLayer {
             layer: "unlock",
             methods: Some(status.methods.iter().map(|method| method_word(*method)).collect()),
+            created_at: Some(Shown(status.unlock_since)),
             ..KeyLayer::default()
         };
         let root = KeyLayer {
             layer: Layer::Root.as_str(),
             version: Some(status.epoch),
             created_at: Some(Shown(status.root_since)),
-            older: Some(0),
             last_rotation: last(&status.last_root),
             ..KeyLayer::default()
         };
@@ -82,13 +82,18 @@ impl Keys {
             last_rotation: last(&status.last_keks),
             ..KeyLayer::default()
         };
+        let deks =
+            KeyLayer { layer: Layer::Deks.as_str(), last_rotation: last(&status.last_deks), ..KeyLayer::default() };
         let lookups = KeyLayer {
-            layer: "lookups",
+            layer: Layer::Lookups.as_str(),
             version: Some(status.lookups_generation.into()),
             created_at: Some(Shown(status.lookups_since)),
+            last_rotation: last(&status.last_lookups),
             ..KeyLayer::default()
         };
-        Self { layers: vec![unlock, root, keks, lookups] }
+        let older = |layer: &KeyLayer| status.older.iter().find(|(of, _)| of.as_str() == layer.layer).map(|(_, n)| *n);
+        let layers = [root, keks, deks, lookups].map(|layer| KeyLayer { older: older(&layer), ..layer });
+        Self { layers: std::iter::once(unlock).chain(layers).collect() }
     }
 }
 
@@ -104,16 +109,56 @@ pub(super) fn method_word(method: Method) -> &'static str {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewRotation<'a> {
-    /// `root` or `keks`.
+    /// `root`, `keks`, `deks` or `lookups`.
     #[serde(borrow)]
     #[schema(value_type = String)]
     layer: Cow<'a, str>,
-    /// Pages a second; without it, as fast as it goes.
+    /// Pages or subjects a second; without it, as fast as it goes.
     rate: Option<u32>,
+    /// Of `deks`: only keys that are older than so many seconds.
+    older_than: Option<u64>,
+    /// Of `deks`: only those of these subjects, at most 256.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    subjects: Option<Vec<Cow<'a, str>>>,
+    /// Of `deks`: forget the old keys. Older backups of the data plane do not open any more for these subjects.
+    #[serde(default)]
+    forget: bool,
 }
 
 impl<'a> Shape<'a> for NewRotation<'a> {
-    const SHAPE: &'static str = r#"{"layer": "root" or "keks", "rate"?: pages a second}"#;
+    const SHAPE: &'static str = concat!(
+        r#"{"layer": "root", "keks", "deks" or "lookups", "rate"?: pages or subjects a second, "#,
+        r#"of deks also "older_than"?: seconds, or "subjects"?: [ids], and "forget"?: true}"#
+    );
+}
+
+impl NewRotation<'_> {
+    /// What it asks for.
+    fn asked(self) -> Result<vault::NewRotation, Problem> {
+        let layer = Layer::parse(&self.layer);
+        let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of root, keks, deks, lookups"))?;
+        if layer != Layer::Deks {
+            let of_deks = [
+                ("older_than", self.older_than.is_some()),
+                ("subjects", self.subjects.is_some()),
+                ("forget", self.forget),
+            ];
+            return match of_deks.into_iter().find(|(_, given)| *given) {
+                Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
+                None => Ok(layer.into()),
+            };
+        }
+        let which = match (self.older_than, self.subjects) {
+            (None, None) => DeksOf::All,
+            (Some(seconds), None) => DeksOf::OlderThan(seconds),
+            (None, Some(subjects)) => {
+                DeksOf::Subjects(subjects.iter().map(|id| subject(id)).collect::<Result<_, _>>()?)
+            }
+            (Some(_), Some(_)) => return Err(Problem::invalid("subjects", "not together with older_than")),
+        };
+        Ok(vault::NewRotation::Deks { which, forget: self.forget })
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -123,12 +168,13 @@ pub(crate) struct ChangeRotation<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     state: Option<Cow<'a, str>>,
-    /// Pages a second.
+    /// Pages or subjects a second.
     rate: Option<u32>,
 }
 
 impl<'a> Shape<'a> for ChangeRotation<'a> {
-    const SHAPE: &'static str = r#"{"state"?: "paused", "running" or "cancelled", "rate"?: pages a second}"#;
+    const SHAPE: &'static str =
+        r#"{"state"?: "paused", "running" or "cancelled", "rate"?: pages or subjects a second}"#;
 }
 
 #[derive(Serialize, ToSchema)]
@@ -139,7 +185,7 @@ pub(crate) struct RotationAnswer<'a> {
     layer: &'static str,
     /// `queued`, `running`, `paused`, `done`, `failed` or `cancelled`.
     state: &'static str,
-    /// Pages.
+    /// Pages, or subjects: those of a rotation of lookups count three times, for it builds, takes out and tidies.
     done: u64,
     total: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,10 +242,11 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
     ))
 )]
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
-    let NewRotation { layer, rate } = body.read::<NewRotation<'_>>()?;
-    let layer = Layer::parse(&layer).ok_or_else(|| Problem::invalid("layer", "one of root, keks"))?;
+    let new = body.read::<NewRotation<'_>>()?;
+    let rate = bounded(new.rate)?;
+    let asked = new.asked()?;
     let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
-    let asked = app.vault.rotate(layer, bounded(rate)?, once.as_ref()).await?;
+    let asked = app.vault.rotate(asked, rate, once.as_ref()).await?;
     let rotation = &asked.made;
     let mut response = answer(StatusCode::ACCEPTED, &RotationAnswer::of(rotation));
     if let Ok(at) = HeaderValue::from_str(&format!("/v1/keys/rotations/{}", rotation.id)) {
@@ -209,7 +256,7 @@ pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: J
 }
 
 fn bounded(rate: Option<u32>) -> Result<Option<u32>, Problem> {
-    if rate == Some(0) { Err(Problem::invalid("rate", "at least 1 page a second")) } else { Ok(rate) }
+    if rate == Some(0) { Err(Problem::invalid("rate", "at least 1 a second")) } else { Ok(rate) }
 }
 
 /// The rotations of the last 30 days.

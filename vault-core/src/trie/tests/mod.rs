@@ -107,7 +107,7 @@ impl World {
         let mut pages = 0;
         let mut visit = |visit: Visit<'_>| match visit {
             Visit::Page { .. } => pages += 1,
-            Visit::Entry { kind, key, payload } => assert!(walked.insert((kind, *key), payload.to_vec()).is_none()),
+            Visit::Entry { kind, key, payload, .. } => assert!(walked.insert((kind, *key), payload.to_vec()).is_none()),
             other => panic!("no damage was done: {other:?}"),
         };
         walk(&self.pages, &self.header, &mut visit).await.unwrap();

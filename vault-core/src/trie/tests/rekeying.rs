@@ -158,7 +158,7 @@ async fn a_worn_page_says_so_and_a_rekey_mends_it() {
     };
     world.data(put(0)).await;
     // A page that was sealed very often is written by hand under its own key.
-    let root = world.header.newest(Kind::Directory).root.as_ref().unwrap().duplicate();
+    let root = world.header.serving(Kind::Directory).root.as_ref().unwrap().duplicate();
     let seal = |reseals| {
         let page = page::Page::leaf(reseals, [(&key, &b"x"[..])].into_iter());
         let branch = Branch { kind: Kind::Directory, generation: 1 };
@@ -180,7 +180,7 @@ async fn a_worn_page_says_so_and_a_rekey_mends_it() {
     assert!(apply(&world.pages, &world.header, put(2), mode).await.unwrap().worn.is_empty());
 
     let mut world = world;
-    let root = world.header.newest(Kind::Directory).root.as_ref().unwrap().duplicate();
+    let root = world.header.serving(Kind::Directory).root.as_ref().unwrap().duplicate();
     let page = page::Page::leaf(u32::MAX, [(&key, &b"x"[..])].into_iter());
     let place = pages::place(VAULT, Branch { kind: Kind::Directory, generation: 1 }, &path::Path::ROOT);
     let sealed = crate::crypto::page::seal(&root, &place, page.bytes(), &mut Random::new(12));

@@ -133,7 +133,8 @@ impl Inner {
             return Ok(Prepared::default());
         }
         let schema = &*snapshot.schema;
-        let write = Write { guards: vec![guard], under: Some(schema.version), ..Write::default() };
+        let lookups = Some(snapshot.header.generations(Kind::Lookups));
+        let write = Write { guards: vec![guard], under: Some(schema.version), lookups, ..Write::default() };
         let mut editing =
             Editing { snapshot, edit, now: Timestamp::now(), record, write, edited: Vec::new(), fields: Vec::new() };
         for (compartment, specs) in by_compartment(schema, fields) {
@@ -208,8 +209,8 @@ impl Editing<'_> {
         if after == *before {
             return Ok(Edited { metadata: after, changed: false });
         }
-        let edits = index::update(&self.snapshot.header, &found.key, &mut self.record, &spec.id, &after)?;
-        self.write.edits.extend(edits);
+        let header = &self.snapshot.header;
+        index::update_all(header, &found.key, &mut self.record, (&spec.id, &after), &mut self.write)?;
         Ok(Edited { metadata: after, changed: true })
     }
 
@@ -218,14 +219,12 @@ impl Editing<'_> {
             return Ok(Prepared { edited: self.edited, ..Prepared::default() });
         }
         let header = &*self.snapshot.header;
-        let stale = self.record.lookups.iter().filter(|l| !l.live).count();
-        let replaces = stale > STALE_MAX || index::is_crowded(&self.record);
+        let listed = self.record.found_by(header);
+        let stale = listed.iter().filter(|l| !l.live).count();
+        let replaces = stale > STALE_MAX || index::is_crowded(listed);
         if replaces {
-            for dead in self.record.lookups.iter().filter(|l| !l.live) {
-                self.write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
-            }
             // A mark of the subject stays: there may be more to tidy than this, and it costs nothing.
-            self.record.lookups.retain(|l| l.live);
+            self.record.forget_lookups(header, &found.key, |l| !l.live, &mut self.write);
         } else if stale > 0 {
             self.write.edits.push(stale::mark(header, &found.key));
         }

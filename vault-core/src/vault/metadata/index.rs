@@ -2,6 +2,7 @@
 //! takes them along and opens no row for it.
 
 use super::Metadata;
+use crate::crypto::TagKey;
 use crate::crypto::tag::Tag;
 use crate::error::Error;
 use crate::ids::FieldName;
@@ -9,6 +10,7 @@ use crate::time::Timestamp;
 use crate::trie::{EntryKey, Header, Kind, Op, Payload};
 use crate::vault::records::{Indexed, LookupRef, SubjectRecord};
 use crate::vault::subject;
+use crate::vault::writer::Write;
 
 /// The most that a subject may be found by, values and metadata together.
 const REFS_MAX: usize = 128;
@@ -21,8 +23,12 @@ pub(super) fn day_of(at: Timestamp) -> u32 {
     u32::try_from(at.0 / DAY_MILLIS).unwrap_or(u32::MAX)
 }
 
-/// The tag of one thing that a field's value is found by.
+/// The tag of one thing that a field's value is found by, in the serving generation.
 pub(super) fn tag(header: &Header, of: Indexed, field: &FieldName, value: &[u8]) -> Tag {
+    tag_with(header.tag_key(Kind::Lookups), of, field, value)
+}
+
+fn tag_with(tags: &TagKey, of: Indexed, field: &FieldName, value: &[u8]) -> Tag {
     let kind = match of {
         Indexed::Value => "lookup",
         Indexed::Source => "metadata:source",
@@ -31,12 +37,12 @@ pub(super) fn tag(header: &Header, of: Indexed, field: &FieldName, value: &[u8])
         Indexed::Recipient => "metadata:recipient",
         Indexed::Expiry => "metadata:expiry",
     };
-    header.tag_key(Kind::Lookups).tag(kind, field.as_str(), value)
+    tags.tag(kind, field.as_str(), value)
 }
 
 /// Everything that a value with this metadata is found by.
-fn tags(header: &Header, field: &FieldName, metadata: &Metadata) -> Vec<(Indexed, Tag)> {
-    let one = |of, value: &[u8]| (of, tag(header, of, field, value));
+pub(crate) fn tags(key: &TagKey, field: &FieldName, metadata: &Metadata) -> Vec<(Indexed, Tag)> {
+    let one = |of, value: &[u8]| (of, tag_with(key, of, field, value));
     let mut tags = Vec::new();
     tags.extend(metadata.source.iter().map(|source| one(Indexed::Source, source.as_bytes())));
     tags.extend(metadata.purposes.iter().flatten().map(|p| one(Indexed::Purpose, p.as_str().as_bytes())));
@@ -47,7 +53,7 @@ fn tags(header: &Header, field: &FieldName, metadata: &Metadata) -> Vec<(Indexed
 }
 
 /// Brings the record's references up to a field's metadata; answers the edits that put new entries into the trie. What
-/// ended is listed as no longer live, for the next root batch to remove.
+/// ended is listed as no longer live, for the next root batch to remove. For a vault without a rotation under way.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the subject would be found by too much; the record is as it was then.
@@ -58,16 +64,52 @@ pub(crate) fn update(
     field: &FieldName,
     metadata: &Metadata,
 ) -> Result<Vec<(Kind, EntryKey, Op)>, Error> {
-    let wanted = tags(header, field, metadata);
-    let mut refs = record.lookups.clone();
+    let (refs, new) = updated(&record.lookups, header.tag_key(Kind::Lookups), field, metadata)?;
+    record.lookups = refs;
+    let entry = |tag| (Kind::Lookups, subject::lookup_entry(tag, directory), Op::Insert(Payload::default()));
+    Ok(new.into_iter().map(entry).collect())
+}
+
+/// The same in every generation that is kept up, as part of a write.
+///
+/// # Errors
+/// As for [`update`].
+pub(super) fn update_all(
+    header: &Header,
+    directory: &EntryKey,
+    record: &mut SubjectRecord,
+    (field, metadata): (&FieldName, &Metadata),
+    write: &mut Write,
+) -> Result<(), Error> {
+    let mut listings = record.listings(header);
+    let next: Vec<_> = listings
+        .iter()
+        .map(|listing| updated(listing.refs, listing.tags, field, metadata))
+        .collect::<Result<_, _>>()?;
+    for (listing, (refs, new)) in listings.iter_mut().zip(next) {
+        new.into_iter().for_each(|tag| listing.insert(tag, directory, write));
+        *listing.refs = refs;
+    }
+    Ok(())
+}
+
+/// References brought up to a field's metadata, and the tags that are new.
+fn updated(
+    refs: &[LookupRef],
+    key: &TagKey,
+    field: &FieldName,
+    metadata: &Metadata,
+) -> Result<(Vec<LookupRef>, Vec<Tag>), Error> {
+    let wanted = tags(key, field, metadata);
+    let mut refs = refs.to_vec();
     for listed in refs.iter_mut().filter(|l| l.field == *field && l.of != Indexed::Value) {
         listed.live = wanted.iter().any(|(_, tag)| *tag == listed.tag);
     }
-    let mut edits = Vec::new();
+    let mut new = Vec::new();
     for (of, tag) in wanted {
         if refs.iter().all(|listed| listed.tag != tag) {
             refs.push(LookupRef { field: field.clone(), of, tag, live: true });
-            edits.push((Kind::Lookups, subject::lookup_entry(tag, directory), Op::Insert(Payload::default())));
+            new.push(tag);
         }
     }
     let live = refs.iter().filter(|listed| listed.live);
@@ -75,13 +117,12 @@ pub(crate) fn update(
         let expected = "at most 128 sources, purposes, objections, recipients and expiries in all values of a subject";
         return Err(Error::Invalid { field: "metadata", expected });
     }
-    record.lookups = refs;
-    Ok(edits)
+    Ok((refs, new))
 }
 
 /// Whether the record is so full of references that those which ended have to go at once.
-pub(super) fn is_crowded(record: &SubjectRecord) -> bool {
-    record.lookups.len() > REFS_MAX || record.lookups.iter().map(size).sum::<usize>() > REFS_BYTES_MAX
+pub(super) fn is_crowded(refs: &[LookupRef]) -> bool {
+    refs.len() > REFS_MAX || refs.iter().map(size).sum::<usize>() > REFS_BYTES_MAX
 }
 
 /// The bytes that a reference takes: its field's name and its length, sort, tag, and whether it is live.

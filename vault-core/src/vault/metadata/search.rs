@@ -214,7 +214,7 @@ impl Inner {
         let found = subject::find_by_key(self, header, directory).await?;
         let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(None) };
         let holds = record.state == SubjectState::Active
-            && record.lookups.iter().any(|listed| listed.live && listed.tag == tag)
+            && record.is_found_by(header, tag)
             && record.keys(&spec.compartment).is_some()
             && self.exactly(&record, spec, sought).await?;
         holds.then(|| matched(directory, &record, spec)).transpose()

@@ -10,10 +10,12 @@ use crate::codec;
 use crate::crypto::{AuditKey, Dek, Random};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId, SubjectUuid};
-use crate::trie::{Header, Kind, Op, Payload};
+use crate::time::Timestamp;
+use crate::trie::{Header, Kind, Op};
 use crate::vault::metadata::RowMetadata;
 use crate::vault::read::facts;
 use crate::vault::records::{CompartmentKeys, DirectoryEntry, Indexed, LookupRef, SubjectRecord, SubjectState};
+use crate::vault::rotate::deks;
 use crate::vault::row::{Row, RowPlace, RowWriter};
 use crate::vault::subject::{self, Found, Room};
 use crate::vault::types::{FieldStamp, PutOutcome};
@@ -48,7 +50,7 @@ impl Inner {
         if let Some(hold) = record.holds.first().filter(|_| removes) {
             return Err(Error::Held { hold: hold.clone() });
         }
-        let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
+        let mut write = putting.write(&found);
         if putting.options.final_ && record.tokens > 0 {
             let forgotten = parsed.iter().filter(|p| p.value.is_none()).map(|p| &p.spec.id).collect();
             let mut room = tokens::FORGET_MAX;
@@ -82,22 +84,23 @@ impl Inner {
             fields.extend(stamps);
             lapses |= !lapsed.is_empty();
             let ends = |l: &&mut LookupRef| l.of == Indexed::Expiry && lapsed.contains(&l.field);
-            record.lookups.iter_mut().filter(ends).for_each(|l| l.live = false);
+            for listing in record.listings(putting.header) {
+                listing.refs.iter_mut().filter(ends).for_each(|l| l.live = false);
+            }
             if let Some(next) = next {
+                write.edits.push(deks::drop_chain(putting.header, &found.key, next.ordinal));
                 record.compartments[at] = next;
             }
         }
 
         write.entries = trail::change(&record.audit_key, parsed.iter().map(|p| &p.spec.id));
-        let stale = record.lookups.iter().filter(|l| !l.live).count();
+        let stale = record.found_by(putting.header).iter().filter(|l| !l.live).count();
         // What is left behind takes room that something else may need.
-        let crowded = stale > 0 && codec::size(&record)? + VARIANT > Room::Data as usize;
+        let size = codec::size(&record)? + VARIANT - subject::size_beside(&record)?;
+        let crowded = stale > 0 && size > Room::Data as usize;
         let replaces = putting.options.final_ || stale > STALE_MAX || crowded;
         if replaces {
-            for dead in record.lookups.iter().filter(|l| !l.live) {
-                write.edits.push((Kind::Lookups, subject::lookup_entry(dead.tag, &found.key), Op::Remove));
-            }
-            record.lookups.retain(|l| l.live);
+            record.forget_lookups(putting.header, &found.key, |l| !l.live, &mut write);
             write.edits.push(stale::unmark(putting.header, &found.key));
             if record.holds.is_empty() {
                 write.edits.push(holds::unindex(putting.header, &found.key));
@@ -144,7 +147,7 @@ impl Inner {
 
         // A final change seals every field anew, for the old key is to be forgotten: what was removed before without
         // being final goes with it, so this holds even if the field is not there any more.
-        let next_keys = putting.options.final_.then(|| next_keys(keys));
+        let next_keys = putting.options.final_.then(|| deks::successor(keys, putting.now));
         let mut gone = Vec::new();
         let version = putting.schema.version;
         let mut writer = match &next_keys {
@@ -208,13 +211,15 @@ pub(super) fn enrol(
         subject: Zeroizing::new(id.as_str().to_owned()),
         audit_key: AuditKey::draw(&mut random),
         lookups: Vec::new(),
+        lookups_generation: putting.header.generation(Kind::Lookups),
+        next_lookups: Vec::new(),
         compartments: Vec::new(),
         consents: Vec::new(),
         restricted: false,
         holds: Vec::new(),
         tokens: 0,
     };
-    let mut write = Write { guards: vec![found.guard()], under: Some(putting.schema.version), ..Write::default() };
+    let mut write = putting.write(found);
     update_lookups(putting.header, found, parsed, &mut record, &mut write);
     let mut fields = Vec::with_capacity(parsed.len());
     for (compartment, parsed) in by_compartment(parsed) {
@@ -259,17 +264,8 @@ fn by_compartment<'p, 'a>(parsed: &'p [Parsed<'a>]) -> BTreeMap<&'a Compartment,
 pub(in crate::vault) fn first_keys(name: Compartment, record: &SubjectRecord) -> CompartmentKeys {
     let last = record.compartments.iter().map(|keys| keys.ordinal).max().unwrap_or(SYSTEM_ORDINAL);
     let ordinal = if name == Compartment::system() { SYSTEM_ORDINAL } else { last + 1 };
-    CompartmentKeys { name, ordinal, dek_version: 1, dek: Dek::draw(&mut Random::for_keys(1)), refused: None }
-}
-
-fn next_keys(keys: &CompartmentKeys) -> CompartmentKeys {
-    CompartmentKeys {
-        name: keys.name.clone(),
-        ordinal: keys.ordinal,
-        dek_version: keys.dek_version + 1,
-        dek: Dek::draw(&mut Random::for_keys(1)),
-        refused: None,
-    }
+    let dek = Dek::draw(&mut Random::for_keys(1));
+    CompartmentKeys { name, ordinal, dek_version: 1, dek, dek_since: Timestamp::now(), refused: None }
 }
 
 fn versions(row: &Row) -> BTreeMap<FieldName, u32> {
@@ -317,25 +313,34 @@ fn update_lookups(
     write: &mut Write,
 ) -> bool {
     let mut changed = false;
-    for Parsed { spec, value } in parsed {
-        let form = value.as_ref().and_then(|v| v.lookup_form.as_ref());
-        let tag = form.map(|form| subject::lookup_tag(header, &spec.id, form));
-        let mut listed = false;
-        for lookup in record.lookups.iter_mut().filter(|l| l.field == spec.id) {
-            let live = match lookup.of {
-                Indexed::Value => Some(lookup.tag) == tag,
-                _ => lookup.live && value.is_some(),
-            };
-            listed |= live && lookup.of == Indexed::Value;
-            changed |= lookup.live != live;
-            lookup.live = live;
-        }
-        if let Some(tag) = tag.filter(|_| !listed) {
-            changed = true;
-            record.lookups.push(LookupRef { field: spec.id.clone(), of: Indexed::Value, tag, live: true });
-            let entry = subject::lookup_entry(tag, &found.key);
-            write.edits.push((Kind::Lookups, entry, Op::Insert(Payload::default())));
+    for listing in record.listings(header) {
+        for Parsed { spec, value } in parsed {
+            let form = value.as_ref().and_then(|v| v.lookup_form.as_ref());
+            let tag = form.map(|form| subject::lookup_tag_with(listing.tags, &spec.id, form));
+            let mut listed = false;
+            for lookup in listing.refs.iter_mut().filter(|l| l.field == spec.id) {
+                let live = match lookup.of {
+                    Indexed::Value => Some(lookup.tag) == tag,
+                    _ => lookup.live && value.is_some(),
+                };
+                listed |= live && lookup.of == Indexed::Value;
+                changed |= lookup.live != live;
+                lookup.live = live;
+            }
+            if let Some(tag) = tag.filter(|_| !listed) {
+                changed = true;
+                listing.insert(tag, &found.key, write);
+                listing.refs.push(LookupRef { field: spec.id.clone(), of: Indexed::Value, tag, live: true });
+            }
         }
     }
     changed
+}
+
+impl Putting<'_> {
+    /// A write that was prepared from a subject as it was found.
+    fn write(&self, found: &Found) -> Write {
+        let lookups = Some(self.header.generations(Kind::Lookups));
+        Write { guards: vec![found.guard()], under: Some(self.schema.version), lookups, ..Write::default() }
+    }
 }

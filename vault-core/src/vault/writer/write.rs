@@ -6,7 +6,7 @@ use crate::audit::Entry;
 use crate::root::Refusal;
 use crate::schema::Schema;
 use crate::store::Row;
-use crate::trie::{EntryKey, Kind, Op};
+use crate::trie::{EntryKey, Generations, Kind, Op, Succession};
 use crate::vault::evidence::Shredding;
 use crate::vault::types::Counts;
 
@@ -23,6 +23,12 @@ pub(crate) enum Guard {
 pub(crate) struct Write {
     pub(crate) guards: Vec<Guard>,
     pub(crate) edits: Vec<(Kind, EntryKey, Op)>,
+    /// The same in the generation of lookups beside the serving one.
+    pub(crate) beside: Vec<(EntryKey, Op)>,
+    /// The generations of lookups it was prepared under, if it depends on them.
+    pub(crate) lookups: Option<Generations>,
+    /// Changes those generations, in a root batch.
+    pub(crate) succession: Option<Succession>,
     pub(crate) put: Vec<Row>,
     pub(crate) delete: Vec<Vec<u8>>,
     pub(crate) delta: Delta,

@@ -1,0 +1,86 @@
+//! `key rotate all --now`: every layer, one after the other, for who thinks that all keys may be known.
+//!
+//! From the root downwards: once the page keys are others, who has those from before cannot follow what comes below them,
+//! so new data keys are drawn only then. What was exposed is told by the times at which each layer ended.
+
+use serde::Serialize;
+
+use super::{NewRotation, ROTATIONS, Rotation, until_ended};
+use crate::client::Client;
+use crate::commands::Context;
+use crate::exit::{Exit, Failure};
+use crate::output::printable;
+use crate::progress;
+
+/// The layers in their order, each with what was exposed until it ended.
+const LAYERS: [(&str, &str); 4] = [
+    ("root", "the vault's header, to who had the root key"),
+    ("keks", "everybody's data keys and lookups, to who had the page keys"),
+    ("deks", "values as they lie in the store, to who had the data keys"),
+    ("lookups", "who has a value, to who had the key of lookups"),
+];
+
+#[derive(Serialize)]
+struct Report {
+    layers: Vec<Ended>,
+    /// What no rotation changes.
+    left: &'static str,
+}
+
+#[derive(Serialize)]
+struct Ended {
+    layer: &'static str,
+    started_at: String,
+    finished_at: String,
+    exposed_until_then: &'static str,
+}
+
+const LEFT: &str = "who opened the vault with an unlock key of before can do so again: change it with \
+                    `vault-server unlock-key`. Copies of the store from before stay open to the keys from before";
+
+pub(super) fn run(client: &Client, context: &Context) -> Result<Exit, Failure> {
+    context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
+    let mut layers = Vec::new();
+    for (layer, exposed) in LAYERS {
+        let ended = rotated(layer, client, context)?;
+        let finished_at = ended.finished_at.clone().unwrap_or_default();
+        layers.push(Ended { layer, started_at: ended.started_at, finished_at, exposed_until_then: exposed });
+    }
+    let report = Report { layers, left: LEFT };
+    if context.ui.wants_json() {
+        context.ui.json(&report)?;
+        return Ok(Exit::Done);
+    }
+    let row = |ended: &Ended| {
+        vec![
+            ended.layer.to_owned(),
+            ended.started_at.clone(),
+            ended.finished_at.clone(),
+            ended.exposed_until_then.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = report.layers.iter().map(row).collect();
+    context.ui.table(&["LAYER", "STARTED", "ENDED", "EXPOSED UNTIL THEN"], &rows)?;
+    context.ui.note(LEFT);
+    Ok(Exit::Done)
+}
+
+fn rotated(layer: &str, client: &Client, context: &Context) -> Result<Rotation, Failure> {
+    let asked = NewRotation { layer, forget: layer == "deks", ..NewRotation::default() };
+    let begun: Rotation = client.post(ROTATIONS, &asked)?.json()?;
+    let bar = progress::counting(&context.ui, layer, begun.total);
+    let answer = until_ended(client, &begun.id, |rotation| {
+        bar.set_length(rotation.total);
+        bar.set_position(rotation.done);
+    })?;
+    bar.finish_and_clear();
+    let ended: Rotation = answer.json()?;
+    match ended.state.as_str() {
+        "done" => Ok(ended),
+        state => {
+            let why = ended.detail.as_deref().unwrap_or_default();
+            let told = format!("the rotation of {layer} ended {}: {}", printable(state), printable(why));
+            Err(Failure::failed(told).hint("see to the cause, then run it again: it begins with the first layer"))
+        }
+    }
+}

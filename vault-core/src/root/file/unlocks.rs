@@ -1,0 +1,119 @@
+//! Other unlock keys for a slot in a file, in place of those it has.
+//!
+//! In two steps, so that with several slots one unlock key opens all of them at any time: first the new ones are added;
+//! then a fresh slot key is drawn, which only the new ones wrap. Who opens an image of the slot from before gets the slot
+//! key of then, and that opens nothing that is written to the slot from here on.
+
+use std::sync::Arc;
+
+use super::{COPIES, FileSlot, Inner, STANZAS_MAX, State, block, name};
+use crate::crypto::{Random, SlotKey};
+use crate::root::copies::next_sequence;
+use crate::root::stanza::{HsmKey, Stanza};
+use crate::root::{NewUnlock, RootEntry, SlotError};
+
+impl FileSlot {
+    /// Whether it is opened by the vault's unlock keys: one in hardware has its own.
+    pub fn takes_unlock_keys(&self) -> bool {
+        self.0.hsm.is_none()
+    }
+
+    /// First step: these unlock keys open it as well.
+    ///
+    /// # Errors
+    /// If it would have more than 8; if it is locked, its copies do not agree, or it cannot be written; [`SlotError::Hsm`].
+    pub async fn add_unlock_keys(&self, unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
+        let unlocks = unlocks.clone();
+        self.blocking(move |inner| inner.add_unlock_keys(&unlocks)).await
+    }
+
+    /// Second step: these and no others. Keys in an HSM that opened it before are destroyed, if they are in the HSM of
+    /// one of these.
+    ///
+    /// # Errors
+    /// As for the first step; it may then be opened by the ones before or by these, and is to be changed again.
+    pub async fn replace_unlock_keys(&self, unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
+        let unlocks = unlocks.clone();
+        self.blocking(move |inner| inner.replace_unlock_keys(&unlocks)).await
+    }
+}
+
+impl Inner {
+    fn add_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), SlotError> {
+        let (key, mut stanzas) = {
+            let state = self.state();
+            (state.key.as_ref().ok_or_else(|| self.locked())?.duplicate(), state.stanzas.clone())
+        };
+        if stanzas.len() + unlocks.len() > STANZAS_MAX {
+            return Err(SlotError::Count { what: "unlock keys", most: STANZAS_MAX });
+        }
+        stanzas.extend(self.wrapping(unlocks, &key)?);
+        let mut state = self.state();
+        let (sequence, entries) = self.agreed(&state)?;
+        self.write_both(sequence, &stanzas, &entries, &key)?;
+        state.stanzas = stanzas;
+        Ok(())
+    }
+
+    fn replace_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), SlotError> {
+        let fresh = SlotKey::draw(&mut Random::for_keys(1));
+        let stanzas = self.wrapping(unlocks, &fresh)?;
+        let before = {
+            let mut state = self.state();
+            let (sequence, entries) = self.agreed(&state)?;
+            if let Err(error) = self.write_both(sequence, &stanzas, &entries, &fresh) {
+                // A copy may be sealed with it.
+                state.spent.push(fresh);
+                return Err(error);
+            }
+            state.key = Some(fresh);
+            state.spent.clear();
+            std::mem::replace(&mut state.stanzas, stanzas)
+        };
+        self.destroy(before.iter().filter_map(Stanza::hsm_key), unlocks)
+    }
+
+    /// A slot key wrapped by each of these. Not under the lock: a passphrase costs an Argon2id run.
+    fn wrapping(&self, unlocks: &[NewUnlock], key: &SlotKey) -> Result<Vec<Stanza>, SlotError> {
+        let wrap = |unlock| Stanza::new(self.vault, unlock, key).map_err(|error| error.of_slot(&name(&self.path)));
+        unlocks.iter().map(wrap).collect()
+    }
+
+    /// What both copies hold, and the sequence number of the next write.
+    fn agreed(&self, state: &State) -> Result<(u64, Vec<RootEntry>), SlotError> {
+        state.key.as_ref().ok_or_else(|| self.locked())?;
+        let copies = self.copies(state)?;
+        let sequence = next_sequence(&copies);
+        match copies {
+            [Some(first), Some(second)] if first.entries == second.entries => Ok((sequence, first.entries)),
+            _ => Err(self.unreachable("its copies do not agree yet")),
+        }
+    }
+
+    /// Both copies hold the same before and after: one of them always opens.
+    fn write_both(
+        &self,
+        sequence: u64,
+        stanzas: &[Stanza],
+        entries: &[RootEntry],
+        key: &SlotKey,
+    ) -> Result<(), SlotError> {
+        let seal = |(sequence, at)| self.write_block(at, &block(sequence, self.vault, stanzas, entries, key));
+        (sequence..).zip(0..COPIES).try_for_each(seal)
+    }
+
+    fn destroy<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k HsmKey> + Clone,
+        unlocks: &[NewUnlock],
+    ) -> Result<(), SlotError> {
+        for unlock in unlocks {
+            let NewUnlock::Pkcs11(hsm) = unlock else { continue };
+            for key in keys.clone() {
+                let destroyed = hsm.destroy_all_but(&key.label(self.vault), &[]);
+                destroyed.map_err(|error| SlotError::Hsm { slot: name(&self.path), error })?;
+            }
+        }
+        Ok(())
+    }
+}

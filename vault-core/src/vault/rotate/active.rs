@@ -1,0 +1,361 @@
+//! The rotations under way, step by step: those that change keys of the trie as parts of root batches, those that seal
+//! rows anew in ordinary commits.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::walk::{self, Reached, Step, Task};
+use super::{Alteration, all, end, ended, ending, find, lookups, noting, replacing};
+use crate::error::Error;
+use crate::time::Timestamp;
+use crate::trie::RekeyStep;
+use crate::vault::Inner;
+use crate::vault::records::{DeksWork, LookupsStage, RotationRecord, Then, Walk, WhichDeks, Work};
+use crate::vault::session::{Session, reading};
+use crate::vault::types::{RotationProgress, RotationState};
+use crate::vault::writer::{RootDone, Write};
+
+/// Pages that one step rekeys.
+const STEP_PAGES: u32 = 1024;
+/// Before a step is tried again that met a change, or a store that does not take it.
+const AGAIN: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_secs(1);
+
+/// The rotations under way, as the finalizer holds them. Only it writes their records after they are created.
+#[derive(Default)]
+pub(crate) struct Rotations {
+    active: Vec<Active>,
+}
+
+struct Active {
+    record: RotationRecord,
+    due: Instant,
+    /// Whether it has a part in the round under way.
+    taking_part: bool,
+    /// Its step of a walk in that round, and which of the rotations' writes that is.
+    step: Option<(Step, Range<usize>)>,
+    /// How far it is once that round is committed, where that is known before.
+    next: Option<RotationRecord>,
+    /// Subjects that a step takes: fewer after one that was changed meanwhile.
+    together: u32,
+}
+
+impl Rotations {
+    /// What an earlier run left under way.
+    pub(crate) async fn resume(inner: &Inner, session: &Session) -> Result<Self, Error> {
+        let mut rotations = Self::default();
+        let open = [RotationState::Queued, RotationState::Running];
+        for record in all(inner, session).await?.into_iter().filter(|r| open.contains(&r.state)) {
+            rotations.add(record);
+        }
+        Ok(rotations)
+    }
+
+    pub(crate) fn add(&mut self, record: RotationRecord) {
+        let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
+        self.active.push(Active { record, due, taking_part: false, step: None, next: None, together });
+    }
+
+    /// How far each is.
+    pub(crate) fn progress(&self) -> Vec<RotationProgress> {
+        let of = |record: &RotationRecord| RotationProgress {
+            layer: record.layer(),
+            done: record.done.min(record.total),
+            total: record.total,
+        };
+        self.active.iter().map(|active| of(&active.record)).collect()
+    }
+
+    /// When the next step is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.active.iter().map(|a| a.due).min()
+    }
+
+    /// Whether a step is due that is part of a root batch.
+    pub(crate) fn need_round(&self) -> bool {
+        let now = Instant::now();
+        self.active.iter().any(|a| a.due <= now && a.needs_round())
+    }
+
+    /// Carries out what a person asked for.
+    pub(crate) async fn alter(&mut self, inner: &Inner, session: &Session, ask: &Alteration) -> Result<(), Error> {
+        let at = self.active.iter().position(|a| a.record.id == ask.id);
+        let mut record = match at {
+            Some(at) => self.active[at].record.clone(),
+            None => reading!(session, |snapshot| find(inner, &snapshot.header, ask.id).await)?,
+        };
+        if ended(record.state) {
+            return Err(Error::Conflict("the rotation has ended: begin another one"));
+        }
+        record.rate = ask.rate.or(record.rate);
+        record.state = ask.state.unwrap_or(record.state);
+        if let (RotationState::Cancelled, Work::Lookups(work)) = (record.state, &mut record.work) {
+            work.take_back(Then::Cancelled)?;
+            // What it has built goes first.
+            record.state = RotationState::Running;
+            record.detail = Some("it is cancelled: what it has built is taken out".to_owned());
+        }
+        if let Some(at) = at {
+            self.active.remove(at);
+        }
+        if record.state == RotationState::Cancelled {
+            record.finished_at = Some(Timestamp::now());
+        }
+        let write = noting(&session.snapshot().header, &record)?;
+        let noted = session.commit(vec![write]).await.map(|_| ());
+        if matches!(record.state, RotationState::Queued | RotationState::Running) {
+            self.add(record);
+        }
+        noted
+    }
+
+    /// Does the steps that are due and need no root batch. What fails is tried again, or ends the rotation if it is damage.
+    pub(crate) async fn work(&mut self, inner: &Inner, session: &Session) {
+        let now = Instant::now();
+        for active in self.active.iter_mut().filter(|a| a.due <= now && !a.needs_round()) {
+            if let Err(error) = active.ordinary_step(inner, session).await {
+                tracing::warn!(%error, "a step of a rotation did not go through; it is tried again");
+                active.due = Instant::now() + LATER;
+                active.taking_part = matches!(error, Error::Damaged(_));
+                if active.taking_part {
+                    active.record.detail = Some(error.to_string());
+                }
+            }
+        }
+        if let Some(detail) = self.active.iter().find(|a| a.taking_part).and_then(|a| a.record.detail.clone())
+            && let Err(error) = self.fail(session, &detail).await
+        {
+            tracing::warn!(%error, "a failed rotation could not be noted");
+        }
+    }
+
+    /// Chooses who takes part in the round that begins: its rekey step, and the writes that go along with it.
+    ///
+    /// A record holds the cursor from before its step, for the one after is known only when the batch is made. A crash
+    /// repeats one step at most.
+    pub(crate) async fn begin(
+        &mut self,
+        inner: &Inner,
+        session: &Session,
+    ) -> Result<(Option<RekeyStep>, Vec<Write>), Error> {
+        let now = Instant::now();
+        let header = session.snapshot().header.clone();
+        let mut step = None;
+        let mut writes = Vec::new();
+        for active in self.active.iter_mut().filter(|a| a.due <= now && a.needs_round()) {
+            let Active { record, together, taking_part, step: own, next, .. } = active;
+            let mut clear = false;
+            match &mut record.work {
+                Work::Root => {}
+                Work::Keks(_) if step.is_some() => continue,
+                Work::Keks(cursor) => {
+                    let pages = record.rate.unwrap_or(STEP_PAGES).min(STEP_PAGES);
+                    step = Some(RekeyStep { cursor: cursor.clone(), max_pages: pages as usize });
+                }
+                Work::Deks(work) if work.at == Walk::End => {
+                    // Whose they were is nobody's business any more.
+                    clear = work.forget_whose();
+                }
+                Work::Deks(_) | Work::Lookups(_) => {}
+            }
+            // Damage that it meets from here on is its own.
+            *taking_part = true;
+            record.state = RotationState::Running;
+            if let Some((write, mut ahead)) = lookups::round(inner, session, record).await? {
+                ahead.state = RotationState::Running;
+                writes.push(Write { edits: [write.edits, noting(&header, &ahead)?.edits].concat(), ..write });
+                *next = Some(ahead);
+                continue;
+            }
+            if let Some(task) = Task::of(record).filter(|(_, at)| *at != Walk::End) {
+                let most = record.rate.unwrap_or(*together).min(*together);
+                let mut part = walk::prepare(inner, session, &task, most).await?;
+                let from = writes.len();
+                writes.extend(part.take_writes());
+                *own = Some((part, from..writes.len()));
+            }
+            writes.push(if clear { replacing(&header, record)? } else { noting(&header, record)? });
+        }
+        Ok((step, writes))
+    }
+
+    /// After a round: moves the cursors on, and ends what is complete. `held`: which of the rotations' writes were committed.
+    pub(crate) async fn advance(&mut self, session: &Session, done: &RootDone, held: &[bool]) -> Result<(), Error> {
+        let mut over = Vec::new();
+        for active in self.active.iter_mut().filter(|a| a.taking_part) {
+            active.taking_part = false;
+            if let Some((step, writes)) = active.step.take() {
+                let missed = step.missed(&held[writes]);
+                let reached = step.reached(|key| missed.contains(key));
+                active.moved(&reached, step.damaged);
+                if ended(active.record.state) {
+                    over.push(active.record.clone());
+                }
+                continue;
+            }
+            if let Some(next) = active.next.take() {
+                let steps = next.done - active.record.done;
+                active.due = Instant::now() + pause(next.rate, steps);
+                active.record = next;
+                continue;
+            }
+            let record = &mut active.record;
+            match (&mut record.work, done.next_cursor.clone()) {
+                (Work::Keks(cursor), Some(next)) => {
+                    *cursor = next;
+                    record.done += done.rekeyed;
+                    // The vault may have grown meanwhile.
+                    record.total = record.total.max(record.done);
+                    active.due = Instant::now() + pause(record.rate, done.rekeyed);
+                }
+                (Work::Keks(_), None) => {
+                    record.done += done.rekeyed;
+                    end(record);
+                }
+                (Work::Root, _) => {
+                    record.done = 1;
+                    end(record);
+                }
+                (Work::Deks(work), _) => {
+                    let damaged = work.damaged;
+                    end_of_walk(record, if damaged == 0 { Then::Done } else { Then::Failed }, damaged);
+                }
+                (Work::Lookups(_), _) => {}
+            }
+            if ended(active.record.state) {
+                over.push(active.record.clone());
+            }
+        }
+        self.active.retain(|a| !ended(a.record.state));
+        if over.is_empty() {
+            return Ok(());
+        }
+        let header = session.snapshot().header.clone();
+        let writes = over.iter().map(|record| ending(&header, record)).collect::<Result<_, _>>()?;
+        session.commit(writes).await.map(|_| ())
+    }
+
+    /// Ends those that take part in a round which met damage.
+    pub(crate) async fn fail(&mut self, session: &Session, detail: &str) -> Result<(), Error> {
+        let (failed, rest): (Vec<Active>, Vec<Active>) =
+            std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
+        self.active = rest;
+        let header = session.snapshot().header.clone();
+        let mut writes = Vec::new();
+        for Active { mut record, .. } in failed {
+            if let Work::Lookups(work) = &mut record.work
+                && work.take_back(Then::Failed).is_ok()
+            {
+                // What it has built goes first.
+                record.detail = Some(detail.to_owned());
+                writes.push(noting(&header, &record)?);
+                self.add(record);
+                continue;
+            }
+            record.state = RotationState::Failed;
+            record.finished_at = Some(Timestamp::now());
+            record.detail = Some(detail.to_owned());
+            writes.push(ending(&header, &record)?);
+        }
+        session.commit(writes).await.map(|_| ())
+    }
+
+    /// The round did not take place.
+    pub(crate) fn postponed(&mut self) {
+        for active in &mut self.active {
+            active.taking_part = false;
+            active.step = None;
+            active.next = None;
+        }
+    }
+}
+
+impl Active {
+    /// Whether its next step is part of a root batch.
+    fn needs_round(&self) -> bool {
+        match &self.record.work {
+            Work::Root | Work::Keks(_) => true,
+            Work::Deks(work) => work.forget || work.at == Walk::End,
+            Work::Lookups(work) => work.needs_round(),
+        }
+    }
+
+    async fn ordinary_step(&mut self, inner: &Inner, session: &Session) -> Result<(), Error> {
+        self.record.state = RotationState::Running;
+        let most = self.record.rate.unwrap_or(self.together).min(self.together);
+        let Some(task) = Task::of(&self.record) else { return Ok(()) };
+        let step = walk::prepare(inner, session, &task, most).await?;
+        let damaged = step.damaged;
+        let reached = walk::carry_out(session, inner, step, &task.0).await?;
+        self.moved(&reached, damaged);
+        let write = noting(&session.snapshot().header, &self.record)?;
+        session.commit(vec![write]).await.map(drop)
+    }
+
+    /// Notes how far a step of a walk got, and when the next one is due.
+    fn moved(&mut self, reached: &Reached, damaged: u64) {
+        let record = &mut self.record;
+        record.done += reached.subjects;
+        record.total = record.total.max(record.done);
+        // A busy subject is tried alone, so that it is read as late as can be.
+        self.together = if reached.missed { 1 } else { (self.together * 2).min(walk::STEP_SUBJECTS) };
+        let wait = if reached.missed && reached.subjects == 0 { AGAIN } else { Duration::ZERO };
+        self.due = Instant::now() + pause(record.rate, reached.subjects).max(wait);
+        match &mut record.work {
+            Work::Deks(work) => {
+                work.at = reached.at;
+                work.damaged += damaged;
+            }
+            Work::Lookups(work) => {
+                work.damaged += damaged;
+                match &mut work.stage {
+                    LookupsStage::Build(at) | LookupsStage::Prune(at) => *at = reached.at,
+                    _ => {}
+                }
+                let (over, then, damaged) = (work.walked(), work.then, work.damaged);
+                if over {
+                    end_of_walk(record, then, damaged);
+                }
+            }
+            Work::Root | Work::Keks(_) => {}
+        }
+    }
+}
+
+/// Ends a rotation that has come to the end of its last walk.
+fn end_of_walk(record: &mut RotationRecord, then: Then, damaged: u64) {
+    end(record);
+    match then {
+        Then::Begin | Then::Done => record.detail = None,
+        Then::Cancelled => {
+            record.state = RotationState::Cancelled;
+            record.detail = None;
+        }
+        Then::Failed => {
+            record.state = RotationState::Failed;
+            if damaged > 0 {
+                let left = "data rows do not open, so their keys stay as they are: run `vault-server verify`";
+                record.detail = Some(format!("{damaged} {left}"));
+            }
+        }
+    }
+}
+
+impl DeksWork {
+    /// Answers whether it had a list.
+    fn forget_whose(&mut self) -> bool {
+        match &mut self.which {
+            WhichDeks::Of(tags) => {
+                tags.clear();
+                true
+            }
+            WhichDeks::All | WhichDeks::Before(_) => false,
+        }
+    }
+}
+
+fn pause(rate: Option<u32>, steps: u64) -> Duration {
+    rate.map_or(Duration::ZERO, |rate| Duration::from_millis(steps.saturating_mul(1000) / u64::from(rate.max(1))))
+}

@@ -1,0 +1,148 @@
+//! Other unlock keys: what opens the vault before, on the way and after, and what an old image is good for.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::tests::{Fixture, changes, id, name, slot};
+use super::{PutOptions, Vault, VaultOptions};
+use crate::crypto::UnlockKey;
+use crate::crypto::passphrase::{Cost, new_key_file};
+use crate::error::Error;
+use crate::root::{FileSlot, Method, NewUnlock, RootSlot, SlotError, Unlock};
+use crate::store::{MemoryStore, Store};
+use crate::trie::Header;
+
+fn new_passphrase() -> NewUnlock {
+    NewUnlock::Passphrase(Zeroizing::new("correct horse".into()), Cost::FLOOR)
+}
+
+fn passphrase() -> Unlock {
+    Unlock::Passphrase(Zeroizing::new("correct horse".into()))
+}
+
+#[tokio::test]
+async fn one_set_takes_the_place_of_another() {
+    let mut fixture = Fixture::new().await;
+    fixture.put("a", &[("email", r#""a@example.org""#)]).await.unwrap();
+    let before = fixture.vault.keys().await.unwrap();
+    let (key, _) = new_key_file();
+    let unlocks = vec![new_passphrase(), NewUnlock::KeyFile(key.duplicate())];
+    fixture.vault.change_unlock_keys(unlocks).await.unwrap();
+    let after = fixture.vault.keys().await.unwrap();
+    assert_eq!(after.methods, [Method::KeyFile, Method::Passphrase]);
+    assert!(after.epoch > before.epoch && after.unlock_since > before.unlock_since, "the root goes with them");
+    // The vault goes on with the slot as it is now.
+    fixture.shred(&["nobody"]).await;
+    fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();
+    fixture.shred(&["b"]).await;
+
+    fixture.vault.close().await.unwrap();
+    let vault = fixture.open(fixture.store.clone()).await.unwrap();
+    let refused = vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await;
+    assert!(matches!(refused, Err(Error::WrongUnlockKey)), "the key from before");
+    vault.unlock(passphrase()).await.unwrap();
+    vault.lock().await.unwrap();
+    vault.unlock(Unlock::KeyFile(key.duplicate())).await.unwrap();
+    fixture.vault = vault;
+    assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
+    // One is taken away: the one that stays is named again.
+    fixture.vault.change_unlock_keys(vec![NewUnlock::KeyFile(key.duplicate())]).await.unwrap();
+    assert_eq!(fixture.vault.unlock_methods(), [Method::KeyFile]);
+    assert!(matches!(fixture.vault.change_unlock_keys(Vec::new()).await, Err(Error::Invalid { .. })));
+    let many = (0..8).map(|_| NewUnlock::KeyFile(key.duplicate())).collect();
+    assert!(matches!(fixture.vault.change_unlock_keys(many).await, Err(Error::Slot(SlotError::Count { .. }))));
+    fixture.key = key;
+    fixture.restart().await;
+    assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
+}
+
+/// What somebody gets from a slot file with an unlock key.
+async fn roots_in(image: &[u8], unlock: Unlock) -> Result<Vec<crate::root::RootEntry>, SlotError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, image).unwrap();
+    let slot = FileSlot::open(&path)?;
+    slot.unlock(&unlock)?;
+    Ok(slot.read().await?.entries)
+}
+
+/// What the slot key of an old image, which its unlock key opened, makes of a newer one.
+async fn with_the_slot_key_of(old: &[u8], unlock: &Unlock, newer: &[u8]) -> Result<usize, SlotError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, old).unwrap();
+    let slot = FileSlot::open(&path).unwrap();
+    slot.unlock(unlock).unwrap();
+    std::fs::write(&path, newer).unwrap();
+    slot.read().await.map(|reading| reading.entries.len())
+}
+
+#[tokio::test]
+async fn an_old_image_and_the_old_key_lead_to_no_header_written_since() {
+    let fixture = Fixture::on(Arc::new(MemoryStore::keeping())).await;
+    fixture.put("a", &[("email", r#""a@example.org""#)]).await.unwrap();
+    let image = || std::fs::read(slot(&fixture.dir)).unwrap();
+    let old_key = || Unlock::KeyFile(fixture.key.duplicate());
+    let old_image = image();
+    assert_eq!(with_the_slot_key_of(&old_image, &old_key(), &image()).await.unwrap(), 1, "the control");
+    let before = fixture.store.every_version().len();
+    fixture.vault.change_unlock_keys(vec![new_passphrase()]).await.unwrap();
+    fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();
+
+    assert!(roots_in(&image(), old_key()).await.is_err(), "the old key opens the slot no more");
+    assert_eq!(roots_in(&image(), passphrase()).await.unwrap().len(), 1, "the control: the new one does");
+    assert!(with_the_slot_key_of(&old_image, &old_key(), &image()).await.is_err(), "nor does the old slot key");
+    let old_root = roots_in(&old_image, old_key()).await.unwrap().pop().unwrap();
+    let new_root = roots_in(&image(), passphrase()).await.unwrap().pop().unwrap();
+    let rows = fixture.store.every_version();
+    let vault = fixture.vault.inner.vault;
+    let headers = |rows: &[(Vec<u8>, Vec<u8>)], root: &crate::root::RootEntry| {
+        rows.iter().filter(|(_, sealed)| Header::open(&root.key, vault, sealed).is_ok()).count()
+    };
+    assert_eq!(headers(&rows[before..], &old_root), 0);
+    assert!(headers(&rows[..before], &old_root) > 0, "the control: it opens the header from before");
+    assert!(headers(&rows[before..], &new_root) > 0, "the control: its successor opens the one since");
+}
+
+/// Two slots, and what opens both of them at each step.
+#[tokio::test]
+async fn at_every_step_one_unlock_key_opens_all_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = ["one", "two"].iter().map(|name| dir.path().join(name)).collect();
+    let places: Vec<_> = paths.iter().map(|path| path.clone().into()).collect();
+    let (old, new) = (new_key_file().0, new_key_file().0);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let unlocks = vec![NewUnlock::KeyFile(old.duplicate())];
+    let vault = Vault::create(store.clone(), &places, unlocks, VaultOptions::default()).await.unwrap();
+    let put = changes(&[("email", r#""a@example.org""#)]);
+    vault.put_fields(&id("a"), put, &PutOptions::default()).await.unwrap();
+    vault.close().await.unwrap();
+
+    let opens =
+        |path: &Path, key: &UnlockKey| FileSlot::open(path).unwrap().unlock(&Unlock::KeyFile(key.duplicate())).is_ok();
+    let slots: Vec<FileSlot> = paths.iter().map(|path| FileSlot::open(path).unwrap()).collect();
+    slots.iter().for_each(|slot| slot.unlock(&Unlock::KeyFile(old.duplicate())).unwrap());
+    let unlocks = Arc::new(vec![NewUnlock::KeyFile(new.duplicate())]);
+    for step in 0..4 {
+        match step {
+            0 | 1 => slots[step].add_unlock_keys(&unlocks).await.unwrap(),
+            _ => slots[step - 2].replace_unlock_keys(&unlocks).await.unwrap(),
+        }
+        let all = |key| paths.iter().all(|path| opens(path, key));
+        assert!(all(&old) || all(&new), "after step {step}");
+        // Killed here: whoever has the key that opens all starts the vault and does it again.
+        let present = if all(&new) { &new } else { &old };
+        let images: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        let again = Vault::open(store.clone(), &places, VaultOptions::default()).await.unwrap();
+        again.unlock(Unlock::KeyFile(present.duplicate())).await.unwrap();
+        let read = again.read_fields(&id("a"), Some(&[name("email")]), &super::tests::full()).await.unwrap();
+        assert_eq!(read.fields.len(), 1);
+        again.close().await.unwrap();
+        paths.iter().zip(images).for_each(|(path, image)| std::fs::write(path, image).unwrap());
+    }
+    assert!(paths.iter().all(|path| opens(path, &new) && !opens(path, &old)));
+}
