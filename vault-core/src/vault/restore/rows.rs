@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::ids::SubjectUuid;
 use crate::store::{Batch, Row as StoredRow, Store};
 use crate::trie::{EntryKey, Header};
-use crate::vault::records::{DirectoryEntry, SubjectRecord};
-use crate::vault::row::{self, Row, RowWriter};
+use crate::vault::records::{CompartmentKeys, DirectoryEntry, SubjectRecord};
+use crate::vault::rotate::deks;
+use crate::vault::row::{self, Row, RowPlace, RowWriter, Written};
 use crate::vault::{Inner, meta, subject};
 
 /// Rows that share a commit.
@@ -156,7 +157,7 @@ pub(super) async fn each_subject(
 async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result<(), Error> {
     let version = checked.keys.schema_version.unwrap_or(1);
     let mut batch = Batch::default();
-    each_subject(inner, &checked.header, async |_, record| {
+    each_subject(inner, &checked.header, async |directory, record| {
         for keys in &record.compartments {
             let place = record.row_place(keys);
             let stored = inner.store.get(&place.key()).await?;
@@ -168,10 +169,17 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
                 continue;
             }
             // Sealed under another key since the key plane was made: then what was there before opens.
-            if let Some(before) = inner.store.get(&aside(&place.key())).await?
-                && is_whole(inner, &before, &place).await?
+            let before = inner.store.get(&aside(&place.key())).await?;
+            if let Some(before) = &before
+                && is_whole(inner, before, &place).await?
             {
-                batch.put.push((place.key(), before));
+                batch.put.push((place.key(), before.clone()));
+                continue;
+            }
+            let old = Old { inner, header: &checked.header, directory: &directory, record: &record, keys, version };
+            if let Some((written, gone)) = old.renewed([&stored, &before].into_iter().flatten()).await? {
+                batch.put.extend(written.put);
+                batch.delete.extend(gone);
                 continue;
             }
             match stored {
@@ -200,6 +208,39 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
             return Ok(());
         }
         delete(&*inner.store, keys).await?;
+    }
+}
+
+/// A compartment whose row may be sealed under an older DEK that is kept under its successors.
+struct Old<'a> {
+    inner: &'a Inner,
+    header: &'a Header,
+    directory: &'a EntryKey,
+    record: &'a SubjectRecord,
+    keys: &'a CompartmentKeys,
+    /// Of the schema.
+    version: u16,
+}
+
+impl Old<'_> {
+    /// The first of these rows that an older DEK opens, sealed under the present one; and which rows go with the old one.
+    async fn renewed(&self, rows: impl Iterator<Item = &Vec<u8>>) -> Result<Option<(Written, Vec<Vec<u8>>)>, Error> {
+        let Self { inner, header, directory, record, keys, version } = *self;
+        let kept = deks::kept_versions(inner, header, directory, keys.ordinal).await?;
+        for value in rows {
+            for &dek_version in kept.iter().rev() {
+                let old = deks::open_old(inner, header, directory, record, keys, dek_version).await?;
+                let Some(dek) = old else { continue };
+                let place = RowPlace { dek: &dek, dek_version, ..record.row_place(keys) };
+                if !is_whole(inner, value, &place).await? {
+                    continue;
+                }
+                let row = Row::open(value, &place)?;
+                let written = deks::resealed(inner, &row, &place, record.row_place(keys), version).await?;
+                return Ok(Some((written, row.spill_keys(&place))));
+            }
+        }
+        Ok(None)
     }
 }
 

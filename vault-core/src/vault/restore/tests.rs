@@ -14,7 +14,7 @@ use crate::backup::{Index, Plane, Recipients};
 use crate::root::Unlock;
 use crate::store::{Fault, MemoryStore};
 use crate::vault::tests::{Fixture, changes, erasure_of, full, id, name, slot};
-use crate::vault::{BackedUp, BackupAsk, Layer, PutOptions};
+use crate::vault::{BackedUp, BackupAsk, DeksOf, Layer, NewRotation, PutOptions};
 
 const PHONE: (&str, &str) = ("phone", r#""+971501238301""#);
 const OTHER_PHONE: (&str, &str) = ("phone", r#""+971501238302""#);
@@ -247,6 +247,30 @@ async fn the_refusals_of_a_retained_root_count_also_while_it_is_the_current_one(
     let refused = bed.restore_from(&bed.ask(&MemoryStore::new(), &slots, &[&data], &keys)).await;
     assert!(matches!(refused, Err(Error::Backup(BackupError::UnknownRefusals { .. }))));
     assert_eq!(bed.fixture.vault.erasure(erasure).await.unwrap().f1_at, None);
+}
+
+#[tokio::test]
+async fn an_old_data_plane_opens_after_a_rotation_of_data_keys_unless_they_were_forgotten() {
+    let big = format!(r#""{}""#, "x".repeat(6000));
+    let bed = Bed::with(&["a", "b"]).await;
+    bed.fixture.put("a", &[("home_address", &big)]).await.unwrap();
+    let data = bed.data().await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        bed.fixture.rotate(NewRotation::Deks { which: DeksOf::All, forget: false }).await;
+    }
+    let (restored, report) = bed.restore(&[&data], &bed.keys().await).await.unwrap();
+    assert_eq!((report.unreadable, report.missing, report.rows), (0, 0, 3), "{report:?}");
+    assert_eq!(read(&restored, "a", "phone").await.unwrap(), PHONE.1);
+    assert_eq!(read(&restored, "a", "home_address").await.unwrap(), big);
+    assert_eq!(found(&restored, PHONE.1).await, ["a", "b"]);
+    restored.lock().await.unwrap();
+
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    bed.fixture.rotate(NewRotation::Deks { which: DeksOf::All, forget: true }).await;
+    let (restored, report) = bed.restore(&[&data], &bed.keys().await).await.unwrap();
+    assert_eq!(report.unreadable, 2, "the control: nothing leads to them any more");
+    assert!(matches!(read(&restored, "a", "phone").await, Err(Error::NoSuchField)));
 }
 
 fn remove_refusals(slots: &TempDir) {
