@@ -116,7 +116,10 @@ impl From<Error> for Failure {
         match &error {
             // A damaged store may open as an older one, for the engine drops what follows the damage.
             Error::Root(
-                RootError::OlderThanSlot { .. } | RootError::NewerThanSlot { .. } | RootError::HeaderDamaged { .. },
+                RootError::OlderThanSlot { .. }
+                | RootError::NewerThanSlot { .. }
+                | RootError::HeaderDamaged { .. }
+                | RootError::Store(StoreError::Corrupt(_)),
             )
             | Error::Damaged(_)
             | Error::Store(StoreError::Corrupt(_))
@@ -197,6 +200,8 @@ mod tests {
         let exit = |failure: Failure| failure.of_verification().exit;
         assert_eq!(exit(Error::Damaged("a page").into()), 8);
         assert_eq!(exit(Error::Store(StoreError::Corrupt("a checksum".to_owned())).into()), 8);
+        let corrupt = StoreError::Corrupt("a record does not open".to_owned());
+        assert_eq!(exit(Error::Root(vault_core::root::RootError::Store(corrupt)).into()), 8);
         let older = vault_core::root::RootError::OlderThanSlot { store_epoch: 1, slot_epoch: 4 };
         assert_eq!(exit(Error::Root(older).into()), 8);
         assert_eq!(exit(Error::WrongUnlockKey.into()), 1);
