@@ -254,7 +254,7 @@ async fn bad_input_is_refused_and_not_repeated() {
             422,
             "invalid_value",
         ),
-        (Method::POST, "/v1/keys/rotations", "{\"layer\": \"deks\"}", 422, "invalid_value"),
+        (Method::POST, "/v1/keys/rotations", "{\"layer\": \"unlock\"}", 422, "invalid_value"),
         (Method::GET, "/v1/erasures/xyz", "", 404, "not_found"),
         (Method::GET, "/v1/erasures?after=Secretive", "", 422, "invalid_value"),
     ] {
@@ -378,7 +378,7 @@ async fn erasures_and_rotations_are_resources() {
     assert_eq!(site.get("/v1/subjects/c").await.status, 200);
     let layers = site.get("/v1/keys").await.json()["layers"].clone();
     let names: Vec<_> = layers.as_array().unwrap().iter().map(|layer| layer["layer"].clone()).collect();
-    assert_eq!(names, ["unlock", "root", "keks", "lookups"]);
+    assert_eq!(names, ["unlock", "root", "keks", "deks", "lookups"]);
     assert_eq!(layers[2]["last_rotation"]["id"], rotating.json()["id"]);
     assert_eq!(site.get("/v1/keys/rotations").await.json()["data"].as_array().unwrap().len(), 1);
 }
