@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! row 'm'
-//! off  0  8 B "UDVMETA1"     8 u16 format = 2     10 vault id (16 B)     26 u64 epoch         in the open
+//! off  0  8 B "UDVMETA1"     8 u16 format = 3     10 vault id (16 B)     26 u64 epoch         in the open
 //! off 34  sealed box under the header's META key, AAD = bytes 0..34:
 //!         u64 commit sequence ‖ u64 subjects ‖ u64 tombstones ‖ u64 refused ‖ u64 callers ‖ u64 pages ‖ u64 rows
 //! ```
@@ -18,7 +18,7 @@ use crate::ids::VaultId;
 pub(crate) const KEY: &[u8] = b"m";
 
 const MAGIC: &[u8; 8] = b"UDVMETA1";
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const OPEN_LEN: usize = 34;
 
 /// The part in the open, readable while locked.

@@ -7,9 +7,8 @@ use crate::crypto::tag::Tag;
 use crate::error::Error;
 use crate::ids::FieldName;
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Header, Kind, Op, Payload};
+use crate::trie::{EntryKey, Header, Kind};
 use crate::vault::records::{Indexed, LookupRef, SubjectRecord};
-use crate::vault::subject;
 use crate::vault::writer::Write;
 
 /// The most that a subject may be found by, values and metadata together.
@@ -52,29 +51,12 @@ pub(crate) fn tags(key: &TagKey, field: &FieldName, metadata: &Metadata) -> Vec<
     tags
 }
 
-/// Brings the record's references up to a field's metadata; answers the edits that put new entries into the trie. What
-/// ended is listed as no longer live, for the next root batch to remove. For a vault without a rotation under way.
+/// Brings the record's references up to a field's metadata, in every generation that is kept up, and puts new entries into
+/// the write. What ended is listed as no longer live, for the next root batch to remove.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the subject would be found by too much; the record is as it was then.
-pub(crate) fn update(
-    header: &Header,
-    directory: &EntryKey,
-    record: &mut SubjectRecord,
-    field: &FieldName,
-    metadata: &Metadata,
-) -> Result<Vec<(Kind, EntryKey, Op)>, Error> {
-    let (refs, new) = updated(&record.lookups, header.tag_key(Kind::Lookups), field, metadata)?;
-    record.lookups = refs;
-    let entry = |tag| (Kind::Lookups, subject::lookup_entry(tag, directory), Op::Insert(Payload::default()));
-    Ok(new.into_iter().map(entry).collect())
-}
-
-/// The same in every generation that is kept up, as part of a write.
-///
-/// # Errors
-/// As for [`update`].
-pub(super) fn update_all(
+pub(crate) fn update_all(
     header: &Header,
     directory: &EntryKey,
     record: &mut SubjectRecord,

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 pub use apply::Applied;
 pub use edit::{MetadataEdit, MetadataLists, MetadataPatch};
-pub(crate) use index::{tags as tags_of, update as update_refs};
+pub(crate) use index::{tags as tags_of, update_all as update_refs};
 pub(crate) use search::Cursor;
 pub use search::{FoundValue, MetadataPage, MetadataQuery, SEARCH_MAX};
 

@@ -1,6 +1,8 @@
 //! What the key plane says of the data is brought up to the data: lookup entries; and refusals are made again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use zeroize::Zeroizing;
 
 use super::rows::each_subject;
 use super::{RestoreProgress, RestoreStep};
@@ -9,7 +11,7 @@ use crate::ids::{Compartment, FieldName};
 use crate::root::Refusal;
 use crate::schema::{FieldValue, Schema};
 use crate::time::Timestamp;
-use crate::trie::{EntryKey, Header, Kind, Op, Payload};
+use crate::trie::{EntryKey, Header, Kind, Op};
 use crate::vault::metadata::{Metadata, RowMetadata, update_refs};
 use crate::vault::records::{
     DirectoryEntry, ErasureItem, ErasureRecord, Indexed, ItemState, LookupRef, SubjectRecord, SubjectState, encode,
@@ -56,39 +58,47 @@ async fn mended_subject(
     directory: EntryKey,
     mut record: SubjectRecord,
 ) -> Result<Option<Write>, Error> {
-    let before = record.lookups.clone();
-    let mut edits = Vec::new();
-    let (values, metadata) = found_by(inner, header, schema, &record).await?;
-    for listed in record.lookups.iter_mut().filter(|listed| listed.of == Indexed::Value) {
-        listed.live = values.contains(&(listed.field.clone(), listed.tag));
-    }
-    for (field, tag) in values {
-        if !record.lookups.iter().any(|l| l.of == Indexed::Value && l.field == field && l.tag == tag) {
-            edits.push((Kind::Lookups, subject::lookup_entry(tag, &directory), Op::Insert(Payload::default())));
-            record.lookups.push(LookupRef { field, of: Indexed::Value, tag, live: true });
+    let listed = |record: &SubjectRecord| -> Vec<_> {
+        record.all_lookups().map(|l| (l.field.clone(), l.of, l.tag, l.live)).collect()
+    };
+    let before = listed(&record);
+    let mut write = Write { lookups: Some(header.generations(Kind::Lookups)), reclaim: true, ..Write::default() };
+    let (values, metadata) = found_by(inner, schema, &record).await?;
+    // Two lists if the key plane was made while lookups were rotated.
+    for listing in record.listings(header) {
+        let tag = |(field, form): &(FieldName, Zeroizing<Vec<u8>>)| subject::lookup_tag_with(listing.tags, field, form);
+        let tags: Vec<_> = values.iter().map(|value| (&value.0, tag(value))).collect();
+        for listed in listing.refs.iter_mut().filter(|listed| listed.of == Indexed::Value) {
+            listed.live = tags.contains(&(&listed.field, listed.tag));
+        }
+        for (field, tag) in tags {
+            if !listing.refs.iter().any(|l| l.of == Indexed::Value && l.field == *field && l.tag == tag) {
+                listing.insert(tag, &directory, &mut write);
+                listing.refs.push(LookupRef { field: field.clone(), of: Indexed::Value, tag, live: true });
+            }
         }
     }
-    let fields: Vec<FieldName> =
-        record.lookups.iter().map(|l| l.field.clone()).chain(metadata.keys().cloned()).collect();
+    let fields: BTreeSet<FieldName> =
+        record.all_lookups().map(|l| l.field.clone()).chain(metadata.keys().cloned()).collect();
     for field in fields {
         let known = metadata.get(&field).cloned().unwrap_or_default();
-        edits.extend(update_refs(header, &directory, &mut record, &field, &known)?);
+        update_refs(header, &directory, &mut record, (&field, &known), &mut write)?;
     }
-    let same = |a: &LookupRef, b: &LookupRef| (&a.field, a.of, a.tag, a.live) == (&b.field, b.of, b.tag, b.live);
-    if before.len() == record.lookups.len() && before.iter().zip(&record.lookups).all(|(a, b)| same(a, b)) {
+    if before == listed(&record) {
         return Ok(None);
     }
-    if record.lookups.iter().any(|l| !l.live) {
-        edits.push(stale::mark(header, &directory));
+    if record.all_lookups().any(|l| !l.live) {
+        write.edits.push(stale::mark(header, &directory));
     }
-    edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
-    Ok(Some(Write { edits, reclaim: true, ..Write::default() }))
+    write.edits.push((Kind::Directory, directory, Op::Insert(encode(&DirectoryEntry::Subject(record))?)));
+    Ok(Some(write))
 }
 
-type FoundBy = (Vec<(FieldName, crate::crypto::tag::Tag)>, BTreeMap<FieldName, Metadata>);
+/// Fields with the forms that they are looked up by, and metadata.
+type FoundBy = (Vec<(FieldName, Zeroizing<Vec<u8>>)>, BTreeMap<FieldName, Metadata>);
 
 /// What a subject's values say it is found by.
-async fn found_by(inner: &Inner, header: &Header, schema: &Schema, record: &SubjectRecord) -> Result<FoundBy, Error> {
+async fn found_by(inner: &Inner, schema: &Schema, record: &SubjectRecord) -> Result<FoundBy, Error> {
     let (mut values, mut metadata) = (Vec::new(), BTreeMap::new());
     let system = Compartment::system();
     for keys in record.compartments.iter().filter(|keys| keys.name != system) {
@@ -99,7 +109,7 @@ async fn found_by(inner: &Inner, header: &Header, schema: &Schema, record: &Subj
             let Some(spec) = schema.field_by_id(field) else { continue };
             let value = FieldValue::decode(&subject::open_field(inner, &row, field, &place).await?)?;
             if let Some(form) = spec.lookup_form(&value) {
-                values.push((field.clone(), subject::lookup_tag(header, field, &form)));
+                values.push((field.clone(), form));
             }
         }
     }

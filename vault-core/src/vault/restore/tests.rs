@@ -273,6 +273,33 @@ async fn an_old_data_plane_opens_after_a_rotation_of_data_keys_unless_they_were_
     assert!(matches!(read(&restored, "a", "phone").await, Err(Error::NoSuchField)));
 }
 
+#[tokio::test]
+async fn a_key_plane_of_a_rotation_of_lookups_is_brought_up_to_the_data_whatever_it_was_at() {
+    let bed = Bed::with(&["a", "b"]).await;
+    let more: Vec<String> = (0..300).map(|n| format!("s{n}")).collect();
+    for subject in &more {
+        bed.fixture.put(subject, &[NAME]).await.unwrap();
+    }
+    let data = bed.data().await;
+    bed.fixture.put("a", &[OTHER_PHONE]).await.unwrap();
+    bed.fixture.vault.rotate(NewRotation::Lookups, Some(1), None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (half, _) = bed.back_up_as(|_| {}, Plane::Keys).await;
+    let (restored, report) = bed.restore(&[&data], &half).await.unwrap();
+    assert!(report.lookups_mended >= 1, "{report:?}");
+    // The data is older than the change.
+    assert_eq!(found(&restored, PHONE.1).await, ["a", "b"]);
+    assert_eq!(found(&restored, OTHER_PHONE.1).await, [""; 0]);
+    restored.lock().await.unwrap();
+
+    let running = bed.fixture.vault.rotations().await.unwrap()[0].id;
+    bed.fixture.vault.change_rotation(running, None, Some(100_000)).await.unwrap();
+    bed.fixture.ended(running).await;
+    let (restored, _) = bed.restore(&[&data], &bed.keys().await).await.unwrap();
+    assert_eq!(found(&restored, PHONE.1).await, ["a", "b"]);
+    assert_eq!(found(&restored, OTHER_PHONE.1).await, [""; 0]);
+}
+
 fn remove_refusals(slots: &TempDir) {
     for entry in std::fs::read_dir(slots.path()).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.extension().is_some_and(|kind| kind == "refusals") {
