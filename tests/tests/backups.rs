@@ -300,7 +300,7 @@ fn what_is_sealed_anew_behind_the_key_plane_does_not_cost_the_living_their_data(
     running.stop();
     fs::remove_dir_all(bed.store()).unwrap();
     let told = bed.restore_newest(&[]).expect(0).out;
-    assert!(told.contains("1 consent") && told.contains("write") && told.contains("audit export --from"), "{told}");
+    assert!(told.contains("1 consent") && told.contains("1 write") && told.contains("audit export --from"), "{told}");
     let running = bed.vault.start();
     (0..4).for_each(|number| lives(&running, number));
     // From here on it is final at once.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Finished, Running, Vault, able_python, run, skip, wait_for};
+use crate::harness::{Finished, Running, Vault, able_python, copy_dir, run, skip, wait_for};
 
 /// Subjects that are enrolled; every other one is shredded.
 fn subjects() -> usize {
@@ -147,6 +147,27 @@ fn a_file_of_ids_is_shredded_and_every_certificate_holds() {
     running.stop();
     let foreign = other.verify_with(&["--certificates", dir.to_str().unwrap()]).expect(8);
     assert!(foreign.out.contains("another log") || foreign.out.contains("not of this log"), "{}", foreign.out);
+}
+
+#[test]
+fn a_log_that_was_put_back_is_noticed() {
+    let vault = Vault::dev();
+    let running = vault.start();
+    enrol(&running, 10);
+    running.stop();
+    let (log, older) = (vault.data().join("audit"), vault.root().join("older"));
+    copy_dir(&log, &older);
+    let running = vault.start();
+    enrol(&running, 20);
+    running.stop();
+    vault.verify().expect(0);
+    fs::remove_dir_all(&log).unwrap();
+    copy_dir(&older, &log);
+    assert!(vault.verify().expect(8).out.contains("it is an older copy, or its end was removed"));
+    // Served all the same, it is told.
+    let told = vault.start().stop();
+    assert!(told.contains("the audit log is shorter than it was"), "{told}");
+    vault.verify().expect(8);
 }
 
 /// The log's signed head, once it speaks of `size` entries.

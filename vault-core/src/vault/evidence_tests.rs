@@ -198,12 +198,13 @@ async fn an_erasure_that_the_log_does_not_tell_is_found() {
     let erasure = fixture.shred(&["a", "b"]).await.id;
     let told = |shredded, ended| LogReport {
         erasures: [(erasure, ToldErasure { shredded, ended })].into(),
+        size: fixture.log.size(),
         ..LogReport::default()
     };
     let problems = async |report: &LogReport| {
         let session = fixture.vault.session().unwrap();
         assert_eq!(super::outbox::all(&fixture.vault.inner, &session.snapshot().header).await.unwrap().len(), 0);
-        fixture.vault.verify_erasures(report).await.unwrap()
+        fixture.vault.verify_log(report).await.unwrap()
     };
     // Entries that are durable in the log leave the outbox with a later commit.
     for _ in 0..500 {
@@ -217,7 +218,10 @@ async fn an_erasure_that_the_log_does_not_tell_is_found() {
     assert_eq!(problems(&told(2, true)).await, Vec::<String>::new());
     assert!(problems(&told(1, true)).await[0].contains("2 subjects are final, the log tells of 1"));
     assert!(problems(&told(2, false)).await[0].contains("does not tell it"));
-    assert_eq!(problems(&LogReport::default()).await.len(), 2);
-    let moved = LogReport { moved: 256, ..LogReport::default() };
+    let empty = LogReport { size: fixture.log.size(), ..LogReport::default() };
+    assert_eq!(problems(&empty).await.len(), 2);
+    let moved = LogReport { moved: 256, ..empty };
     assert_eq!(problems(&moved).await, Vec::<String>::new());
+    let older = LogReport { size: 1, ..told(2, true) };
+    assert!(problems(&older).await[0].contains("it is an older copy"));
 }

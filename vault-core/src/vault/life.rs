@@ -52,7 +52,7 @@ impl Vault {
 
         let mut header = Header::new(vault, Timestamp::now(), &mut random);
         let head = MetaHead { vault, epoch: header.epoch() };
-        let meta = Meta { head, sequence: 1, counts: Counts::default() }.seal(header.meta_key());
+        let meta = Meta { head, sequence: 1, counts: Counts::default(), logged: 0 }.seal(header.meta_key());
         let header_row = header.seal(&root.key, &mut random);
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Absent));
@@ -162,7 +162,15 @@ impl Vault {
             inner.recover_outbox(&header).await?;
         }
         let schema = Arc::new(schema::load(inner, &header).await?);
-        let snapshot = Snapshot { header: Arc::new(header), counts: meta.counts, sequence: meta.sequence, schema };
+        if let Some(log) = inner.outbox.log().filter(|log| log.size() < meta.logged) {
+            tracing::error!(
+                entries = log.size(),
+                had = meta.logged,
+                "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
+            );
+        }
+        let Meta { counts, sequence, logged, .. } = meta;
+        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, job_queue) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));

@@ -5,6 +5,7 @@
 //! off  0  8 B "UDVMETA1"     8 u16 format = 3     10 vault id (16 B)     26 u64 epoch         in the open
 //! off 34  sealed box under the header's META key, AAD = bytes 0..34:
 //!         u64 commit sequence ‖ u64 subjects ‖ u64 tombstones ‖ u64 refused ‖ u64 callers ‖ u64 pages ‖ u64 rows
+//!         ‖ u64 entries of the audit log that were durable by then
 //! ```
 //! Written with every commit, and expected by the next: two writers can not both go on. A truncated store opens cleanly
 //! in some engines, with every record gone; without a valid META the vault does not start on it.
@@ -34,6 +35,8 @@ pub(crate) struct Meta {
     pub(crate) head: MetaHead,
     pub(crate) sequence: u64,
     pub(crate) counts: Counts,
+    /// Entries of the audit log that were durable when it was written: with fewer, the log is not the one it was.
+    pub(crate) logged: u64,
 }
 
 impl MetaHead {
@@ -62,7 +65,7 @@ impl Meta {
     /// Seals the record.
     pub(crate) fn seal(&self, key: &MetaKey) -> Vec<u8> {
         let c = self.counts;
-        let numbers = [self.sequence, c.subjects, c.tombstones, c.refused, c.callers, c.pages, c.rows];
+        let numbers = [self.sequence, c.subjects, c.tombstones, c.refused, c.callers, c.pages, c.rows, self.logged];
         let plaintext: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
         let head = self.head.encode();
         [&head[..], &key.seal_meta(&head, &plaintext)].concat()
@@ -76,8 +79,10 @@ impl Meta {
         let plaintext = key.open_meta(open, sealed).map_err(|_| DAMAGED)?;
         let numbers: Vec<u64> =
             plaintext.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("chunks of 8 bytes"))).collect();
-        let [sequence, subjects, tombstones, refused, callers, pages, rows] = numbers[..] else { return Err(DAMAGED) };
-        Ok(Self { head, sequence, counts: Counts { subjects, tombstones, refused, callers, pages, rows } })
+        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged] = numbers[..] else {
+            return Err(DAMAGED);
+        };
+        Ok(Self { head, sequence, counts: Counts { subjects, tombstones, refused, callers, pages, rows }, logged })
     }
 }
 
@@ -91,7 +96,7 @@ mod tests {
     fn opens_unchanged_and_with_its_key_only() {
         let key = MetaKey::draw(&mut Random::for_keys(1));
         let counts = Counts { subjects: 3, tombstones: 1, refused: 0, callers: 2, pages: 9, rows: 4 };
-        let meta = Meta { head: MetaHead { vault: VaultId([5; 16]), epoch: 7 }, sequence: 11, counts };
+        let meta = Meta { head: MetaHead { vault: VaultId([5; 16]), epoch: 7 }, sequence: 11, counts, logged: 12 };
         let bytes = meta.seal(&key);
         assert_eq!(Meta::open(&bytes, &key).unwrap(), meta);
         assert_eq!(MetaHead::decode(&bytes).unwrap(), meta.head);

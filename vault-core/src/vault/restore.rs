@@ -21,7 +21,7 @@ use super::session::{Session, Snapshot};
 use super::types::{VaultOptions, VerifyReport};
 use super::writer::{Command, QUEUE, Write, Writer};
 use super::{Vault, meta, outbox, schema};
-use crate::audit::{Action, Entry, Outcome};
+use crate::audit::{Action, Entry, Log, Outcome};
 use crate::backup::{BackupError, Identities, Info};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -139,16 +139,18 @@ impl Vault {
         counts.rows = counted.rows;
         let head = MetaHead { vault: inner.vault, epoch: header.epoch().max(*slot_epoch) };
         // Beyond every commit that the log tells of, or the outbox would take the next ones for told.
-        let logged = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
-        let sequence = meta.sequence.max(logged) + 1;
-        let meta_row = Meta { head, sequence, counts }.seal(header.meta_key());
+        let told = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
+        let sequence = meta.sequence.max(told) + 1;
+        // Whatever log there is now: that of the archives may be lost.
+        let logged = inner.outbox.log().map_or(0, Log::durable_size);
+        let meta_row = Meta { head, sequence, counts, logged }.seal(header.meta_key());
         rows::put(&*inner.store, vec![(meta::KEY.to_vec(), meta_row.clone())]).await?;
 
         // Beyond every epoch that the slots have seen, so that the next one is the vault's own.
         let header = header.at_epoch(head.epoch);
         let root = RootEntry { epoch: head.epoch, retained: false, ..root.duplicate() };
         let schema = Arc::new(schema::load(inner, &header).await?);
-        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, schema };
+        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let mending = Mending::start(self, snapshot, root, meta_row);
         let lookups_mended = mend::lookups(inner, &mending.session, progress).await?;
         let refused_again =

@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) header: Arc<Header>,
     pub(crate) counts: Counts,
     pub(crate) sequence: u64,
+    /// Entries of the audit log that were durable by then.
+    pub(crate) logged: u64,
     pub(crate) schema: Arc<Schema>,
 }
 

@@ -1,7 +1,7 @@
 //! The scrub: every page reachable, every row and field opens, every value token has its subject, and the counts are what
 //! META says.
 
-mod erasures;
+mod log;
 
 use std::collections::HashSet;
 

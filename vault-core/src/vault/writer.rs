@@ -21,7 +21,7 @@ use super::meta::{self, Meta, MetaHead};
 use super::outbox;
 use super::row;
 use super::session::{Session, Snapshot};
-use crate::audit::{Entry, trail};
+use crate::audit::{Entry, Log, trail};
 use crate::crypto::digest;
 use crate::error::Error;
 use crate::root::{Refusal, RootEntry};
@@ -290,7 +290,8 @@ impl Writer {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
-        let meta = Meta { head, sequence: before.sequence + 1, counts };
+        let logged = before.logged.max(self.inner.outbox.log().map_or(0, Log::durable_size));
+        let meta = Meta { head, sequence: before.sequence + 1, counts, logged };
         let meta_row = meta.seal(header.meta_key());
         let stamped = rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry });
         let entries: Vec<Entry> = stamped.filter(|_| self.inner.outbox.log().is_some()).collect();
@@ -333,7 +334,13 @@ impl Writer {
         }
         self.meta_row = meta_row;
         let schema = rest.schema.unwrap_or_else(|| before.schema.clone());
-        self.session.publish(Snapshot { header: Arc::new(applied.header), counts, sequence: meta.sequence, schema });
+        self.session.publish(Snapshot {
+            header: Arc::new(applied.header),
+            counts,
+            sequence: meta.sequence,
+            logged,
+            schema,
+        });
         self.inner.outbox.committed(keys, entries);
         self.note_refusals(rest.refusals).await;
         Ok(())

@@ -33,7 +33,7 @@ pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
         bar.finish_and_clear();
         let keys = vault.log_signers().await;
         let untold = match &logged {
-            Some(logged) => vault.verify_erasures(&logged.report).await,
+            Some(logged) => vault.verify_log(&logged.report).await,
             None => Ok(Vec::new()),
         };
         vault.close().await?;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
+use vault_core::audit::trail;
 use vault_core::ids::{FieldName, SubjectId};
 use vault_core::schema::Form;
 use vault_core::vault::{Change, FieldStamp, PutOptions, PutOutcome, ReadRequest};
@@ -233,7 +234,8 @@ pub(crate) async fn forget_one(
     let if_match = precondition(&headers)?;
     // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
     let vault = app.vault.clone();
-    let forgetting = tokio::spawn(async move { vault.forget_field(&id, &name, if_match).await });
+    let forgetting = trail::carried(async move { vault.forget_field(&id, &name, if_match).await });
+    let forgetting = tokio::spawn(forgetting);
     match tokio::time::timeout(FINAL_WAIT, forgetting).await {
         Ok(Ok(Ok(()))) => Ok(match app.vault.waits_for_backup() {
             Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),

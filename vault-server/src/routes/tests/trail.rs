@@ -110,6 +110,19 @@ async fn reads_tell_the_fields_that_were_shown_and_the_purpose() {
 }
 
 #[tokio::test]
+async fn a_field_that_is_forgotten_is_told_with_its_subject_in_its_commit() {
+    let site = Site::new().await;
+    assert_eq!(site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await.status, 201);
+    let before = site.log.size();
+    assert_eq!(site.call(Method::DELETE, "/v1/subjects/jane/fields/phone", "").await.status, 204);
+    let entries = site.entries(before);
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((entry.what, entry.outcome, entry.subjects.len()), (Action::Write, Outcome::Done, 1));
+    assert_eq!(entry.fields.iter().map(|field| field.as_str()).collect::<Vec<_>>(), ["phone"]);
+    assert!(entry.commit.is_some());
+}
+
+#[tokio::test]
 async fn status_and_metrics_show_the_log() {
     let site = Site::new().await;
     let size = site.log.size();

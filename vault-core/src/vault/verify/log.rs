@@ -1,4 +1,4 @@
-//! Erasures against the audit log: whoever is final must be told there, or no certificate can be given.
+//! The vault against its audit log: that has all it ever had, and tells of whoever is final, or no certificate can be given.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::error::Error;
 use crate::ids::ErasureId;
 
 impl Vault {
-    /// What the log does not tell of erasures that are final by the vault's own records, or tells more than once. What a crash
-    /// left in the outbox counts as told.
+    /// What the log does not tell of erasures that are final by the vault's own records, and whether it is shorter than it
+    /// was. What a crash left in the outbox counts as told.
     ///
     /// # Errors
     /// [`Error::Locked`], or the store's.
-    pub async fn verify_erasures(&self, log: &LogReport) -> Result<Vec<String>, Error> {
+    pub async fn verify_log(&self, log: &LogReport) -> Result<Vec<String>, Error> {
         let session = self.session()?;
         let snapshot = session.settled().await;
         let mut waiting: BTreeMap<ErasureId, ToldErasure> = BTreeMap::new();
@@ -21,6 +21,12 @@ impl Vault {
             ToldErasure::take(&mut waiting, &entry);
         }
         let mut problems = Vec::new();
+        if log.size < snapshot.logged {
+            problems.push(format!(
+                "the audit log has {} entries, and had {}: it is an older copy, or its end was removed",
+                log.size, snapshot.logged
+            ));
+        }
         let mut after = None;
         loop {
             let page = erase::list(&self.inner, &snapshot.header, after, 1000).await?;
