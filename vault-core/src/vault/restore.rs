@@ -153,6 +153,9 @@ impl Vault {
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let mending = Mending::start(self, snapshot, root, meta_row);
         let lookups_mended = mend::lookups(inner, &mending.session, progress).await?;
+        if logged < meta.logged {
+            mend::forget_log(inner, &mending.session).await?;
+        }
         let refused_again =
             mend::refuse_again(inner, &mending.session, refusals.as_deref().unwrap_or_default()).await?;
         mending.finish(self).await?;

@@ -116,6 +116,22 @@ async fn found_by(inner: &Inner, schema: &Schema, record: &SubjectRecord) -> Res
     Ok((values, metadata))
 }
 
+/// Notes of every erasure that nothing tells of it any more: the log that did is lost.
+pub(super) async fn forget_log(inner: &Inner, session: &Session) -> Result<(), Error> {
+    let mut after = None;
+    loop {
+        let header = session.snapshot().header.clone();
+        let page = erase::list(inner, &header, after, TOGETHER).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.id);
+        let mut write = Write { reclaim: true, ..Write::default() };
+        for record in page.into_iter().filter(|record| record.told_from.is_some()) {
+            write.edits.push(erase::note(&header, &ErasureRecord { told_from: None, ..record })?);
+        }
+        session.commit(vec![write]).await?;
+    }
+}
+
 /// Refuses again what was refused after the key plane was made; answers how much that was. The shreds become final by
 /// themselves once the vault runs.
 pub(super) async fn refuse_again(inner: &Inner, session: &Session, refusals: &[Refusal]) -> Result<u64, Error> {
