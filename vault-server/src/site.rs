@@ -129,7 +129,9 @@ impl Site {
     /// # Errors
     /// As [`Site::open`].
     pub(crate) async fn open_unlogged(&self) -> Result<Vault, Failure> {
-        Ok(Vault::open(self.existing_store()?, &self.slots, self.unlogged()).await?)
+        let store = self.existing_store()?;
+        self.hold_slots()?;
+        Ok(Vault::open(store, &self.slots, self.unlogged()).await?)
     }
 
     /// The options of a vault that is opened without its log.

@@ -68,7 +68,8 @@ impl Roots {
         }
     }
 
-    pub(super) fn retain_only(&self, mut entries: Vec<RootEntry>) {
+    /// These and no others are retained from here on.
+    pub(crate) fn retain_only(&self, mut entries: Vec<RootEntry>) {
         entries.sort_by_key(|e| (e.epoch, e.id));
         *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = entries;
     }

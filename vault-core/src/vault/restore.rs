@@ -148,6 +148,7 @@ impl Vault {
 
         // Beyond every epoch that the slots have seen, so that the next one is the vault's own.
         let header = header.at_epoch(head.epoch);
+        let root_as_it_is = checked.root.duplicate();
         let root = RootEntry { epoch: head.epoch, retained: false, ..root.duplicate() };
         let schema = Arc::new(schema::load(inner, &header).await?);
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
@@ -158,7 +159,7 @@ impl Vault {
         }
         let refused_again =
             mend::refuse_again(inner, &mending.session, refusals.as_deref().unwrap_or_default()).await?;
-        mending.finish(self).await?;
+        mending.finish(self, root_as_it_is).await?;
         if checked.retained {
             wipe_refusals(inner.file_slots.iter(), &Refusals::of(&checked.root, inner.vault));
         }
@@ -222,10 +223,14 @@ impl Mending {
     }
 
     /// The root batch that makes the store a vault: up to its commit the slots still hold what they held.
-    async fn finish(self, vault: &Vault) -> Result<(), Error> {
+    /// `archived`: the key plane's root as the slots have it, which stays there until then, however often this is cut short.
+    async fn finish(self, vault: &Vault, archived: RootEntry) -> Result<(), Error> {
         let roots = &vault.inner.roots;
         let current = self.session.root.load_full();
         roots.take_as_they_are();
+        if archived != *current {
+            roots.retain_only(vec![archived]);
+        }
         let next = Arc::new(roots.stage(&current, &mut Random::new(64)).await?.next);
         let entries = vec![Entry::new(Action::Restore, Outcome::Done)];
         let writes = vec![Write { delete: vec![MARKER.to_vec()], entries, reclaim: true, ..Write::default() }];
@@ -233,6 +238,7 @@ impl Mending {
         let command = Command::Root { next: next.clone(), writes, rekey: None, reply };
         self.session.writer.send(command).await.map_err(|_| Error::Failed)?;
         answer.await.map_err(|_| Error::Failed)??;
+        roots.retain_only(Vec::new());
         if let Finish::Waiting(slots) = roots.finish(&next).await {
             tracing::warn!(waiting_for = ?slots, "a root slot still holds the root from before the restore");
         }

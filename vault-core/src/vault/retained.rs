@@ -5,6 +5,7 @@
 //! with the backup that root still leads to their keys. What is refused meanwhile is noted beside the slots, for the
 //! backup knows nothing of it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ struct State {
     kept: Option<RetainedRoot>,
     begun: Option<(RetainedRoot, Instant)>,
     files: Vec<Refusals>,
+    /// Lists that missed something and could not be made whole: beside a slot that was away, for example.
+    lagging: HashSet<(RootId, PathBuf)>,
 }
 
 impl Vault {
@@ -121,33 +124,46 @@ impl Keeper {
 
     /// Notes refusals for every retained root. One whose refusals cannot be noted anywhere is given back: it must go.
     pub(crate) fn note(&self, refusals: &[Refusal]) -> Vec<RootId> {
-        let state = self.state();
-        let lost = state.files.iter().filter(|file| {
-            let lags = |slot: &&PathBuf| match file.append(slot, refusals) {
-                Ok(()) => false,
-                Err(error) => {
-                    tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
-                    true
+        let mut state = self.state();
+        let State { files, lagging: behind, .. } = &mut *state;
+        let lost = files.iter().filter(|file| {
+            let lags = |slot: &&PathBuf| {
+                // It would be taken for whole again.
+                if behind.contains(&(file.root, (*slot).clone())) {
+                    return true;
                 }
+                let appended = file.append(slot, refusals);
+                if let Err(error) = &appended {
+                    tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
+                }
+                appended.is_err()
             };
             let lagging: Vec<&PathBuf> = self.slots.iter().filter(lags).collect();
             if lagging.len() == self.slots.len() {
                 return true;
             }
-            lagging.into_iter().for_each(|slot| self.catch_up(file, slot));
+            for slot in lagging {
+                let mark = (file.root, slot.clone());
+                if self.catch_up(file, slot) {
+                    behind.remove(&mark)
+                } else {
+                    behind.insert(mark)
+                };
+            }
             false
         });
         lost.map(|file| file.root).collect()
     }
 
     /// Makes a list that lags whole from the others; one that stays behind goes, for it would be taken for complete.
-    fn catch_up(&self, file: &Refusals, slot: &Path) {
+    fn catch_up(&self, file: &Refusals, slot: &Path) -> bool {
         let others: Vec<PathBuf> = self.slots.iter().filter(|other| *other != slot).cloned().collect();
         let written = file.gather(&others, false).is_some_and(|all| file.write(slot, &all).is_ok());
         if !written && let Err(error) = file.wipe(slot) {
             let slot = slot.display();
             tracing::error!(%slot, %error, "a list of refusals beside a root slot lags and stays: never restore from this slot alone");
         }
+        written
     }
 
     /// After an unlock: takes up what is noted for a root that is retained, and makes it the same beside every slot. Answers
@@ -279,10 +295,12 @@ impl Inner {
             tracing::error!(
                 "a retained root is let go, for refusals since then could not be noted: back up the key plane anew"
             );
+            {
+                let mut state = self.keeper.state();
+                state.kept = state.kept.filter(|kept| kept.root != lost);
+                state.begun = state.begun.take().filter(|(begun, _)| begun.root != lost);
+            }
             self.release(lost);
-            let mut state = self.keeper.state();
-            state.kept = state.kept.filter(|kept| kept.root != lost);
-            state.begun = state.begun.take().filter(|(begun, _)| begun.root != lost);
         }
     }
 

@@ -21,6 +21,8 @@ use crate::files;
 use crate::serve::say;
 use crate::site::Site;
 
+/// Entries that lie in one file of the log (C2SP tlog-tiles).
+const BUNDLE: u64 = 256;
 /// A file system in memory: what is written there reaches no disk.
 const MEMORY: &str = "/dev/shm";
 
@@ -97,7 +99,7 @@ struct Changed {
 fn changed_since(vault: &Vault, since: Timestamp) -> Result<Changed, Failure> {
     let log = vault.audit_log()?;
     let mut changed = Changed::default();
-    let scanned = log.scan(0..log.size(), |index, bytes| {
+    let mut look = |index, bytes: &[u8]| {
         // What rode in a commit changed something.
         let Some(entry) = Entry::decode(bytes).filter(|entry| entry.commit.is_some() && entry.at > since) else {
             return;
@@ -106,11 +108,15 @@ fn changed_since(vault: &Vault, since: Timestamp) -> Result<Changed, Failure> {
             changed.from.get_or_insert(index);
             *changed.counts.entry(entry.what.as_str()).or_default() += entry.count.unwrap_or(1);
         }
-    });
-    match scanned {
-        // Entries that were moved away are older.
-        Ok(()) | Err(LogError::MovedAway { .. }) => Ok(changed),
-        Err(error) => Err(Error::from(error).into()),
+    };
+    let mut from = 0;
+    loop {
+        match log.scan(from..log.size(), &mut look) {
+            Ok(()) => return Ok(changed),
+            // A bundle that was moved away.
+            Err(LogError::MovedAway { index }) => from = (index / BUNDLE + 1) * BUNDLE,
+            Err(error) => return Err(Error::from(error).into()),
+        }
     }
 }
 
@@ -233,11 +239,13 @@ fn sweep(place: &Path) {
 
 /// Writes zeros over the copies of slots in a directory.
 fn overwrite_all(dir: &Path) {
-    let slots = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     // The store's files are sealed rows.
-    for slot in slots.filter(|path| path.file_name().is_some_and(|name| name != "store")) {
-        for file in std::fs::read_dir(slot).into_iter().flatten().flatten() {
-            let _ = files::overwrite(&file.path());
+    for path in entries.filter(|path| path.file_name().is_some_and(|name| name != "store")) {
+        if path.is_dir() {
+            overwrite_all(&path);
+        } else {
+            let _ = files::overwrite(&path);
         }
     }
 }

@@ -67,12 +67,15 @@ pub(super) async fn write(
                     counted.left_out += unknown.len() as u64;
                     dead.extend(unknown.iter().filter_map(|(key, _)| key.get(1..17).map(<[u8]>::to_vec)));
                     if number > 0 {
-                        set_aside(&*inner.store, &known).await?;
+                        set_aside(&*inner.store, known.iter().map(|(key, _)| key)).await?;
                     }
                     put(&*inner.store, known).await?;
                     progress(RestoreStep::Writing, done);
                 }
-                Piece::Gone(keys) => delete(&*inner.store, keys).await?,
+                Piece::Gone(keys) => {
+                    set_aside(&*inner.store, keys.iter()).await?;
+                    delete(&*inner.store, keys).await?;
+                }
                 Piece::Info(_) | Piece::Whole => {}
             }
         }
@@ -171,9 +174,15 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
             // Sealed under another key since the key plane was made: then what was there before opens.
             let before = inner.store.get(&aside(&place.key())).await?;
             if let Some(before) = &before
-                && is_whole(inner, before, &place).await?
+                && let Some(spills) = spills_before(inner, before, &place).await?
             {
+                for (key, value) in inner.store.scan(&place.key(), Some(&end_of(&place)), TOGETHER).await? {
+                    if key != place.key() && !spills.contains(&(key.clone(), value)) {
+                        batch.delete.push(key);
+                    }
+                }
                 batch.put.push((place.key(), before.clone()));
+                batch.put.extend(spills);
                 continue;
             }
             let old = Old { inner, header: &checked.header, directory: &directory, record: &record, keys, version };
@@ -186,8 +195,7 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
                 Some(_) => counted.unreadable += 1,
                 None => counted.missing += 1,
             }
-            let end = [&place.key()[..], &[0xff; 9]].concat();
-            for (key, _) in inner.store.scan(&place.key(), Some(&end), TOGETHER).await? {
+            for (key, _) in inner.store.scan(&place.key(), Some(&end_of(&place)), TOGETHER).await? {
                 if key != place.key() {
                     batch.delete.push(key);
                 }
@@ -245,9 +253,9 @@ impl Old<'_> {
 }
 
 /// Keeps what rows of an increment are about to replace, until it is known which of the two opens.
-async fn set_aside(store: &dyn Store, rows: &[StoredRow]) -> Result<(), Error> {
+async fn set_aside(store: &dyn Store, keys: impl Iterator<Item = &Vec<u8>>) -> Result<(), Error> {
     let mut before = Vec::new();
-    for (key, _) in rows {
+    for key in keys {
         before.extend(store.get(key).await?.map(|value| (aside(key), value)));
     }
     put(store, before).await
@@ -255,6 +263,26 @@ async fn set_aside(store: &dyn Store, rows: &[StoredRow]) -> Result<(), Error> {
 
 fn aside(key: &[u8]) -> Vec<u8> {
     [MARKER, key].concat()
+}
+
+/// Behind everything that a compartment has in the store.
+fn end_of(place: &RowPlace<'_>) -> Vec<u8> {
+    [&place.key()[..], &[0xff; 9]].concat()
+}
+
+/// The spilled fields of a row that was replaced, wherever they are; none if it does not open or one is missing.
+async fn spills_before(inner: &Inner, before: &[u8], place: &RowPlace<'_>) -> Result<Option<Vec<StoredRow>>, Error> {
+    let Ok(opened) = Row::open(before, place) else { return Ok(None) };
+    let mut spills = Vec::new();
+    for key in opened.spill_keys(place) {
+        let there = match inner.store.get(&key).await? {
+            Some(value) => Some(value),
+            None => inner.store.get(&aside(&key)).await?,
+        };
+        let Some(value) = there else { return Ok(None) };
+        spills.push((key, value));
+    }
+    Ok(Some(spills))
 }
 
 /// Whether a row opens and has its spilled fields beside it.

@@ -413,6 +413,47 @@ async fn a_restore_that_was_cut_short_is_told_and_run_again() {
     assert_eq!(read(&restored, "b", "phone").await.unwrap(), PHONE.1);
 }
 
+#[tokio::test]
+async fn a_restore_that_fails_at_its_end_again_and_again_costs_no_root() {
+    let bed = Bed::with(&["a", "b"]).await;
+    let (data, keys) = (bed.data().await, bed.kept_keys().await);
+    bed.begin_shred("b").await;
+    bed.fixture.rotate(Layer::Root).await;
+    let unlock = || Unlock::KeyFile(bed.fixture.key.duplicate());
+    let attempt = async |slots: &TempDir, commits| {
+        let store = Arc::new(MemoryStore::new());
+        store.fail_commit_after(commits, Fault::InDoubtLost);
+        let ask = RestoreAsk { store, ..bed.ask(&MemoryStore::new(), slots, &[&data], &keys) };
+        Vault::restore(&ask, unlock(), &|_, _| {}).await.is_ok()
+    };
+    let mut needed = 0;
+    while !attempt(&bed.slots(), needed).await {
+        needed += 1;
+    }
+    let slots = bed.slots();
+    for _ in 0..5 {
+        assert!(!attempt(&slots, needed - 1).await);
+    }
+    let (restored, report) = bed.restore_from(&bed.ask(&MemoryStore::new(), &slots, &[&data], &keys)).await.unwrap();
+    assert!(report.retained && report.refused_again == 1);
+    assert_eq!(read(&restored, "a", "phone").await.unwrap(), PHONE.1);
+}
+
+#[tokio::test]
+async fn a_large_field_outlives_its_row_being_sealed_anew_behind_the_key_plane() {
+    let bed = Bed::with(&["a"]).await;
+    let big = format!(r#""{}""#, "x".repeat(6000));
+    bed.fixture.put("a", &[("home_address", &big)]).await.unwrap();
+    let (base, first) = bed.back_up_as(|_| {}, Plane::Data).await;
+    let keys = bed.kept_keys().await;
+    bed.fixture.vault.forget_field(&id("a"), &name("name"), None).await.unwrap();
+    let (increment, _) = bed.back_up_as(|ask| ask.base = first.index, Plane::Data).await;
+    let (restored, report) = bed.restore(&[&base, &increment], &keys).await.unwrap();
+    assert_eq!((report.unreadable, report.missing, report.rows), (0, 0, 2), "{report:?}");
+    assert_eq!(read(&restored, "a", "home_address").await.unwrap(), big);
+    assert_eq!(read(&restored, "a", "phone").await.unwrap(), PHONE.1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn backups_of_a_busy_vault_are_whole() {
     let bed = Bed::with(&["a"]).await;
