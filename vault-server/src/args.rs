@@ -142,11 +142,11 @@ pub(crate) struct Which {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SlotsCommand {
     /// List them, without opening any.
-    List(OfSlots),
+    List(OfVault),
     /// Open each, and say what it holds and whether they agree. Exits 8 if something is wrong.
-    Check(OfSlots),
+    Check(OfVault),
     /// Give slots in hardware fresh keys now, and destroy the ones from before.
-    Rotate(OfSlots),
+    Rotate(OfVault),
     /// Make one more, in a file or in hardware, with the present root in it. The server must be stopped.
     Add(AddSlot),
     /// Wipe one, with its key in the HSM. The server must be stopped; the last one stays.
@@ -168,7 +168,7 @@ pub(crate) struct Whose {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct OfSlots {
+pub(crate) struct OfVault {
     #[command(flatten)]
     pub(crate) whose: Whose,
     #[command(flatten)]

@@ -24,3 +24,4 @@ pub use error::LogError;
 pub use follow::{is_continued, next_key, signed_size, size_of};
 pub use log::{Log, Sync};
 pub use trail::{Trail, day_of};
+pub use tree::WIDTH;

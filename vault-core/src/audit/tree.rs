@@ -18,7 +18,7 @@ use tlog_tiles::tlog::{self, Hash, HashReader, node_hash};
 use super::files;
 
 /// Hashes of a tile, and entries of a bundle.
-pub(super) const WIDTH: u64 = 256;
+pub const WIDTH: u64 = 256;
 const HEIGHT: u8 = 8;
 
 /// A tree of a certain size.

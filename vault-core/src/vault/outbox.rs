@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Inner;
 use super::types::LogStatus;
-use crate::audit::{Entry, Log, LogError};
+use crate::audit::{Entry, Log, LogError, WIDTH};
 use crate::error::Error;
 use crate::store::Row;
 use crate::trie::Header;
@@ -26,8 +26,6 @@ pub(super) const PREFIX: u8 = b'o';
 const ROW_MAX: usize = 32 * 1024;
 /// Rows that are read at once.
 const SCAN: usize = 64;
-/// Entries that are looked at together.
-const LOOK: usize = 1000;
 
 /// What of the outbox is in memory.
 pub(crate) struct Outbox {
@@ -241,8 +239,12 @@ impl Newest {
         let mut newest = Self { commit: 0, entries: 0 };
         let mut end = log.size();
         while end > 0 {
-            let from = end.saturating_sub(LOOK as u64);
-            let lines = log.read(from, usize::try_from(end - from).unwrap_or(LOOK))?;
+            // One bundle at a time: those before it may have been moved away.
+            let from = (end - 1) / WIDTH * WIDTH;
+            let lines = match log.read(from, usize::try_from(end - from).expect("at most a bundle")) {
+                Err(LogError::MovedAway { .. }) if newest.entries > 0 => return Ok(newest),
+                read => read?,
+            };
             for entry in lines.iter().rev() {
                 match Entry::decode(entry).and_then(|entry| entry.commit) {
                     Some(commit) if newest.entries == 0 || commit == newest.commit => {

@@ -129,6 +129,7 @@ impl Vault {
         let inner = &self.inner;
         let checked = check::archives(inner, ask, progress).await?;
         let refusals = self.refusals_since(&checked, ask.accept_unknown_refusals)?;
+        let told = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
         rows::clear(&*inner.store).await?;
         let mark = serde_json::to_vec(&checked.keys).map_err(|_| Error::Failed)?;
         rows::put(&*inner.store, vec![(MARKER.to_vec(), mark)]).await?;
@@ -139,7 +140,6 @@ impl Vault {
         counts.rows = counted.rows;
         let head = MetaHead { vault: inner.vault, epoch: header.epoch().max(*slot_epoch) };
         // Beyond every commit that the log tells of, or the outbox would take the next ones for told.
-        let told = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
         let sequence = meta.sequence.max(told) + 1;
         // Whatever log there is now: that of the archives may be lost.
         let logged = inner.outbox.log().map_or(0, Log::durable_size);

@@ -159,11 +159,17 @@ impl Keeper {
     fn catch_up(&self, file: &Refusals, slot: &Path) -> bool {
         let others: Vec<PathBuf> = self.slots.iter().filter(|other| *other != slot).cloned().collect();
         let written = file.gather(&others, false).is_some_and(|all| file.write(slot, &all).is_ok());
-        if !written && let Err(error) = file.wipe(slot) {
+        if !written {
+            self.drop_list(file, slot);
+        }
+        written
+    }
+
+    fn drop_list(&self, file: &Refusals, slot: &Path) {
+        if let Err(error) = file.wipe(slot) {
             let slot = slot.display();
             tracing::error!(%slot, %error, "a list of refusals beside a root slot lags and stays: never restore from this slot alone");
         }
-        written
     }
 
     /// After an unlock: takes up what is noted for a root that is retained, and makes it the same beside every slot. Answers
@@ -174,7 +180,8 @@ impl Keeper {
         for slot in &self.slots {
             if let Err(error) = file.write(slot, &known) {
                 tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
-                self.catch_up(&file, slot);
+                self.drop_list(&file, slot);
+                self.state().lagging.insert((file.root, slot.clone()));
             }
         }
         self.state().files.push(file);
@@ -211,6 +218,7 @@ impl Keeper {
 
     fn end(&self, root: RootId) {
         let mut state = self.state();
+        state.lagging.retain(|(of, _)| *of != root);
         let at = state.files.iter().position(|file| file.root == root);
         if let Some(file) = at.map(|at| state.files.remove(at)) {
             self.wipe(&file);

@@ -5,20 +5,14 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, ValueEnum};
 use vault_core::backup::Plane;
 
-use super::{Which, Whose};
-use crate::remote::RemoteArgs;
+use super::{OfVault, Which};
 
 #[derive(Debug, ClapArgs)]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("does").args(["out", "release"]).required(true))]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
-    pub(crate) whose: Whose,
-    #[command(flatten)]
-    pub(crate) remote: RemoteArgs,
-    /// Take the passphrase from this file (its first line) instead of asking.
-    #[arg(long, value_name = "FILE", conflicts_with = "url")]
-    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) of: OfVault,
     /// The directory that the archives are written to.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -69,7 +63,7 @@ impl BackupArgs {
         match self.plane {
             Some(PlaneArg::Data) => vec![whole],
             Some(PlaneArg::Keys) => vec![keys],
-            None if self.whose.url.is_some() => vec![whole, keys, Step { incremental: true, ..whole }],
+            None if self.of.whose.url.is_some() => vec![whole, keys, Step { incremental: true, ..whole }],
             None => vec![whole, keys],
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use serde_json::json;
 use vault_core::Error;
 use vault_core::audit::{Action, Entry, Outcome};
@@ -11,25 +11,22 @@ use vault_core::backup::Plane;
 use vault_core::ids::BackupId;
 use vault_core::vault::{BackupAsk, Vault};
 
-use super::{Failure, block_on, site};
+use super::{Failure, IN_USE, bar, block_on, local, remote, styled};
 use crate::archives::{self, Incoming, Kind};
-use crate::args::{BackupArgs, Step, Which};
+use crate::args::{BackupArgs, Step};
 use crate::logging::LogFormat;
 use crate::remote::Remote;
 use crate::serve::say;
 use crate::site::Site;
 
-const IN_USE: &str = ". Stop the server first, or give --url and --token-file instead";
-
 pub(super) fn run(args: &BackupArgs, format: Option<LogFormat>) -> Result<(), Failure> {
-    if let Some(url) = &args.whose.url {
-        let remote = Remote::new(url, &args.remote)?;
+    if let Some(remote) = remote(&args.of)? {
         return match &args.out {
             Some(out) => args.steps().into_iter().try_for_each(|step| of_server(&remote, args, step, out)),
             None => remote.delete("/v1/backups/retained").map(|_| say(RELEASED)),
         };
     }
-    let site = site(&Which { data: args.whose.data.clone(), config: args.whose.config.clone() }, format)?;
+    let site = local(&args.of, format)?;
     block_on(async {
         let vault = site.open().await?;
         let outcome = of_store(&site, &vault, args).await;
@@ -47,7 +44,7 @@ async fn of_store(site: &Site, vault: &Vault, args: &BackupArgs) -> Result<(), F
         site.backups.recipients(&args.recipient).map_err(Error::from)?;
     }
     if args.release || args.steps().iter().any(|step| step.plane == Plane::Keys) {
-        site.unlock(vault, args.passphrase_file.as_deref()).await?;
+        site.unlock(vault, args.of.passphrase_file.as_deref()).await?;
     }
     let Some(out) = &args.out else {
         vault.forget_retained().await?;
@@ -69,7 +66,7 @@ async fn write(site: &Site, vault: &Vault, args: &BackupArgs, step: Step, out: &
     let retain = args.retain && plane == Plane::Keys;
     let ask = BackupAsk { base, retain, ..BackupAsk::new(plane, recipients) };
     let mut incoming = Incoming::begin(out, Kind::of(plane, ask.base.is_some()), ask.id)?;
-    let bar = rows_bar(plane, args.no_progress);
+    let bar = bar(name(plane), args.no_progress);
     let progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -124,7 +121,8 @@ fn keep(
     out: &Path,
 ) -> Result<(PathBuf, u64), Failure> {
     let mut incoming = Incoming::begin(out, kind, id)?;
-    let bar = bytes_bar(plane, args.no_progress);
+    // How much there will be is not known.
+    let bar = styled(&format!("{} {{spinner}} {{bytes}} {{bytes_per_sec}} {{elapsed}}", name(plane)), args.no_progress);
     let received = std::io::copy(&mut bar.wrap_read(body), &mut incoming).and_then(|_| incoming.flush());
     bar.finish_and_clear();
     received.map_err(|why| {
@@ -153,22 +151,4 @@ fn name(plane: Plane) -> &'static str {
         Plane::Data => "data plane",
         Plane::Keys => "key plane",
     }
-}
-
-fn rows_bar(plane: Plane, hidden: bool) -> ProgressBar {
-    bar(hidden, &format!("{} {{bar:40}} {{pos}}/{{len}} rows {{elapsed}}", name(plane)))
-}
-
-/// How much there will be is not known.
-fn bytes_bar(plane: Plane, hidden: bool) -> ProgressBar {
-    bar(hidden, &format!("{} {{spinner}} {{bytes}} {{bytes_per_sec}} {{elapsed}}", name(plane)))
-}
-
-fn bar(hidden: bool, template: &str) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    ProgressStyle::with_template(template).into_iter().for_each(|style| bar.set_style(style));
-    bar
 }

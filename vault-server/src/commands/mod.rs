@@ -21,9 +21,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vault_core::Error;
 use vault_core::store::StoreError;
 
-use crate::args::{Args, Command, Which};
+use crate::args::{Args, Command, OfVault, Which};
 use crate::config::{Config, ConfigError};
 use crate::logging::{self, LogFormat};
+use crate::remote::Remote;
 use crate::site::Site;
 use crate::unlock::SourceError;
 
@@ -51,6 +52,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Command::CheckConfig(args) => check_config::run(&args.config),
     }
 }
+
+/// What to do about a store in use, for commands that can ask its server.
+const IN_USE: &str = ". Stop the server first, or give --url and --token-file instead";
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -174,6 +178,16 @@ fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
+/// The server that a command is to ask, if it is to ask one.
+fn remote(of: &OfVault) -> Result<Option<Remote>, Failure> {
+    of.whose.url.as_ref().map(|url| Remote::new(url, &of.remote)).transpose()
+}
+
+/// Otherwise the stopped vault.
+fn local(of: &OfVault, format: Option<LogFormat>) -> Result<Site, Failure> {
+    site(&Which { data: of.whose.data.clone(), config: of.whose.config.clone() }, format)
+}
+
 fn site(which: &Which, format: Option<LogFormat>) -> Result<Site, Failure> {
     match (&which.data, &which.config) {
         (_, Some(config)) => Ok(Site::of_config(&load(config, format)?)),
@@ -187,12 +201,16 @@ fn site(which: &Which, format: Option<LogFormat>) -> Result<Site, Failure> {
 
 /// A progress bar: on standard error, and only on a terminal.
 fn bar(what: &'static str, hidden: bool) -> ProgressBar {
+    styled(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}}"), hidden)
+}
+
+/// The same of another look.
+fn styled(template: &str, hidden: bool) -> ProgressBar {
     if hidden {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}}"));
     let bar = ProgressBar::new(0);
-    style.into_iter().for_each(|style| bar.set_style(style));
+    ProgressStyle::with_template(template).into_iter().for_each(|style| bar.set_style(style));
     bar
 }
 

@@ -5,24 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 use vault_core::Error;
-use vault_core::audit::{Action, Entry, LogError};
+use vault_core::audit::{Action, Entry, LogError, WIDTH};
 use vault_core::backup::Identities;
 use vault_core::root::{SlotPlace, Unlock};
 use vault_core::time::Timestamp;
 use vault_core::vault::{DrillReport, RestoreAsk, RestoreReport, RestoreStep, Vault, VaultOptions};
 
-use super::{Failure, block_on};
+use super::{Failure, block_on, styled};
 use crate::archives;
 use crate::args::RestoreArgs;
 use crate::files;
 use crate::serve::say;
 use crate::site::Site;
 
-/// Entries that lie in one file of the log (C2SP tlog-tiles).
-const BUNDLE: u64 = 256;
 /// A file system in memory: what is written there reaches no disk.
 const MEMORY: &str = "/dev/shm";
 
@@ -114,7 +111,7 @@ fn changed_since(vault: &Vault, since: Timestamp) -> Result<Changed, Failure> {
         match log.scan(from..log.size(), &mut look) {
             Ok(()) => return Ok(changed),
             // A bundle that was moved away.
-            Err(LogError::MovedAway { index }) => from = (index / BUNDLE + 1) * BUNDLE,
+            Err(LogError::MovedAway { index }) => from = (index / WIDTH + 1) * WIDTH,
             Err(error) => return Err(Error::from(error).into()),
         }
     }
@@ -201,7 +198,7 @@ async fn from(
         options,
         accept_unknown_refusals: args.accept_unknown_refusals,
     };
-    let bar = bar(args.no_progress);
+    let bar = styled("{spinner} {msg}: {pos} rows {elapsed}", args.no_progress);
     let progress = |step, done| {
         bar.set_message(word(step));
         bar.set_position(done);
@@ -358,13 +355,4 @@ fn word(step: RestoreStep) -> &'static str {
         RestoreStep::Mending => "comparing lookups",
         RestoreStep::Verifying => "verifying",
     }
-}
-
-fn bar(hidden: bool) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    ProgressStyle::with_template("{spinner} {msg}: {pos} rows {elapsed}").into_iter().for_each(|s| bar.set_style(s));
-    bar
 }

@@ -11,15 +11,12 @@ use vault_core::vault::Vault;
 
 use self::shown::{Found, Row};
 use super::init::{passphrase, unwritable};
-use super::{Failure, block_on, load, site};
-use crate::args::{AddSlot, OfSlots, RemoveSlot, SlotsCommand, Which};
+use super::{Failure, IN_USE, block_on, load, local, remote};
+use crate::args::{AddSlot, RemoveSlot, SlotsCommand};
 use crate::files;
 use crate::logging::LogFormat;
-use crate::remote::Remote;
 use crate::serve::say;
 use crate::site::Site;
-
-const IN_USE: &str = ". Stop the server first, or give --url and --token-file instead";
 
 pub(super) fn run(command: &SlotsCommand, format: Option<LogFormat>) -> Result<(), Failure> {
     match command {
@@ -38,14 +35,6 @@ pub(super) fn run(command: &SlotsCommand, format: Option<LogFormat>) -> Result<(
         SlotsCommand::Add(args) => add(args, &Site::of_config(&load(&args.config, format)?)),
         SlotsCommand::Remove(args) => remove(args, &Site::of_config(&load(&args.config, format)?)),
     }
-}
-
-fn remote(of: &OfSlots) -> Result<Option<Remote>, Failure> {
-    of.whose.url.as_ref().map(|url| Remote::new(url, &of.remote)).transpose()
-}
-
-fn local(of: &OfSlots, format: Option<LogFormat>) -> Result<Site, Failure> {
-    site(&Which { data: of.whose.data.clone(), config: of.whose.config.clone() }, format)
 }
 
 /// Opens none of them.

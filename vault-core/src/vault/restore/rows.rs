@@ -162,6 +162,9 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
     let mut batch = Batch::default();
     each_subject(inner, &checked.header, async |directory, record| {
         for keys in &record.compartments {
+            if batch.put.len() + batch.delete.len() >= TOGETHER {
+                commit(&*inner.store, std::mem::take(&mut batch)).await?;
+            }
             let place = record.row_place(keys);
             let stored = inner.store.get(&place.key()).await?;
             let whole = match &stored {
@@ -201,9 +204,6 @@ async fn mend(inner: &Inner, checked: &Checked, counted: &mut Counted) -> Result
                 }
             }
             batch.put.extend(RowWriter::new(Row::empty(), place, version, 0).finish()?.put);
-            if batch.put.len() + batch.delete.len() >= TOGETHER {
-                commit(&*inner.store, std::mem::take(&mut batch)).await?;
-            }
         }
         Ok(())
     })
