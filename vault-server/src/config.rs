@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use vault_core::backup::Recipients;
 use vault_core::root::HsmPlace;
 use vault_core::store::EngineName;
+use vault_core::vault::KeyPolicy;
 
 use crate::logging::LogFormat;
 
@@ -26,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
+    pub(crate) rotation: Rotation,
     pub(crate) erasure: Erasure,
     pub(crate) audit: Audit,
     pub(crate) backup: Backup,
@@ -156,6 +158,57 @@ pub(crate) struct Limits {
 pub(crate) struct Retention {
     /// How often values whose time is over are looked for and forgotten for good, in seconds.
     pub(crate) sweep_seconds: u64,
+}
+
+/// `[rotation]`: how old the keys of each layer may get, in days; any age where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Rotation {
+    /// What opens the root slots; only told, for only a person can replace it.
+    pub(crate) unlock_days: Option<u64>,
+    pub(crate) root_days: Option<u64>,
+    pub(crate) keks_days: Option<u64>,
+    pub(crate) deks_days: Option<u64>,
+    pub(crate) lookups_days: Option<u64>,
+    /// Shreds that one key of lookups may see.
+    pub(crate) lookups_shreds: Option<u64>,
+    /// What is done about a layer that is due.
+    pub(crate) when_due: WhenDue,
+    /// How fast a rotation is that begins by itself, in pages or subjects a second; without it, as fast as it goes.
+    pub(crate) rate: Option<u32>,
+}
+
+/// What is done about keys that are too old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WhenDue {
+    /// The log, the metrics and `key status` tell.
+    #[default]
+    Warn,
+    /// Their rotation begins by itself.
+    Rotate,
+}
+
+impl Rotation {
+    /// The same for the vault.
+    pub(crate) fn policy(&self) -> KeyPolicy {
+        let seconds = |days: Option<u64>| days.map(|days| days.saturating_mul(24 * 3600));
+        KeyPolicy {
+            unlock: seconds(self.unlock_days),
+            root: seconds(self.root_days),
+            keks: seconds(self.keks_days),
+            deks: seconds(self.deks_days),
+            lookups: seconds(self.lookups_days),
+            lookups_shreds: self.lookups_shreds,
+            rotates: self.when_due == WhenDue::Rotate,
+            rate: self.rate,
+        }
+    }
+
+    fn has_a_nought(&self) -> bool {
+        let ages = [self.unlock_days, self.root_days, self.keks_days, self.deks_days, self.lookups_days];
+        ages.contains(&Some(0)) || self.lookups_shreds == Some(0) || self.rate == Some(0)
+    }
 }
 
 /// `[erasure]`
@@ -333,6 +386,9 @@ impl Config {
             return Err("listen is not a loopback address and there is no TLS: add [tls] with cert and key, \
                         or listen on 127.0.0.1");
         }
+        if self.rotation.has_a_nought() {
+            return Err("a number under [rotation] is 0: give it at least 1, or leave it out for no bound");
+        }
         if self.retention.sweep_seconds == 0 {
             return Err("sweep_seconds under [retention] is 0: give it at least 1");
         }
@@ -485,6 +541,8 @@ mod tests {
             (format!("{HARDWARE}token = \"t\"\n{HSM}"), true),
             (format!("{GOOD}{HSM}"), false),
             (format!("{GOOD}[unlock]\nkey_file = \"k\"\n{HSM}"), true),
+            (format!("{GOOD}[rotation]\ndeks_days = 0\n"), true),
+            (format!("{GOOD}[rotation]\nlookups_shreds = 9\nroot_days = 30\nwhen_due = \"rotate\"\n"), false),
             (format!("{GOOD}[retention]\nsweep_seconds = 0\n"), true),
             (format!("{GOOD}[retention]\nsweep_seconds = 60\n"), false),
         ] {

@@ -13,7 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use vault_core::policy::Rule;
 use vault_core::root::SlotState;
-use vault_core::vault::{RotationProgress, State, Status, Vault};
+use vault_core::time::Timestamp;
+use vault_core::vault::{LayerStatus, RotationProgress, State, Status, Vault};
 
 /// What an answered request is counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,6 +143,9 @@ impl Collector for OfVault {
         if !status.rotations.is_empty() {
             rotations(&status, &mut encoder)?;
         }
+        if !status.key_ages.is_empty() {
+            key_ages(&status, &mut encoder)?;
+        }
         for (name, help, value) in counters(&status) {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
@@ -162,6 +166,27 @@ fn rotations(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
         for rotation in &status.rotations {
             let labels = OfLayer { layer: rotation.layer.as_str() };
             ConstGauge::new(count(rotation)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// How old keys are, by layer.
+fn key_ages(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    type Number = fn(&LayerStatus) -> u64;
+    let numbers: [(_, _, Number); 2] = [
+        ("key_age_seconds", "Age of the oldest key that a layer can have", |of| {
+            Timestamp::now().0.saturating_sub(of.since.0) / 1000
+        }),
+        ("key_overdue", "1 if keys of a layer are older than the policy allows", |of| {
+            u64::from(of.is_due(Timestamp::now()))
+        }),
+    ];
+    for (name, help, number) in numbers {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for layer in &status.key_ages {
+            let labels = OfLayer { layer: layer.layer.as_str() };
+            ConstGauge::new(number(layer)).encode(metric.encode_family(&labels)?)?;
         }
     }
     Ok(())

@@ -100,6 +100,7 @@ impl Site {
                 erasure_deadline_seconds: config.erasure.deadline_days.saturating_mul(24 * 3600),
                 approve_above: config.erasure.approve_above,
                 slot_rotation_seconds: config.slots.rotation_seconds,
+                keys: config.rotation.policy(),
                 ..VaultOptions::default()
             },
         }

@@ -222,3 +222,34 @@ fn the_command_line_rotates_and_shows_keys() {
     all_there(&running.admin, 30);
     running.stop();
 }
+
+#[test]
+fn keys_that_are_too_old_are_told_and_rotate_by_themselves() {
+    let vault = Vault::configured();
+    vault.configure("[rotation]\nunlock_days = 400\nlookups_shreds = 1\nwhen_due = \"rotate\"\n");
+    let running = vault.start();
+    enrol(&running.admin, 20);
+    assert_eq!(layer(&running.admin, "lookups")["overdue"], false);
+    let in_400_days = layer(&running.admin, "unlock");
+    assert!(in_400_days["due_at"].as_str() > in_400_days["created_at"].as_str(), "{in_400_days}");
+    running.admin.delete("/v1/subjects/s7").expect(200);
+    let overdue = layer(&running.admin, "lookups");
+    assert_eq!((&overdue["shreds"], &overdue["overdue"]), (&json!(1), &json!(true)), "{overdue}");
+    let told = running.cli(&["key", "status"]).expect(0);
+    assert!(told.out.contains("overdue for"), "{}", told.out);
+    assert!(told.err.contains("vault-cli key rotate lookups"), "{}", told.err);
+    let log = running.stop();
+
+    // It is looked at soon after each start.
+    let running = vault.start();
+    let rotated = wait_for("another key of lookups", || {
+        Some(layer(&running.admin, "lookups")).filter(|layer| layer["version"] == 2 && layer["older"] == 0)
+    });
+    assert_eq!((&rotated["shreds"], &rotated["overdue"]), (&json!(0), &json!(false)));
+    let metrics = running.nobody().get("/metrics").expect(200).body;
+    assert!(metrics.contains("udv_key_overdue{layer=\"unlock\"} 0"), "{metrics}");
+    assert!(metrics.contains("udv_key_age_seconds{layer=\"deks\"}"), "{metrics}");
+    all_there(&running.admin, 20);
+    let log = log + &running.stop();
+    assert!(log.contains("older than the policy allows"), "{log}");
+}

@@ -81,6 +81,12 @@ impl Vault {
         fs::write(self.config(), without.replace("[store]\n", &format!("[store]\nengine = \"{engine}\"\n"))).unwrap();
     }
 
+    /// Adds to the configuration.
+    pub(crate) fn configure(&self, more: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), format!("{text}{more}")).unwrap();
+    }
+
     /// Runs `vault-server init`, which writes the admin's API token to its usual place.
     pub(crate) fn init(&self, arguments: &[&str]) -> Finished {
         let mut command = server_command();

@@ -37,7 +37,10 @@ struct LayerStatus {
     older: Option<u64>,
     pages: Option<u64>,
     methods: Option<Vec<String>>,
+    shreds: Option<u64>,
     last_rotation: Option<LastRotation>,
+    due_at: Option<String>,
+    overdue: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -171,8 +174,11 @@ fn status(client: &Client, context: &Context) -> Result<Exit, Failure> {
     let keys: Keys = answer.json()?;
     let now = Timestamp::now();
     let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
-    let header = ["LAYER", "VERSION", "AGE", "ON OLDER", "LAST ROTATION", "WHAT IT IS"];
+    let header = ["LAYER", "VERSION", "OLDEST KEY", "ON OLDER", "LAST ROTATION", "DUE", "WHAT IT IS"];
     context.ui.table(&header, &rows)?;
+    for layer in keys.layers.iter().filter(|layer| layer.overdue) {
+        context.ui.note(&layer.what_to_do());
+    }
 
     let page: Page = client.get(ROTATIONS)?.json()?;
     let open: Vec<_> = page.data.iter().filter(|r| !r.has_ended()).collect();
@@ -197,8 +203,26 @@ impl LayerStatus {
             created.map_or("-".into(), |at| age::since(at, now)),
             number(self.older),
             last.unwrap_or_else(|| "never".into()),
+            self.due(now),
             self.meaning(),
         ]
+    }
+
+    fn due(&self, now: Timestamp) -> String {
+        match (self.due_at.as_deref(), self.overdue) {
+            (Some(at), true) => format!("overdue for {}", age::since(at, now)),
+            (Some(at), false) => format!("in {}", age::until(at, now)),
+            (None, _) => "-".into(),
+        }
+    }
+
+    fn what_to_do(&self) -> String {
+        let layer = printable(&self.layer);
+        let command = match self.layer.as_str() {
+            "unlock" => "stop the server and run `vault-server unlock-key`".into(),
+            _ => format!("run `vault-cli key rotate {layer} --wait`"),
+        };
+        format!("the keys of {layer} are older than the policy allows: {command}")
     }
 
     fn meaning(&self) -> String {
@@ -210,7 +234,11 @@ impl LayerStatus {
                 None => "page keys; wrap the data keys".into(),
             },
             "deks" => "data keys, one for each subject and compartment".into(),
-            "lookups" => "the keys lookups are made with".into(),
+            "lookups" => match self.shreds {
+                Some(1) => "the key lookups are made with; has seen 1 shred".into(),
+                Some(shreds) => format!("the key lookups are made with; has seen {shreds} shreds"),
+                None => "the key lookups are made with".into(),
+            },
             _ => String::new(),
         }
     }
@@ -349,13 +377,18 @@ mod tests {
         let keys: Keys = serde_json::from_str(
             r#"{"layers":[{"layer":"unlock","methods":["key-file","passphrase"]},
                 {"layer":"root","version":7,"created_at":"2026-03-01T00:00:00Z","older":0,"last_rotation":null},
-                {"layer":"keks","pages":null,"last_rotation":{"id":"r","finished_at":"2026-03-09T00:00:00Z"}}]}"#,
+                {"layer":"keks","pages":null,"last_rotation":{"id":"r","finished_at":"2026-03-09T00:00:00Z"},
+                 "due_at":"2026-04-09T00:00:00Z","overdue":false},
+                {"layer":"lookups","shreds":7,"due_at":"2026-03-08T00:00:00Z","overdue":true}]}"#,
         )
         .unwrap();
         let now = "2026-03-10T00:00:00Z".parse().unwrap();
         let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
-        assert!(rows[0][5].ends_with("key-file, passphrase"));
-        assert_eq!(rows[1][..5], ["root", "7", "9 days", "0", "never"]);
-        assert_eq!(rows[2][4], "24 hours ago");
+        assert!(rows[0][6].ends_with("key-file, passphrase"));
+        assert_eq!(rows[1][..6], ["root", "7", "9 days", "0", "never", "-"]);
+        assert_eq!(rows[2][4..6], ["24 hours ago", "in 30 days"]);
+        assert_eq!(rows[3][5..], ["overdue for 2 days", "the key lookups are made with; has seen 7 shreds"]);
+        assert!(keys.layers[3].what_to_do().contains("vault-cli key rotate lookups"));
+        assert!(keys.layers[0].what_to_do().contains("vault-server unlock-key"));
     }
 }

@@ -12,7 +12,7 @@ use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Command, QUEUE, Writer};
-use super::{Inner, Tasks, Vault, callers, erase, idempotency, restore, retained, retention, schema, slots};
+use super::{Inner, Tasks, Vault, ages, callers, erase, idempotency, restore, retained, retention, schema, slots};
 use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
@@ -203,7 +203,11 @@ impl Vault {
             Finalizing::Resumed => Some(tokio::spawn(erase::run(inner.clone(), session.clone()))),
             Finalizing::AtRest => None,
         };
-        let tasks = Tasks { writer, finalizer, last_used, retention, slots, erasures };
+        let ages = match finalizing {
+            Finalizing::Resumed => Some(tokio::spawn(ages::run(self.clone(), session.clone()))),
+            Finalizing::AtRest => None,
+        };
+        let tasks = Tasks { writer, finalizer, last_used, retention, slots, ages, erasures };
         if let Err(error) = inner.unlock_log(&session, matches!(finalizing, Finalizing::AtRest)).await {
             self.end(&session, tasks).await;
             return Err(error);
@@ -248,6 +252,11 @@ impl Vault {
             // Whatever step it is at, the slots open.
             slots.abort();
             let _ = slots.await;
+        }
+        if let Some(ages) = tasks.ages {
+            // A rotation that it has begun is durable.
+            ages.abort();
+            let _ = ages.await;
         }
         if let Some(retention) = tasks.retention {
             // What it has under way is final or untouched.
@@ -303,6 +312,7 @@ impl Vault {
         };
         let erasures = session.as_ref().map(|session| session.open.status(Timestamp::now()));
         let rotations = session.as_ref().map(|session| session.rotating()).unwrap_or_default();
+        let key_ages = session.as_ref().map(|session| session.key_ages()).unwrap_or_default();
         let snapshot = session.map(|session| session.snapshot());
         Status {
             vault: inner.vault,
@@ -316,6 +326,7 @@ impl Vault {
             retention: inner.sweeps.status(),
             erasures,
             rotations,
+            key_ages,
             log: inner.outbox.status(),
         }
     }

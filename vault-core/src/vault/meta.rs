@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! row 'm'
-//! off  0  8 B "UDVMETA1"     8 u16 format = 3     10 vault id (16 B)     26 u64 epoch         in the open
+//! off  0  8 B "UDVMETA1"     8 u16 format = 4     10 vault id (16 B)     26 u64 epoch         in the open
 //! off 34  sealed box under the header's META key, AAD = bytes 0..34:
 //!         u64 commit sequence ‖ u64 subjects ‖ u64 tombstones ‖ u64 refused ‖ u64 callers ‖ u64 pages ‖ u64 rows
-//!         ‖ u64 entries of the audit log that were durable by then
+//!         ‖ u64 entries of the audit log that were durable by then ‖ u64 shreds
 //! ```
 //! Written with every commit, and expected by the next: two writers can not both go on. A truncated store opens cleanly
 //! in some engines, with every record gone; without a valid META the vault does not start on it.
@@ -19,7 +19,7 @@ use crate::ids::VaultId;
 pub(crate) const KEY: &[u8] = b"m";
 
 const MAGIC: &[u8; 8] = b"UDVMETA1";
-const FORMAT: u16 = 3;
+const FORMAT: u16 = 4;
 const OPEN_LEN: usize = 34;
 
 /// The part in the open, readable while locked.
@@ -65,7 +65,8 @@ impl Meta {
     /// Seals the record.
     pub(crate) fn seal(&self, key: &MetaKey) -> Vec<u8> {
         let c = self.counts;
-        let numbers = [self.sequence, c.subjects, c.tombstones, c.refused, c.callers, c.pages, c.rows, self.logged];
+        let numbers =
+            [self.sequence, c.subjects, c.tombstones, c.refused, c.callers, c.pages, c.rows, self.logged, c.shreds];
         let plaintext: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
         let head = self.head.encode();
         [&head[..], &key.seal_meta(&head, &plaintext)].concat()
@@ -79,10 +80,11 @@ impl Meta {
         let plaintext = key.open_meta(open, sealed).map_err(|_| DAMAGED)?;
         let numbers: Vec<u64> =
             plaintext.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("chunks of 8 bytes"))).collect();
-        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged] = numbers[..] else {
+        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged, shreds] = numbers[..] else {
             return Err(DAMAGED);
         };
-        Ok(Self { head, sequence, counts: Counts { subjects, tombstones, refused, callers, pages, rows }, logged })
+        let counts = Counts { subjects, tombstones, refused, callers, pages, rows, shreds };
+        Ok(Self { head, sequence, counts, logged })
     }
 }
 
@@ -95,7 +97,7 @@ mod tests {
     #[test]
     fn opens_unchanged_and_with_its_key_only() {
         let key = MetaKey::draw(&mut Random::for_keys(1));
-        let counts = Counts { subjects: 3, tombstones: 1, refused: 0, callers: 2, pages: 9, rows: 4 };
+        let counts = Counts { subjects: 3, tombstones: 1, refused: 0, callers: 2, pages: 9, rows: 4, shreds: 1 };
         let meta = Meta { head: MetaHead { vault: VaultId([5; 16]), epoch: 7 }, sequence: 11, counts, logged: 12 };
         let bytes = meta.seal(&key);
         assert_eq!(Meta::open(&bytes, &key).unwrap(), meta);

@@ -14,6 +14,7 @@
 //! | `accesses` | who saw what of a subject, and whose data a caller saw |
 //! | `metadata` | what is known of each value besides itself |
 //! | `retention` | values whose time is over are forgotten for good |
+//! | `ages` | how old keys are, and what is done about those that get too old |
 //! | `slots` | rotation of root slots in hardware: F2 |
 //! | `stale`, `expire` | what is tidied away later: left-behind lookup entries, what has an end |
 //! | `listing` | what a subject is found by, in each generation of lookups |
@@ -29,6 +30,9 @@
 //! | `types` | what goes in and comes out |
 
 mod accesses;
+mod ages;
+#[cfg(test)]
+mod ages_tests;
 mod backup;
 mod callers;
 mod certify;
@@ -105,6 +109,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use accesses::{ACCESSES_MAX, Access, AccessPage, NewestAccesses, Reach, Reached, Span};
+pub use ages::{KeyLayer, KeyPolicy, KeyStatus, LastRotation, LayerStatus};
 pub use backup::{BackedUp, BackupAsk, BackupSink};
 pub use callers::OVERLAP_MAX;
 pub use certify::{CERTIFICATES_MAX, SubjectCertificate};
@@ -179,6 +184,8 @@ struct Tasks {
     retention: Option<JoinHandle<()>>,
     /// Rotates slots in hardware; none at rest.
     slots: Option<JoinHandle<()>>,
+    /// Holds the ages of keys against the policy; none at rest.
+    ages: Option<JoinHandle<()>>,
     /// Looks after erasures that wait; none at rest.
     erasures: Option<JoinHandle<()>>,
 }

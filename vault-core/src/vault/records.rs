@@ -298,6 +298,8 @@ pub(crate) struct LookupsWork {
     pub(crate) damaged: u64,
     /// Subjects when it began: each is walked past twice.
     pub(crate) subjects: u64,
+    /// Shreds that there had been then.
+    pub(crate) shreds: u64,
 }
 
 /// What a rotation of lookups does next.

@@ -20,15 +20,15 @@ use super::finalizer::Job;
 use super::idempotency::{self, Begun, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
-use super::types::{DeksOf, KeyStatus, Layer, NewRotation, Rotation, RotationState};
+use super::types::{DeksOf, Layer, NewRotation, Rotation, RotationState};
 use super::writer::Write;
-use super::{Inner, Vault, subject, unlocks};
+use super::{Inner, Vault, subject};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::RotationId;
 use crate::time::Timestamp;
-use crate::trie::{self, Duty, EntryKey, Header, Kind, Op, RekeyCursor, SubtreeInfo};
+use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
 
 /// The most subjects that a rotation of chosen ones may name: its record holds them.
 pub const CHOSEN_MAX: usize = 256;
@@ -59,7 +59,22 @@ impl Vault {
         rate: Option<u32>,
         once: Option<&Idempotency<'_>>,
     ) -> Result<Made<Rotation>, Error> {
-        let (session, asked) = (self.session()?, asked.into());
+        self.begin_rotation(asked.into(), rate, once, false).await
+    }
+
+    /// The same for what nobody asks for but the policy.
+    pub(super) async fn rotate_by_itself(&self, asked: NewRotation, rate: Option<u32>) -> Result<(), Error> {
+        self.begin_rotation(asked, rate, None, true).await.map(drop)
+    }
+
+    async fn begin_rotation(
+        &self,
+        asked: NewRotation,
+        rate: Option<u32>,
+        once: Option<&Idempotency<'_>>,
+        by_itself: bool,
+    ) -> Result<Made<Rotation>, Error> {
+        let session = self.session()?;
         check_rate(rate)?;
         asked.check()?;
         let claim = match self.inner.begin(&session, once).await? {
@@ -93,6 +108,9 @@ impl Vault {
         let mut write = noting(&snapshot.header, &record)?;
         if let Some(claim) = &claim {
             claim.note(&snapshot.header, record.id.0, &mut write)?;
+        }
+        if by_itself {
+            write.entries.push(Entry::new(Action::Keys, Outcome::Done));
         }
         idempotency::made(&session.commit(vec![write]).await?)?;
         session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::Locked)?;
@@ -146,38 +164,6 @@ impl Vault {
         answer.await.map_err(|_| Error::Locked)??;
         self.rotation(id).await
     }
-
-    /// The layers of keys and their ages.
-    ///
-    /// # Errors
-    /// [`Error::Locked`].
-    pub async fn keys(&self) -> Result<KeyStatus, Error> {
-        let session = self.session()?;
-        let records = all(&self.inner, &session).await?;
-        let last =
-            |layer| records.iter().rfind(|r| r.layer() == layer && r.state == RotationState::Done).cloned().map(shown);
-        let snapshot = session.snapshot();
-        let header = &snapshot.header;
-        let serves = |s: &SubtreeInfo| s.kind == Kind::Lookups && s.duty == Duty::Serving;
-        let lookups = header.subtree_info().into_iter().find(serves);
-        let lookups = lookups.ok_or(Error::Damaged("the header has no lookups"))?;
-        Ok(KeyStatus {
-            epoch: header.epoch(),
-            root_since: header.root_created_at(),
-            pages: snapshot.counts.pages,
-            lookups_generation: lookups.generation,
-            lookups_since: lookups.created_at,
-            last_root: last(Layer::Root),
-            last_keks: last(Layer::Keks),
-            last_deks: last(Layer::Deks),
-            last_lookups: last(Layer::Lookups),
-            older: [Layer::Root, Layer::Keks, Layer::Deks, Layer::Lookups]
-                .map(|layer| (layer, older(&records, layer)))
-                .into(),
-            methods: self.unlock_methods(),
-            unlock_since: unlocks::since(&self.inner, &session).await?,
-        })
-    }
 }
 
 impl NewRotation {
@@ -215,25 +201,14 @@ impl NewRotation {
                 let last = earlier.iter().rfind(|record| record.layer() == Layer::Lookups);
                 let left_over = snapshot.header.generations(Kind::Lookups).beside.is_some()
                     || last.is_some_and(|record| record.state == RotationState::Failed);
-                (Work::Lookups(LookupsWork::new(counts.subjects, left_over)), counts.subjects * 3)
+                (Work::Lookups(LookupsWork::new(counts, left_over)), counts.subjects * 3)
             }
         }
     }
 }
 
-/// What the last rotation of a layer has still to do, unless it was done or taken back.
-fn older(records: &[RotationRecord], layer: Layer) -> u64 {
-    match records.iter().rfind(|record| record.layer() == layer) {
-        Some(r) if !matches!(r.state, RotationState::Done | RotationState::Cancelled) => match &r.work {
-            Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
-            _ => r.total - r.done.min(r.total),
-        },
-        _ => 0,
-    }
-}
-
 /// Whether nothing comes of it any more.
-fn ended(state: RotationState) -> bool {
+pub(super) fn ended(state: RotationState) -> bool {
     matches!(state, RotationState::Done | RotationState::Failed | RotationState::Cancelled)
 }
 
@@ -252,7 +227,7 @@ fn check_rate(rate: Option<u32>) -> Result<(), Error> {
     }
 }
 
-async fn all(inner: &Inner, session: &Session) -> Result<Vec<RotationRecord>, Error> {
+pub(super) async fn all(inner: &Inner, session: &Session) -> Result<Vec<RotationRecord>, Error> {
     let mut records = Vec::new();
     let mut after: Option<EntryKey> = None;
     loop {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
+use super::ages::LayerStatus;
 use super::erase::OpenTable;
 use super::finalizer::Job;
 use super::types::{Counts, RotationProgress};
@@ -47,6 +48,8 @@ pub(crate) struct Session {
     changed: Mutex<Option<BTreeSet<Vec<u8>>>>,
     /// How far the rotations under way are.
     rotating: Mutex<Vec<RotationProgress>>,
+    /// How old keys are.
+    key_ages: Mutex<Vec<LayerStatus>>,
     stopping: AtomicBool,
     /// The erasures that are not ended.
     pub(crate) open: OpenTable,
@@ -70,6 +73,7 @@ impl Session {
             behind: Mutex::default(),
             changed: Mutex::default(),
             rotating: Mutex::default(),
+            key_ages: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: OpenTable::default(),
         }
@@ -145,6 +149,15 @@ impl Session {
     /// How far the rotations under way are.
     pub(crate) fn rotating(&self) -> Vec<RotationProgress> {
         self.rotating.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How old keys are, as they were looked at last.
+    pub(crate) fn key_ages(&self) -> Vec<LayerStatus> {
+        self.key_ages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_key_ages(&self, ages: Vec<LayerStatus>) {
+        *self.key_ages.lock().unwrap_or_else(PoisonError::into_inner) = ages;
     }
 
     /// What shreds wait for besides the slots.

@@ -133,6 +133,7 @@ async fn shred_one(
     write.delta.subjects -= 1;
     write.delta.refused -= i64::from(record.state != SubjectState::Active);
     write.delta.tombstones += 1;
+    write.delta.shreds += 1;
     // Ordinals are two bytes, so nothing of this subject lies at or behind four 0xff.
     delete_rows(inner, row::subject_prefix(record.uuid), &[0xff; 4], write).await?;
     Ok(true)
@@ -163,6 +164,7 @@ async fn shred_compartments(
         spec.is_some_and(|spec| doomed.iter().any(|keys| keys.name == spec.compartment))
     };
     record.forget_lookups(&snapshot.header, &directory, |lookup| within(&lookup.field), write);
+    write.delta.shreds += doomed.len() as u64;
     for keys in &doomed {
         write.edits.push(deks::drop_chain(&snapshot.header, &directory, keys.ordinal));
         delete_rows(inner, record.row_place(keys).key(), &[0xff; 9], write).await?;

@@ -1,5 +1,6 @@
 //! What callers of the vault hand in and get back.
 
+use super::ages::{KeyPolicy, LayerStatus};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -9,7 +10,7 @@ use crate::audit::Log;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectId, VaultId};
 pub use crate::policy::Role;
 use crate::policy::{Decision, SubjectStanding};
-use crate::root::{Method, SlotStatus};
+use crate::root::SlotStatus;
 use crate::schema::{Form, View};
 use crate::store::Health;
 use crate::time::Timestamp;
@@ -33,6 +34,8 @@ pub struct VaultOptions {
     pub approve_above: u64,
     /// How old the key of a root slot in hardware gets before a slot rotation, in seconds; 0 for rotations on demand only.
     pub slot_rotation_seconds: u64,
+    /// How old keys may get.
+    pub keys: KeyPolicy,
     /// Where it is logged what is done; none only where nobody else has access.
     pub log: Option<Log>,
 }
@@ -47,6 +50,7 @@ impl Default for VaultOptions {
             erasure_deadline_seconds: 30 * 24 * 3600,
             approve_above: 0,
             slot_rotation_seconds: 3600,
+            keys: KeyPolicy::default(),
             log: None,
         }
     }
@@ -465,35 +469,6 @@ pub struct Rotation {
     pub detail: Option<String>,
 }
 
-/// The layers of keys and their ages.
-#[derive(Clone, Debug)]
-pub struct KeyStatus {
-    /// Counts root keys.
-    pub epoch: u64,
-    /// Age of the root key.
-    pub root_since: Timestamp,
-    /// Pages, each under a key of its own.
-    pub pages: u64,
-    /// Generation of the lookups subtree.
-    pub lookups_generation: u32,
-    /// Age of that generation and its tag key.
-    pub lookups_since: Timestamp,
-    /// The last root rotation that was asked for.
-    pub last_root: Option<Rotation>,
-    /// The last rotation of every page key.
-    pub last_keks: Option<Rotation>,
-    /// The last rotation of data keys.
-    pub last_deks: Option<Rotation>,
-    /// The last rotation of lookups.
-    pub last_lookups: Option<Rotation>,
-    /// What rotations that have not ended, or failed, have still to do, for each layer: pages or subjects.
-    pub older: Vec<(Layer, u64)>,
-    /// What opens the root slots.
-    pub methods: Vec<Method>,
-    /// Since when just these unlock keys do.
-    pub unlock_since: Timestamp,
-}
-
 /// What the vault counts; kept in the META record with every commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -509,6 +484,8 @@ pub struct Counts {
     pub pages: u64,
     /// Data rows.
     pub rows: u64,
+    /// Subjects and compartments that were ever shredded.
+    pub shreds: u64,
 }
 
 /// How the vault is.
@@ -536,6 +513,8 @@ pub struct Status {
     pub erasures: Option<OpenErasures>,
     /// The rotations under way.
     pub rotations: Vec<RotationProgress>,
+    /// The ages of keys, as they were looked at last; none while locked.
+    pub key_ages: Vec<LayerStatus>,
     /// The audit log; none if there is none.
     pub log: Option<LogStatus>,
 }

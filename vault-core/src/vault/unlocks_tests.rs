@@ -8,7 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::tests::{Fixture, changes, id, name, slot};
-use super::{PutOptions, Vault, VaultOptions};
+use super::{KeyLayer, Layer, PutOptions, Vault, VaultOptions};
 use crate::crypto::UnlockKey;
 use crate::crypto::passphrase::{Cost, new_key_file};
 use crate::error::Error;
@@ -34,7 +34,10 @@ async fn one_set_takes_the_place_of_another() {
     fixture.vault.change_unlock_keys(unlocks).await.unwrap();
     let after = fixture.vault.keys().await.unwrap();
     assert_eq!(after.methods, [Method::KeyFile, Method::Passphrase]);
-    assert!(after.epoch > before.epoch && after.unlock_since > before.unlock_since, "the root goes with them");
+    let [root, since] = [KeyLayer::Of(Layer::Root), KeyLayer::Unlock];
+    assert!(after.of(root).unwrap().version > before.of(root).unwrap().version, "the root goes with them");
+    assert!(after.of(since).unwrap().since > before.of(since).unwrap().since);
+    assert!(before.of(since).unwrap().last.is_none() && after.of(since).unwrap().last.is_some());
     // The vault goes on with the slot as it is now.
     fixture.shred(&["nobody"]).await;
     fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use vault_core::ids::RotationId;
 use vault_core::root::Method;
 use vault_core::time::Timestamp;
-use vault_core::vault::{self, DeksOf, KeyStatus, Layer, Rotation, RotationState};
+use vault_core::vault::{self, DeksOf, KeyStatus, Layer, LayerStatus, Rotation, RotationState};
 
 use super::shapes::Shown;
 use crate::app::App;
@@ -24,76 +24,70 @@ pub(crate) struct Keys {
     layers: Vec<KeyLayer>,
 }
 
-#[derive(Default, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 struct KeyLayer {
+    /// `unlock`, `root`, `keks`, `deks` or `lookups`.
     layer: &'static str,
     /// What unlocks the vault.
     #[serde(skip_serializing_if = "Option::is_none")]
     methods: Option<Vec<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    created_at: Option<Shown<Timestamp>>,
+    /// None of its keys is older.
+    #[schema(value_type = String)]
+    created_at: Shown<Timestamp>,
     /// What a rotation has still to bring to the new version: pages or subjects.
     #[serde(skip_serializing_if = "Option::is_none")]
     older: Option<u64>,
     /// Pages, each under a key of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pages: Option<u64>,
-    /// Null if there was none.
+    /// Shreds since the present key of lookups was drawn.
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_rotation: Option<Option<LastRotation>>,
+    shreds: Option<u64>,
+    /// The last one of all its keys that was done; null if there was none.
+    last_rotation: Option<LastRotation>,
+    /// When its keys get older than the configured policy allows; left out without a bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    due_at: Option<Shown<Timestamp>>,
+    /// Whether they are.
+    overdue: bool,
 }
 
 #[derive(Serialize, ToSchema)]
 struct LastRotation {
-    #[schema(value_type = String)]
-    id: Shown<RotationId>,
+    /// Left out for a change of unlock keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    finished_at: Option<Shown<Timestamp>>,
+    id: Option<Shown<RotationId>>,
+    #[schema(value_type = String)]
+    finished_at: Shown<Timestamp>,
 }
 
 impl LastRotation {
-    fn of(rotation: &Rotation) -> Self {
-        Self { id: Shown(rotation.id), finished_at: rotation.finished_at.map(Shown) }
+    fn of(last: vault::LastRotation) -> Self {
+        Self { id: last.id.map(Shown), finished_at: Shown(last.finished_at) }
     }
 }
 
 impl Keys {
     fn of(status: &KeyStatus) -> Self {
-        let last = |rotation: &Option<Rotation>| Some(rotation.as_ref().map(LastRotation::of));
-        let unlock = KeyLayer {
-            layer: "unlock",
-            methods: Some(status.methods.iter().map(|method| method_word(*method)).collect()),
-            created_at: Some(Shown(status.unlock_since)),
-            ..KeyLayer::default()
+        let now = Timestamp::now();
+        let methods: Vec<_> = status.methods.iter().map(|method| method_word(*method)).collect();
+        let layer = |of: &LayerStatus| KeyLayer {
+            layer: of.layer.as_str(),
+            methods: (of.layer == vault::KeyLayer::Unlock).then(|| methods.clone()),
+            version: of.version,
+            created_at: Shown(of.since),
+            older: of.older,
+            pages: (of.layer == vault::KeyLayer::Of(Layer::Keks)).then_some(status.pages),
+            shreds: (of.layer == vault::KeyLayer::Of(Layer::Lookups)).then_some(status.shreds),
+            last_rotation: of.last.map(LastRotation::of),
+            due_at: of.due.map(Shown),
+            overdue: of.is_due(now),
         };
-        let root = KeyLayer {
-            layer: Layer::Root.as_str(),
-            version: Some(status.epoch),
-            created_at: Some(Shown(status.root_since)),
-            last_rotation: last(&status.last_root),
-            ..KeyLayer::default()
-        };
-        let keks = KeyLayer {
-            layer: Layer::Keks.as_str(),
-            pages: Some(status.pages),
-            last_rotation: last(&status.last_keks),
-            ..KeyLayer::default()
-        };
-        let deks =
-            KeyLayer { layer: Layer::Deks.as_str(), last_rotation: last(&status.last_deks), ..KeyLayer::default() };
-        let lookups = KeyLayer {
-            layer: Layer::Lookups.as_str(),
-            version: Some(status.lookups_generation.into()),
-            created_at: Some(Shown(status.lookups_since)),
-            last_rotation: last(&status.last_lookups),
-            ..KeyLayer::default()
-        };
-        let older = |layer: &KeyLayer| status.older.iter().find(|(of, _)| of.as_str() == layer.layer).map(|(_, n)| *n);
-        let layers = [root, keks, deks, lookups].map(|layer| KeyLayer { older: older(&layer), ..layer });
-        Self { layers: std::iter::once(unlock).chain(layers).collect() }
+        Self { layers: status.layers.iter().map(layer).collect() }
     }
 }
 

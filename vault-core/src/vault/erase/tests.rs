@@ -7,10 +7,9 @@ use std::time::Duration;
 use crate::audit::Action;
 use crate::error::Error;
 use crate::ids::{CallerId, ErasureId, HoldName};
-use crate::root::Unlock;
 use crate::time::Timestamp;
 use crate::vault::tests::{Fixture, erasure_of, id, slot};
-use crate::vault::{ErasureState, NewErasure, Vault, VaultOptions};
+use crate::vault::{ErasureState, NewErasure, VaultOptions};
 
 const ASKER: CallerId = CallerId([1; 16]);
 const OTHER: CallerId = CallerId([2; 16]);
@@ -59,13 +58,6 @@ impl Fixture {
             Err(Error::Shredded) => false,
             Err(other) => panic!("{other}"),
         }
-    }
-
-    async fn reopen(&mut self, options: VaultOptions) {
-        self.vault.close().await.unwrap();
-        let options = VaultOptions { log: Some(self.log.clone()), ..options };
-        self.vault = Vault::open(self.store.clone(), &[slot(&self.dir).into()], options).await.unwrap();
-        self.vault.unlock(Unlock::KeyFile(self.key.duplicate())).await.unwrap();
     }
 
     async fn is_whole(&self) {

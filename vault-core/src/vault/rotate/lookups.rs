@@ -13,6 +13,7 @@ use super::super::records::{
     encode,
 };
 use super::super::session::{Session, Snapshot, reading};
+use super::super::types::Counts;
 use super::super::writer::Write;
 use super::super::{Inner, subject};
 use crate::crypto::TagKey;
@@ -27,10 +28,15 @@ const STEP_ENTRIES: u32 = 2048;
 
 impl LookupsWork {
     /// A rotation that begins. `left_over`: another one may have left something behind.
-    pub(super) fn new(subjects: u64, left_over: bool) -> Self {
+    pub(super) fn new(counts: Counts, left_over: bool) -> Self {
         let stage = if left_over { LookupsStage::Undo } else { LookupsStage::Begin };
         let then = if left_over { Then::Begin } else { Then::Done };
-        Self { stage, then, damaged: 0, subjects }
+        Self { stage, then, damaged: 0, subjects: counts.subjects, shreds: counts.shreds }
+    }
+
+    /// Whether the generation that it built serves.
+    pub(crate) fn serves(&self) -> bool {
+        matches!((self.stage, self.then), (LookupsStage::Empty | LookupsStage::Prune(_), Then::Done))
     }
 
     /// Whether its next step is part of a root batch.

@@ -58,6 +58,7 @@ pub(crate) struct Delta {
     pub(crate) refused: i64,
     pub(crate) callers: i64,
     pub(crate) rows: i64,
+    pub(crate) shreds: u64,
 }
 
 impl Guard {
@@ -84,6 +85,7 @@ impl Delta {
         self.refused += other.refused;
         self.callers += other.callers;
         self.rows += other.rows;
+        self.shreds += other.shreds;
     }
 
     pub(super) fn apply(self, counts: Counts, pages: i64) -> Counts {
@@ -94,6 +96,7 @@ impl Delta {
             callers: counts.callers.saturating_add_signed(self.callers),
             pages: counts.pages.saturating_add_signed(pages),
             rows: counts.rows.saturating_add_signed(self.rows),
+            shreds: counts.shreds + self.shreds,
         }
     }
 }

@@ -1,0 +1,299 @@
+//! How old keys are, and what is done about those that get too old.
+
+use std::time::Duration;
+
+use super::records::{RotationRecord, WhichDeks, Work};
+use super::rotate::{self, ended};
+use super::session::Session;
+use super::types::{DeksOf, Layer, NewRotation, RotationState};
+use super::{Vault, unlocks};
+use crate::error::Error;
+use crate::ids::RotationId;
+use crate::root::Method;
+use crate::time::Timestamp;
+use crate::trie::{Duty, Header, Kind, SubtreeInfo};
+
+/// How often ages are held against the policy, and the first time after an unlock.
+const EVERY: Duration = Duration::from_secs(60);
+const FIRST_AFTER: Duration = Duration::from_secs(1);
+/// How long a layer is left alone after a rotation of it failed or a person cancelled one, in seconds.
+const AGAIN_SECONDS: u64 = 24 * 3600;
+/// How often the log is told of the same layer, in seconds.
+const WARN_SECONDS: u64 = 24 * 3600;
+
+/// How old the keys of each layer may get, in seconds; any age where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// What opens the root slots. Only a person can replace that.
+    pub unlock: Option<u64>,
+    /// The root key.
+    pub root: Option<u64>,
+    /// The page keys.
+    pub keks: Option<u64>,
+    /// The data keys.
+    pub deks: Option<u64>,
+    /// The tag key of lookups.
+    pub lookups: Option<u64>,
+    /// Shreds that the tag key of lookups may see: with it, values of the shredded can be tried against an old page whose key
+    /// has leaked.
+    pub lookups_shreds: Option<u64>,
+    /// Whether a layer that is due is rotated by itself; else it is only told.
+    pub rotates: bool,
+    /// How fast such a rotation is, in pages or subjects a second.
+    pub rate: Option<u32>,
+}
+
+/// A layer of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyLayer {
+    /// What opens the root slots.
+    Unlock,
+    /// One that rotates while the vault is open.
+    Of(Layer),
+}
+
+/// The layers of keys and their ages.
+#[derive(Clone, Debug)]
+pub struct KeyStatus {
+    /// From the outside inwards.
+    pub layers: Vec<LayerStatus>,
+    /// What opens the root slots.
+    pub methods: Vec<Method>,
+    /// Pages, each under a key of its own.
+    pub pages: u64,
+    /// Shreds since the tag key of lookups was drawn.
+    pub shreds: u64,
+}
+
+/// A layer of keys and its age.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerStatus {
+    /// Which.
+    pub layer: KeyLayer,
+    /// Counts root keys, or generations of lookups; the others have a key for each page or subject.
+    pub version: Option<u64>,
+    /// None of its keys is older.
+    pub since: Timestamp,
+    /// What a rotation that has not ended, or failed, has still to do: pages or subjects.
+    pub older: Option<u64>,
+    /// The last rotation of all its keys.
+    pub last: Option<LastRotation>,
+    /// When its keys are older than the policy allows, or since when they are; none if that sets no bound.
+    pub due: Option<Timestamp>,
+}
+
+/// The last rotation of a layer that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRotation {
+    /// Its id; none where it has none.
+    pub id: Option<RotationId>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+impl KeyLayer {
+    /// Its name in the API, the configuration and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unlock => "unlock",
+            Self::Of(layer) => layer.as_str(),
+        }
+    }
+}
+
+impl KeyStatus {
+    /// One layer.
+    pub fn of(&self, layer: KeyLayer) -> Option<&LayerStatus> {
+        self.layers.iter().find(|status| status.layer == layer)
+    }
+}
+
+impl LayerStatus {
+    /// Whether its keys are older than the policy allows.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.due.is_some_and(|at| at <= now)
+    }
+}
+
+impl KeyPolicy {
+    fn bound(&self, layer: KeyLayer) -> Option<u64> {
+        match layer {
+            KeyLayer::Unlock => self.unlock,
+            KeyLayer::Of(Layer::Root) => self.root,
+            KeyLayer::Of(Layer::Keks) => self.keks,
+            KeyLayer::Of(Layer::Deks) => self.deks,
+            KeyLayer::Of(Layer::Lookups) => self.lookups,
+        }
+    }
+}
+
+impl Vault {
+    /// The layers of keys and their ages.
+    ///
+    /// # Errors
+    /// [`Error::Locked`].
+    pub async fn keys(&self) -> Result<KeyStatus, Error> {
+        let session = self.session()?;
+        let records = rotate::all(&self.inner, &session).await?;
+        let unlock_since = unlocks::since(&self.inner, &session).await?;
+        let snapshot = session.snapshot();
+        let header = &snapshot.header;
+        let lookups = serving_lookups(header)?;
+        let shreds = snapshot.counts.shreds.saturating_sub(shreds_before(&records));
+        let created_at = header.created_at();
+        let changed = (unlock_since > created_at).then_some(LastRotation { id: None, finished_at: unlock_since });
+        let layer = |layer: Layer, version: Option<u64>, since| LayerStatus {
+            layer: KeyLayer::Of(layer),
+            version,
+            since,
+            older: Some(older(&records, layer)),
+            last: last(&records, layer),
+            due: None,
+        };
+        let mut layers = vec![
+            LayerStatus {
+                layer: KeyLayer::Unlock,
+                version: None,
+                since: unlock_since,
+                older: None,
+                last: changed,
+                due: None,
+            },
+            layer(Layer::Root, Some(header.epoch()), header.root_created_at()),
+            layer(Layer::Keks, None, oldest(&records, Layer::Keks, created_at)),
+            layer(Layer::Deks, None, oldest(&records, Layer::Deks, created_at)),
+            layer(Layer::Lookups, Some(lookups.generation.into()), lookups.created_at),
+        ];
+        let policy = &self.inner.options.keys;
+        for status in &mut layers {
+            let by_age = policy.bound(status.layer).map(|seconds| status.since.plus_seconds(seconds));
+            let of_lookups = status.layer == KeyLayer::Of(Layer::Lookups);
+            let spent = of_lookups && policy.lookups_shreds.is_some_and(|most| shreds >= most);
+            let by_shreds = spent.then(Timestamp::now);
+            status.due = [by_age, by_shreds].into_iter().flatten().min();
+        }
+        Ok(KeyStatus { layers, methods: self.unlock_methods(), pages: snapshot.counts.pages, shreds })
+    }
+
+    /// Begins the rotation that the policy asks for first, if it is to begin by itself. One at a time, from the root
+    /// downwards: who has the keys of a layer can follow what is drawn below it.
+    pub(super) async fn rotate_what_is_due(&self, status: &KeyStatus, now: Timestamp) -> Result<Option<Layer>, Error> {
+        let policy = &self.inner.options.keys;
+        if !policy.rotates {
+            return Ok(None);
+        }
+        let records = rotate::all(&self.inner, &*self.session()?).await?;
+        if records.iter().any(|record| !ended(record.state)) {
+            return Ok(None);
+        }
+        for due in status.layers.iter().filter(|layer| layer.is_due(now)) {
+            let KeyLayer::Of(layer) = due.layer else { continue };
+            if records.iter().rfind(|record| record.layer() == layer).is_some_and(|last| rests(last, now)) {
+                continue;
+            }
+            let asked = match layer {
+                Layer::Root => NewRotation::Root,
+                Layer::Keks => NewRotation::Keks,
+                Layer::Deks => NewRotation::Deks { which: DeksOf::All, forget: false },
+                Layer::Lookups => NewRotation::Lookups,
+            };
+            tracing::info!(layer = layer.as_str(), "keys are older than the policy allows: their rotation begins");
+            self.rotate_by_itself(asked, policy.rate).await?;
+            return Ok(Some(layer));
+        }
+        Ok(None)
+    }
+}
+
+/// Holds ages against the policy until it is aborted, which it may be at any point.
+pub(super) async fn run(vault: Vault, session: std::sync::Arc<Session>) {
+    let mut warned: Vec<(KeyLayer, Timestamp)> = Vec::new();
+    let mut wait = FIRST_AFTER;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = EVERY;
+        let now = Timestamp::now();
+        let outcome = async {
+            let status = vault.keys().await?;
+            session.set_key_ages(status.layers.clone());
+            warn(&status, now, &mut warned);
+            vault.rotate_what_is_due(&status, now).await
+        };
+        match outcome.await {
+            Ok(_) => {}
+            Err(Error::Locked) => return,
+            Err(error) => tracing::warn!(%error, "the ages of keys could not be held against the policy"),
+        }
+    }
+}
+
+fn warn(status: &KeyStatus, now: Timestamp, warned: &mut Vec<(KeyLayer, Timestamp)>) {
+    warned.retain(|(_, at)| *at <= now && at.plus_seconds(WARN_SECONDS) > now);
+    for due in status.layers.iter().filter(|layer| layer.is_due(now)) {
+        if warned.iter().any(|(layer, _)| *layer == due.layer) {
+            continue;
+        }
+        warned.push((due.layer, now));
+        let next = match due.layer {
+            KeyLayer::Unlock => "vault-server unlock-key",
+            KeyLayer::Of(_) => "vault-cli key rotate",
+        };
+        let (layer, since) = (due.layer.as_str(), due.since);
+        tracing::warn!(layer, %since, "keys are older than the policy allows: rotate them with `{next}`");
+    }
+}
+
+/// Whether a layer is left alone after this rotation, its last: it failed, or a person wanted none.
+fn rests(last: &RotationRecord, now: Timestamp) -> bool {
+    let ended = last.finished_at.unwrap_or(last.started_at);
+    matches!(last.state, RotationState::Failed | RotationState::Cancelled)
+        && ended <= now
+        && ended.plus_seconds(AGAIN_SECONDS) > now
+}
+
+/// None of the layer's keys is older: those that a rotation leaves alone were drawn since it began.
+fn oldest(records: &[RotationRecord], layer: Layer, created_at: Timestamp) -> Timestamp {
+    let done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
+    let bounds = done.filter_map(|record| match &record.work {
+        Work::Deks(work) => match work.which {
+            WhichDeks::All => Some(record.started_at),
+            WhichDeks::Before(at) => Some(at.min(record.started_at)),
+            WhichDeks::Of(_) => None,
+        },
+        _ => Some(record.started_at),
+    });
+    bounds.fold(created_at, Ord::max)
+}
+
+/// The last done rotation of all keys of the layer.
+fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
+    let chosen = |work: &Work| matches!(work, Work::Deks(work) if matches!(work.which, WhichDeks::Of(_)));
+    let mut done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
+    let record = done.rfind(|record| !chosen(&record.work))?;
+    Some(LastRotation { id: Some(record.id), finished_at: record.finished_at? })
+}
+
+/// What the last rotation of a layer has still to do, unless it was done or taken back.
+fn older(records: &[RotationRecord], layer: Layer) -> u64 {
+    match records.iter().rfind(|record| record.layer() == layer) {
+        Some(r) if !matches!(r.state, RotationState::Done | RotationState::Cancelled) => match &r.work {
+            Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
+            _ => r.total - r.done.min(r.total),
+        },
+        _ => 0,
+    }
+}
+
+/// Shreds that there had been when the serving tag key of lookups was drawn.
+fn shreds_before(records: &[RotationRecord]) -> u64 {
+    let serving = records.iter().rev().filter_map(|record| match &record.work {
+        Work::Lookups(work) if work.serves() => Some(work.shreds),
+        _ => None,
+    });
+    serving.max().unwrap_or(0)
+}
+
+fn serving_lookups(header: &Header) -> Result<SubtreeInfo, Error> {
+    let serves = |s: &SubtreeInfo| s.kind == Kind::Lookups && s.duty == Duty::Serving;
+    header.subtree_info().into_iter().find(serves).ok_or(Error::Damaged("the header has no lookups"))
+}
