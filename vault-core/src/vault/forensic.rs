@@ -23,8 +23,8 @@ use crate::trie::Kind;
 use crate::trie::attacker::{Reach, reach};
 
 /// What the attacker has, and the truth to hold his findings to.
-struct World {
-    fixture: Fixture,
+pub(super) struct World {
+    pub(super) fixture: Fixture,
     /// Every state that the slot was in, as file contents.
     slots: Vec<Vec<u8>>,
     /// By subject: the epoch in which it was enrolled, and the one that its shred led to.
@@ -33,10 +33,10 @@ struct World {
 
 /// What an attack brings back.
 #[derive(Default)]
-struct Loot {
-    subjects: BTreeSet<String>,
+pub(super) struct Loot {
+    pub(super) subjects: BTreeSet<String>,
     /// (subject, field, value as given) of every row version that opened.
-    values: BTreeSet<(String, String, String)>,
+    pub(super) values: BTreeSet<(String, String, String)>,
     reach: Reach,
 }
 
@@ -45,13 +45,13 @@ impl World {
         Self::of(Fixture::on(Arc::new(MemoryStore::keeping())).await)
     }
 
-    fn of(fixture: Fixture) -> Self {
+    pub(super) fn of(fixture: Fixture) -> Self {
         let mut world = Self { fixture, slots: Vec::new(), lives: BTreeMap::new() };
         world.photograph();
         world
     }
 
-    fn photograph(&mut self) {
+    pub(super) fn photograph(&mut self) {
         self.slots.push(std::fs::read(super::tests::slot(&self.fixture.dir)).unwrap());
     }
 
@@ -59,7 +59,7 @@ impl World {
         self.fixture.vault.status().epoch.unwrap()
     }
 
-    async fn enrol(&mut self, subjects: std::ops::Range<u32>) {
+    pub(super) async fn enrol(&mut self, subjects: std::ops::Range<u32>) {
         for n in subjects {
             let subject = format!("subject-{n}");
             let (phone, email) = (phone(n), email(n));
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// The current root, from the slot as it is now.
-    async fn current_root(&self) -> RootEntry {
+    pub(super) async fn current_root(&self) -> RootEntry {
         self.roots_in(self.slots.last().unwrap()).await.pop().unwrap()
     }
 
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// All that follows from every row ever written and one root key.
-    fn attack(&self, root: &RootKey) -> Loot {
+    pub(super) fn attack(&self, root: &RootKey) -> Loot {
         let rows = self.rows();
         let mut loot = Loot { reach: reach(&rows, root, self.fixture.vault.inner.vault), ..Loot::default() };
         for (kind, _, payload) in &loot.reach.entries {

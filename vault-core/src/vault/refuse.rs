@@ -117,7 +117,7 @@ impl Inner {
         Err(Error::Conflict("the subjects are changed by too many requests at once: retry"))
     }
 
-    async fn prepare_refusal(
+    pub(super) async fn prepare_refusal(
         &self,
         snapshot: &Snapshot,
         part: &[&SubjectId],

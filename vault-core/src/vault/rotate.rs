@@ -10,6 +10,8 @@ mod deks_tests;
 mod lookups;
 #[cfg(test)]
 mod lookups_tests;
+#[cfg(test)]
+mod races_tests;
 mod walk;
 
 use tokio::sync::oneshot;
