@@ -49,6 +49,20 @@ pub(crate) fn read_passphrase(file: Option<&Path>) -> Result<Zeroizing<String>, 
     Ok(Zeroizing::new(passphrase.to_owned()))
 }
 
+/// A passphrase that is made up now, typed twice.
+pub(crate) fn new_passphrase() -> Result<Zeroizing<String>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask for the new passphrase")
+            .hint("give --passphrase-file FILE (- for standard input)"));
+    }
+    let first = Zeroizing::new(rpassword::prompt_password("New passphrase of the vault: ")?);
+    let second = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
+    if *first != *second {
+        return Err(Failure::failed("the two passphrases differ: nothing was changed, start again"));
+    }
+    Ok(first)
+}
+
 /// Opens a new file that only its owner can read; an existing one is never overwritten.
 pub(crate) fn create_private(path: &Path) -> Result<File, Failure> {
     OpenOptions::new()

@@ -34,12 +34,35 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     sync_dir(parent(path))
 }
 
+/// Puts another secret in the place of a file, whole or not at all, and durable. The old bytes are overwritten as far as the
+/// file system lets that reach them.
+///
+/// # Errors
+/// What the system says; then the file is as it was.
+pub(crate) fn replace_secret(path: &Path, text: &str) -> io::Result<()> {
+    let next = path.with_added_extension("new");
+    match std::fs::remove_file(&next) {
+        // Left by a process that was killed.
+        Ok(()) => {}
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+        Err(why) => return Err(why),
+    }
+    write_secret(&next, text)?;
+    let old = OpenOptions::new().write(true).open(path)?;
+    std::fs::rename(&next, path)?;
+    sync_dir(parent(path))?;
+    wipe(old)
+}
+
 /// Writes zeros over a file.
 ///
 /// # Errors
 /// What the system says.
 pub(crate) fn overwrite(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(path)?;
+    wipe(OpenOptions::new().write(true).open(path)?)
+}
+
+fn wipe(mut file: File) -> io::Result<()> {
     let length = file.metadata()?.len();
     io::copy(&mut io::repeat(0).take(length), &mut file)?;
     file.sync_all()
@@ -89,6 +112,24 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(write_secret(&path, "udv_2\n").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(*read_secret(&path).unwrap(), "udv_1\n");
+    }
+
+    #[test]
+    fn a_secret_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unlock.key");
+        let missing = replace_secret(&path, "new\n");
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound, "a place that is not there is no place");
+        write_secret(&path, "old\n").unwrap();
+        let old = File::open(&path).unwrap();
+        std::fs::write(dir.path().join("unlock.key.new"), "left over").unwrap();
+        replace_secret(&path, "new\n").unwrap();
+        assert_eq!(*read_secret(&path).unwrap(), "new\n");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+        let mut wiped = Vec::new();
+        (&old).read_to_end(&mut wiped).unwrap();
+        assert_eq!(wiped, [0; 4]);
     }
 
     #[test]

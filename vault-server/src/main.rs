@@ -13,6 +13,7 @@ mod files;
 mod idempotency;
 mod logging;
 mod metrics;
+mod new_unlock;
 mod openapi;
 mod problem;
 mod remote;

@@ -25,6 +25,8 @@ pub(crate) enum Source {
     Hardware,
 }
 
+/// The fewest characters of a passphrase that is made up.
+pub(crate) const PASSPHRASE_MIN: usize = 8;
 /// The name of the credential, in the directory that systemd names.
 const CREDENTIAL: &str = "udv-unlock";
 

@@ -1,5 +1,9 @@
 //! Rotations while the vault serves: started, watched, paused, resumed, cancelled, and resumed by a restart.
 
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Vault, wait_for};
@@ -163,12 +167,15 @@ fn what_is_no_rotation_is_refused() {
     let vault = Vault::configured();
     let running = vault.start();
     let admin = &running.admin;
-    for layer in ["unlock", "nonsense", ""] {
+    for layer in ["nonsense", ""] {
         let refused = admin.post("/v1/keys/rotations", &json!({ "layer": layer }));
         assert_eq!(refused.problem(422, "invalid_value")["field"], "layer");
     }
     for (body, field) in [
         (json!({ "layer": "keks", "forget": true }), "forget"),
+        (json!({ "layer": "keks", "passphrase": "correct horse" }), "passphrase"),
+        (json!({ "layer": "unlock", "passphrase": "short" }), "passphrase"),
+        (json!({ "layer": "unlock", "older_than": 5 }), "older_than"),
         (json!({ "layer": "lookups", "older_than": 5 }), "older_than"),
         (json!({ "layer": "root", "subjects": ["s1"] }), "subjects"),
         (json!({ "layer": "deks", "subjects": [] }), "subjects"),
@@ -203,7 +210,8 @@ fn the_command_line_rotates_and_shows_keys() {
     let started: Value = serde_json::from_str(&started.out).unwrap();
     running.cli(&["key", "watch", started["id"].as_str().unwrap()]).expect(0);
     running.cli(&["key", "watch", "nonsense"]).expect(3);
-    running.cli(&["key", "rotate", "unlock"]).expect(2);
+    running.cli(&["key", "rotate", "root", "--passphrase-file", "none"]).expect(2);
+    running.cli(&["key", "rotate", "unlock"]).expect(0);
     running.cli(&["key", "rotate", "deks", "--older-than", "0s", "--wait"]).expect(0);
     running.cli(&["key", "rotate", "deks", "--subject", "s3", "--subject", "s4", "--forget", "--wait"]).expect(0);
     running.cli(&["key", "rotate", "lookups", "--wait"]).expect(0);
@@ -213,12 +221,11 @@ fn the_command_line_rotates_and_shows_keys() {
     let all = running.cli(&["--yes", "--output", "json", "key", "rotate", "all", "--now"]).expect(0);
     let all: Value = serde_json::from_str(&all.out).unwrap();
     let layers: Vec<_> = all["layers"].as_array().unwrap().iter().map(|ended| &ended["layer"]).collect();
-    assert_eq!(layers, ["root", "keks", "deks", "lookups"]);
+    assert_eq!(layers, ["unlock", "root", "keks", "deks", "lookups"]);
     let times: Vec<_> =
         all["layers"].as_array().unwrap().iter().map(|ended| ended["finished_at"].as_str().unwrap()).collect();
     assert!(times.is_sorted() && !times[0].is_empty(), "{times:?}");
-    let never: Vec<_> = status.out.lines().filter(|line| line.contains("never")).collect();
-    assert!(matches!(never[..], [line] if line.starts_with("unlock")), "{}", status.out);
+    assert!(!status.out.contains("never"), "{}", status.out);
     all_there(&running.admin, 30);
     running.stop();
 }
@@ -252,4 +259,74 @@ fn keys_that_are_too_old_are_told_and_rotate_by_themselves() {
     all_there(&running.admin, 20);
     let log = log + &running.stop();
     assert!(log.contains("older than the policy allows"), "{log}");
+}
+
+#[test]
+fn unlock_keys_are_replaced_while_the_vault_serves() {
+    let vault = Vault::configured();
+    let key = vault.data().join("unlock.key");
+    let slot = vault.data().join("root.slot");
+    let running = vault.start();
+    enrol(&running.admin, 20);
+    let mut known = vec![(fs::read(&key).unwrap(), fs::read(&slot).unwrap())];
+    for _ in 0..2 {
+        let done = running.admin.post("/v1/keys/rotations", &json!({ "layer": "unlock" })).expect(202).json();
+        assert_eq!((&done["layer"], &done["state"]), (&json!("unlock"), &json!("done")), "{done}");
+        known.push((fs::read(&key).unwrap(), fs::read(&slot).unwrap()));
+        // The server goes on with its slot.
+        running.admin.delete(&format!("/v1/subjects/s{}", 9 + known.len())).expect(200);
+    }
+    all_there(&running.admin, 10);
+    let status = running.cli(&["key", "status"]).expect(0);
+    assert!(status.out.lines().any(|line| line.starts_with("unlock") && line.contains("ago")), "{}", status.out);
+    let log = running.server.kill();
+    assert!(!log.contains("udv-unlock-key"), "{log}");
+
+    // Each earlier key opens the slot no more; the control: the present one does.
+    let present = fs::read(&key).unwrap();
+    for (old, _) in &known[..2] {
+        fs::write(&key, old).unwrap();
+        vault.refusal().says("does not open the root slot");
+    }
+    fs::write(&key, &present).unwrap();
+    let running = vault.start();
+    all_there(&running.admin, 10);
+    running.stop();
+    // An old image of the slot opens with the key of its time, and leads to no store of now.
+    let today = fs::read(&slot).unwrap();
+    fs::write(&key, &known[0].0).unwrap();
+    fs::write(&slot, &known[0].1).unwrap();
+    vault.refusal().says("root");
+    fs::write(&key, present).unwrap();
+    fs::write(&slot, today).unwrap();
+    let running = vault.start();
+    all_there(&running.admin, 10);
+    running.stop();
+}
+
+/// Killed at any moment of it, the vault starts with the key file that is in its place.
+#[test]
+fn a_server_that_is_killed_while_unlock_keys_change_starts_again() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    enrol(&running.admin, 20);
+    running.stop();
+    for round in 0..8u64 {
+        let running = vault.start();
+        all_there(&running.admin, 20);
+        thread::scope(|scope| {
+            let admin = running.admin.clone();
+            scope.spawn(move || {
+                while admin.attempt("POST", "/v1/keys/rotations", &[], Some(br#"{"layer":"unlock"}"#)).is_ok() {}
+            });
+            thread::sleep(Duration::from_millis(20 + 37 * round));
+            let log = running.server.kill();
+            assert!(!log.contains("panicked"), "{log}");
+        });
+    }
+    let running = vault.start();
+    running.admin.post("/v1/keys/rotations", &json!({ "layer": "unlock" })).expect(202);
+    running.stop();
+    assert!(!vault.data().join("unlock.key.new").exists());
+    vault.verify().expect(0);
 }

@@ -13,6 +13,7 @@ pub(crate) enum KeyCommand {
     /// Bring new keys of a layer into use, while the vault serves
     #[command(after_help = "\
 Layers:
+  unlock   what opens the root slots: a new passphrase, and a new key file where the server has one; done at once
   root     the key that opens the vault's header, kept outside the store in the root slots; done at once
   keks     the keys of all key pages, which wrap everybody's data keys; takes a while on a large vault
   deks     the data keys, of everybody or of some: what they opened is sealed again under new ones
@@ -22,6 +23,8 @@ A rotation survives a restart of the server and goes on by itself. An old data k
 successor, so that older backups of the data still open for the living; --forget destroys it, and they do not any more.
 
 Examples:
+  vault-cli key rotate unlock
+  vault-cli key rotate unlock --passphrase-file new-passphrase.txt
   vault-cli key rotate root --wait
   vault-cli key rotate keks --rate 500
   vault-cli key rotate deks --older-than 90d
@@ -84,6 +87,9 @@ pub(crate) struct Rotate {
     /// Of deks: destroy the old keys, and with them what older backups of the data are good for
     #[arg(long)]
     pub(crate) forget: bool,
+    /// Of unlock and all: read the new passphrase from FILE (- is standard input) instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Follow it until it ends
     #[arg(long)]
     pub(crate) wait: bool,
@@ -95,6 +101,8 @@ pub(crate) struct Rotate {
 /// A layer of keys that can be rotated.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Layer {
+    /// What opens the root slots
+    Unlock,
     /// The root key
     Root,
     /// The page keys
@@ -111,6 +119,7 @@ impl Layer {
     /// The layer's name in the API, if it is one.
     pub(crate) fn name(self) -> Option<&'static str> {
         match self {
+            Self::Unlock => Some("unlock"),
             Self::Root => Some("root"),
             Self::Keks => Some("keks"),
             Self::Deks => Some("deks"),

@@ -2,11 +2,13 @@
 
 mod emergency;
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::Context;
 use crate::address::segment;
@@ -16,6 +18,7 @@ use crate::client::{Answer, Client};
 use crate::exit::{Exit, Failure};
 use crate::output::printable;
 use crate::progress;
+use crate::secret;
 
 const ROTATIONS: &str = "/v1/keys/rotations";
 const SLOTS: &str = "/v1/slots";
@@ -95,6 +98,8 @@ struct NewRotation<'a> {
     subjects: Option<&'a [String]>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     forget: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passphrase: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -218,11 +223,7 @@ impl LayerStatus {
 
     fn what_to_do(&self) -> String {
         let layer = printable(&self.layer);
-        let command = match self.layer.as_str() {
-            "unlock" => "stop the server and run `vault-server unlock-key`".into(),
-            _ => format!("run `vault-cli key rotate {layer} --wait`"),
-        };
-        format!("the keys of {layer} are older than the policy allows: {command}")
+        format!("the keys of {layer} are older than the policy allows: run `vault-cli key rotate {layer}`")
     }
 
     fn meaning(&self) -> String {
@@ -252,13 +253,19 @@ fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure
 fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
     let Some(layer) = args.layer.name().filter(|_| !args.now) else {
         return match (args.layer, args.now) {
-            (Layer::All, true) => emergency::run(client, context),
+            (Layer::All, true) => emergency::run(args.passphrase_file.as_deref(), client, context),
             (Layer::All, false) => Err(Failure::usage("all layers are rotated at once only with --now")),
             (_, _) => Err(Failure::usage("--now is for all layers: `vault-cli key rotate all --now`")),
         };
     };
+    let passphrase = match args.layer {
+        Layer::Unlock => new_passphrase(args.passphrase_file.as_deref(), client)?,
+        _ if args.passphrase_file.is_some() => return Err(Failure::usage("--passphrase-file is for the layer unlock")),
+        _ => None,
+    };
     let body = NewRotation {
         layer,
+        passphrase: passphrase.as_ref().map(|text| text.as_str()),
         rate: args.rate,
         older_than: args.older_than,
         subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),
@@ -272,6 +279,16 @@ fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Fai
     show(&answer, &rotation, context)?;
     context.ui.note(&format!("follow it with: vault-cli key watch {}", printable(&rotation.id)));
     Ok(Exit::Done)
+}
+
+/// The new passphrase, if the vault is opened by one.
+fn new_passphrase(file: Option<&Path>, client: &Client) -> Result<Option<Zeroizing<String>>, Failure> {
+    if file.is_some() {
+        return secret::read_passphrase(file).map(Some);
+    }
+    let keys: Keys = client.get("/v1/keys")?.json()?;
+    let methods = keys.layers.into_iter().find_map(|layer| layer.methods).unwrap_or_default();
+    if methods.iter().any(|method| method == "passphrase") { secret::new_passphrase().map(Some) } else { Ok(None) }
 }
 
 fn change(id: &str, state: &str, client: &Client, context: &Context) -> Result<Exit, Failure> {
@@ -389,6 +406,5 @@ mod tests {
         assert_eq!(rows[2][4..6], ["24 hours ago", "in 30 days"]);
         assert_eq!(rows[3][5..], ["overdue for 2 days", "the key lookups are made with; has seen 7 shreds"]);
         assert!(keys.layers[3].what_to_do().contains("vault-cli key rotate lookups"));
-        assert!(keys.layers[0].what_to_do().contains("vault-server unlock-key"));
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::Vault;
 use super::records::{RotationRecord, WhichDeks, Work};
 use super::rotate::{self, ended};
 use super::session::Session;
-use super::types::{DeksOf, Layer, NewRotation, RotationState};
-use super::{Vault, unlocks};
+use super::types::{Layer, RotationState};
 use crate::error::Error;
 use crate::ids::RotationId;
 use crate::root::Method;
@@ -43,15 +43,6 @@ pub struct KeyPolicy {
     pub rate: Option<u32>,
 }
 
-/// A layer of keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum KeyLayer {
-    /// What opens the root slots.
-    Unlock,
-    /// One that rotates while the vault is open.
-    Of(Layer),
-}
-
 /// The layers of keys and their ages.
 #[derive(Clone, Debug)]
 pub struct KeyStatus {
@@ -69,13 +60,13 @@ pub struct KeyStatus {
 #[derive(Clone, Copy, Debug)]
 pub struct LayerStatus {
     /// Which.
-    pub layer: KeyLayer,
+    pub layer: Layer,
     /// Counts root keys, or generations of lookups; the others have a key for each page or subject.
     pub version: Option<u64>,
     /// None of its keys is older.
     pub since: Timestamp,
     /// What a rotation that has not ended, or failed, has still to do: pages or subjects.
-    pub older: Option<u64>,
+    pub older: u64,
     /// The last rotation of all its keys.
     pub last: Option<LastRotation>,
     /// When its keys are older than the policy allows, or since when they are; none if that sets no bound.
@@ -85,25 +76,15 @@ pub struct LayerStatus {
 /// The last rotation of a layer that was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRotation {
-    /// Its id; none where it has none.
-    pub id: Option<RotationId>,
+    /// Its id.
+    pub id: RotationId,
     /// When it ended.
     pub finished_at: Timestamp,
 }
 
-impl KeyLayer {
-    /// Its name in the API, the configuration and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unlock => "unlock",
-            Self::Of(layer) => layer.as_str(),
-        }
-    }
-}
-
 impl KeyStatus {
     /// One layer.
-    pub fn of(&self, layer: KeyLayer) -> Option<&LayerStatus> {
+    pub fn of(&self, layer: Layer) -> Option<&LayerStatus> {
         self.layers.iter().find(|status| status.layer == layer)
     }
 }
@@ -116,13 +97,13 @@ impl LayerStatus {
 }
 
 impl KeyPolicy {
-    fn bound(&self, layer: KeyLayer) -> Option<u64> {
+    fn bound(&self, layer: Layer) -> Option<u64> {
         match layer {
-            KeyLayer::Unlock => self.unlock,
-            KeyLayer::Of(Layer::Root) => self.root,
-            KeyLayer::Of(Layer::Keks) => self.keks,
-            KeyLayer::Of(Layer::Deks) => self.deks,
-            KeyLayer::Of(Layer::Lookups) => self.lookups,
+            Layer::Unlock => self.unlock,
+            Layer::Root => self.root,
+            Layer::Keks => self.keks,
+            Layer::Deks => self.deks,
+            Layer::Lookups => self.lookups,
         }
     }
 }
@@ -135,39 +116,31 @@ impl Vault {
     pub async fn keys(&self) -> Result<KeyStatus, Error> {
         let session = self.session()?;
         let records = rotate::all(&self.inner, &session).await?;
-        let unlock_since = unlocks::since(&self.inner, &session).await?;
         let snapshot = session.snapshot();
         let header = &snapshot.header;
         let lookups = serving_lookups(header)?;
         let shreds = snapshot.counts.shreds.saturating_sub(shreds_before(&records));
         let created_at = header.created_at();
-        let changed = (unlock_since > created_at).then_some(LastRotation { id: None, finished_at: unlock_since });
         let layer = |layer: Layer, version: Option<u64>, since| LayerStatus {
-            layer: KeyLayer::Of(layer),
+            layer,
             version,
             since,
-            older: Some(older(&records, layer)),
+            older: older(&records, layer),
             last: last(&records, layer),
             due: None,
         };
+        let since_last = |of| oldest(&records, of, created_at);
         let mut layers = vec![
-            LayerStatus {
-                layer: KeyLayer::Unlock,
-                version: None,
-                since: unlock_since,
-                older: None,
-                last: changed,
-                due: None,
-            },
+            layer(Layer::Unlock, None, since_last(Layer::Unlock)),
             layer(Layer::Root, Some(header.epoch()), header.root_created_at()),
-            layer(Layer::Keks, None, oldest(&records, Layer::Keks, created_at)),
-            layer(Layer::Deks, None, oldest(&records, Layer::Deks, created_at)),
+            layer(Layer::Keks, None, since_last(Layer::Keks)),
+            layer(Layer::Deks, None, since_last(Layer::Deks)),
             layer(Layer::Lookups, Some(lookups.generation.into()), lookups.created_at),
         ];
         let policy = &self.inner.options.keys;
         for status in &mut layers {
             let by_age = policy.bound(status.layer).map(|seconds| status.since.plus_seconds(seconds));
-            let of_lookups = status.layer == KeyLayer::Of(Layer::Lookups);
+            let of_lookups = status.layer == Layer::Lookups;
             let spent = of_lookups && policy.lookups_shreds.is_some_and(|most| shreds >= most);
             let by_shreds = spent.then(Timestamp::now);
             status.due = [by_age, by_shreds].into_iter().flatten().min();
@@ -186,19 +159,13 @@ impl Vault {
         if records.iter().any(|record| !ended(record.state)) {
             return Ok(None);
         }
-        for due in status.layers.iter().filter(|layer| layer.is_due(now)) {
-            let KeyLayer::Of(layer) = due.layer else { continue };
+        for due in status.layers.iter().filter(|layer| layer.is_due(now) && layer.layer != Layer::Unlock) {
+            let layer = due.layer;
             if records.iter().rfind(|record| record.layer() == layer).is_some_and(|last| rests(last, now)) {
                 continue;
             }
-            let asked = match layer {
-                Layer::Root => NewRotation::Root,
-                Layer::Keks => NewRotation::Keks,
-                Layer::Deks => NewRotation::Deks { which: DeksOf::All, forget: false },
-                Layer::Lookups => NewRotation::Lookups,
-            };
             tracing::info!(layer = layer.as_str(), "keys are older than the policy allows: their rotation begins");
-            self.rotate_by_itself(asked, policy.rate).await?;
+            self.rotate_by_itself(layer.into(), policy.rate).await?;
             return Ok(Some(layer));
         }
         Ok(None)
@@ -207,39 +174,36 @@ impl Vault {
 
 /// Holds ages against the policy until it is aborted, which it may be at any point.
 pub(super) async fn run(vault: Vault, session: std::sync::Arc<Session>) {
-    let mut warned: Vec<(KeyLayer, Timestamp)> = Vec::new();
+    let mut warned: Vec<(Layer, Timestamp)> = Vec::new();
     let mut wait = FIRST_AFTER;
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
-        let now = Timestamp::now();
         let outcome = async {
             let status = vault.keys().await?;
+            let now = Timestamp::now();
             session.set_key_ages(status.layers.clone());
             warn(&status, now, &mut warned);
             vault.rotate_what_is_due(&status, now).await
         };
         match outcome.await {
             Ok(_) => {}
-            Err(Error::Locked) => return,
+            // It is on the way to be unlocked.
+            Err(Error::Locked) => wait = FIRST_AFTER,
             Err(error) => tracing::warn!(%error, "the ages of keys could not be held against the policy"),
         }
     }
 }
 
-fn warn(status: &KeyStatus, now: Timestamp, warned: &mut Vec<(KeyLayer, Timestamp)>) {
+fn warn(status: &KeyStatus, now: Timestamp, warned: &mut Vec<(Layer, Timestamp)>) {
     warned.retain(|(_, at)| *at <= now && at.plus_seconds(WARN_SECONDS) > now);
     for due in status.layers.iter().filter(|layer| layer.is_due(now)) {
         if warned.iter().any(|(layer, _)| *layer == due.layer) {
             continue;
         }
         warned.push((due.layer, now));
-        let next = match due.layer {
-            KeyLayer::Unlock => "vault-server unlock-key",
-            KeyLayer::Of(_) => "vault-cli key rotate",
-        };
         let (layer, since) = (due.layer.as_str(), due.since);
-        tracing::warn!(layer, %since, "keys are older than the policy allows: rotate them with `{next}`");
+        tracing::warn!(layer, %since, "keys are older than the policy allows: rotate them with `vault-cli key rotate {layer}`");
     }
 }
 
@@ -270,7 +234,7 @@ fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
     let chosen = |work: &Work| matches!(work, Work::Deks(work) if matches!(work.which, WhichDeks::Of(_)));
     let mut done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
     let record = done.rfind(|record| !chosen(&record.work))?;
-    Some(LastRotation { id: Some(record.id), finished_at: record.finished_at? })
+    Some(LastRotation { id: record.id, finished_at: record.finished_at? })
 }
 
 /// What the last rotation of a layer has still to do, unless it was done or taken back.

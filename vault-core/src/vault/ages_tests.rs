@@ -22,7 +22,7 @@ async fn fixture(days: [u64; 5], rotates: bool) -> Fixture {
     fixture
 }
 
-async fn of(fixture: &Fixture, layer: KeyLayer) -> LayerStatus {
+async fn of(fixture: &Fixture, layer: Layer) -> LayerStatus {
     *fixture.vault.keys().await.unwrap().of(layer).unwrap()
 }
 
@@ -58,22 +58,22 @@ async fn what_is_due_rotates_by_itself_from_the_root_downwards() {
     let before = Timestamp::now();
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     for layer in [Layer::Root, Layer::Keks, Layer::Deks, Layer::Lookups] {
-        assert!(of(&fixture, KeyLayer::Of(layer)).await.since <= before, "{layer:?}");
+        assert!(of(&fixture, layer).await.since <= before, "{layer:?}");
         // Those before it have just been rotated.
         let at = before.plus_seconds(30 * DAY);
         assert_eq!(begins_at(&fixture, at).await, Some(layer));
         let begun = fixture.vault.rotations().await.unwrap().pop().unwrap();
         assert_eq!(fixture.ended(begun.id).await.state, RotationState::Done);
-        let after = of(&fixture, KeyLayer::Of(layer)).await;
+        let after = of(&fixture, layer).await;
         assert!(after.since > before, "{layer:?}");
-        assert_eq!(after.last.unwrap().id, Some(begun.id));
+        assert_eq!(after.last.unwrap().id, begun.id);
     }
 }
 
 #[tokio::test]
 async fn chosen_keys_make_a_layer_no_younger() {
     let fixture = fixture([10, 30, 30, 30, 30], true).await;
-    let deks = KeyLayer::Of(Layer::Deks);
+    let deks = Layer::Deks;
     let since = of(&fixture, deks).await.since;
     let chosen = DeksOf::Subjects(vec![id("s1")]);
     fixture.rotate(NewRotation::Deks { which: chosen, forget: false }).await;
@@ -98,7 +98,7 @@ async fn lookups_are_due_after_so_many_shreds() {
     fixture.rotate(Layer::Lookups).await;
     assert_eq!(due_in(&fixture, 0).await, [""; 0]);
     let status = fixture.vault.keys().await.unwrap();
-    assert_eq!((status.shreds, status.of(KeyLayer::Of(Layer::Lookups)).unwrap().version), (0, Some(2)));
+    assert_eq!((status.shreds, status.of(Layer::Lookups).unwrap().version), (0, Some(2)));
     fixture.shred(&["s4"]).await;
     assert_eq!(fixture.vault.keys().await.unwrap().shreds, 1);
 }
@@ -109,7 +109,7 @@ async fn what_a_person_cancelled_rests_for_a_day() {
     let begun = fixture.vault.rotate(Layer::Keks, Some(1), None).await.unwrap().made;
     fixture.vault.change_rotation(begun.id, Some(RotationState::Cancelled), None).await.unwrap();
     let status = fixture.vault.keys().await.unwrap();
-    let overdue = LayerStatus { due: Some(Timestamp(0)), ..*status.of(KeyLayer::Of(Layer::Keks)).unwrap() };
+    let overdue = LayerStatus { due: Some(Timestamp(0)), ..*status.of(Layer::Keks).unwrap() };
     let status = KeyStatus { layers: vec![overdue], ..status };
     let now = Timestamp::now();
     assert_eq!(fixture.vault.rotate_what_is_due(&status, now).await.unwrap(), None);

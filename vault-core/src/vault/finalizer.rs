@@ -18,12 +18,13 @@ use super::retained::RetainedAsk;
 use super::rotate::{Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
+use super::unlocks::UnlocksAsk;
 use super::writer::{Command, GroupError, RootDone, Write};
 use super::{erase, evidence, expire, slots, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
-use crate::root::{Finish, NewUnlock, RootEntry, SlotError};
+use crate::root::{Finish, RootEntry, SlotError};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
 
@@ -55,7 +56,7 @@ pub(crate) enum Job {
     /// Note that shreds that were final by then are final on the slots' own disks as well.
     SlotFinal { begun: Timestamp, reply: oneshot::Sender<Result<(), Error>> },
     /// Give every root slot in a file these unlock keys in place of its own.
-    Unlocks { unlocks: Vec<NewUnlock>, reply: oneshot::Sender<Result<(), SlotError>> },
+    Unlocks(UnlocksAsk),
     /// Change which roots are retained.
     Retained(RetainedAsk),
     /// Finish the round, then end.
@@ -183,11 +184,7 @@ impl Finalizer {
             Job::SlotFinal { begun, reply } => {
                 let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
             }
-            Job::Unlocks { unlocks, reply } => {
-                let changed = self.inner.replace_unlock_keys(&self.session, unlocks).await;
-                // Who asked may have gone away; it is done all the same.
-                let _ = reply.send(changed);
-            }
+            Job::Unlocks(ask) => self.inner.change_unlock_keys(&self.session, ask).await,
             Job::Retained((change, reply)) => {
                 let changed = self.inner.change_retained(&self.session, change).await;
                 // Who asked does not wait for a slot that is away.

@@ -109,7 +109,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 pub use accesses::{ACCESSES_MAX, Access, AccessPage, NewestAccesses, Reach, Reached, Span};
-pub use ages::{KeyLayer, KeyPolicy, KeyStatus, LastRotation, LayerStatus};
+pub use ages::{KeyPolicy, KeyStatus, LastRotation, LayerStatus};
 pub use backup::{BackedUp, BackupAsk, BackupSink};
 pub use callers::OVERLAP_MAX;
 pub use certify::{CERTIFICATES_MAX, SubjectCertificate};

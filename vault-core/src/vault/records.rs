@@ -272,6 +272,7 @@ impl RotationRecord {
     /// What it replaces.
     pub(crate) fn layer(&self) -> Layer {
         match self.work {
+            Work::Unlock => Layer::Unlock,
             Work::Root => Layer::Root,
             Work::Keks(_) => Layer::Keks,
             Work::Deks(_) => Layer::Deks,
@@ -287,6 +288,8 @@ pub(crate) enum Work {
     Keks(RekeyCursor),
     Deks(DeksWork),
     Lookups(LookupsWork),
+    /// Noted when it is done.
+    Unlock,
 }
 
 /// A new generation of lookups.

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 pub(crate) use active::Rotations;
 
 use super::finalizer::Job;
-use super::idempotency::{self, Begun, Idempotency, Made};
+use super::idempotency::{self, Begun, Claim, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, Layer, NewRotation, Rotation, RotationState};
@@ -90,19 +90,12 @@ impl Vault {
         let now = Timestamp::now();
         let snapshot = session.snapshot();
         let earlier = all(&self.inner, &session).await?;
+        if let NewRotation::Unlock { unlocks, place } = asked {
+            self.replace_unlock_keys(&session, unlocks, place).await?;
+            return self.note_unlock_keys(&session, now, claim.as_ref()).await;
+        }
         let (work, total) = asked.work(&snapshot, now, &earlier);
-        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
-        let record = RotationRecord {
-            id: RotationId(*id.as_bytes()),
-            work,
-            state: RotationState::Queued,
-            rate,
-            done: 0,
-            total,
-            started_at: now,
-            finished_at: None,
-            detail: None,
-        };
+        let record = RotationRecord { rate, ..RotationRecord::new(work, total, now) };
         let open = |r: &RotationRecord| r.layer() == record.layer() && !ended(r.state);
         if earlier.iter().any(open) {
             return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
@@ -116,6 +109,24 @@ impl Vault {
         }
         idempotency::made(&session.commit(vec![write]).await?)?;
         session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::Locked)?;
+        Ok(Made::now(shown(record)))
+    }
+
+    /// Other unlock keys are in use: notes it, in a root batch.
+    async fn note_unlock_keys(
+        &self,
+        session: &Session,
+        begun: Timestamp,
+        claim: Option<&Claim<'_>>,
+    ) -> Result<Made<Rotation>, Error> {
+        let mut record = RotationRecord { done: 1, ..RotationRecord::new(Work::Unlock, 1, begun) };
+        end(&mut record);
+        let header = session.snapshot().header.clone();
+        let mut write = ending(&header, &record)?;
+        if let Some(claim) = claim {
+            claim.note(&header, record.id.0, &mut write)?;
+        }
+        idempotency::made(&[session.finalize(write).await?])?;
         Ok(Made::now(shown(record)))
     }
 
@@ -168,6 +179,23 @@ impl Vault {
     }
 }
 
+impl RotationRecord {
+    fn new(work: Work, total: u64, now: Timestamp) -> Self {
+        let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
+        Self {
+            id: RotationId(*id.as_bytes()),
+            work,
+            state: RotationState::Queued,
+            rate: None,
+            done: 0,
+            total,
+            started_at: now,
+            finished_at: None,
+            detail: None,
+        }
+    }
+}
+
 impl NewRotation {
     fn check(&self) -> Result<(), Error> {
         match self {
@@ -182,6 +210,7 @@ impl NewRotation {
     fn work(self, snapshot: &Snapshot, now: Timestamp, earlier: &[RotationRecord]) -> (Work, u64) {
         let counts = snapshot.counts;
         match self {
+            Self::Unlock { .. } => (Work::Unlock, 1),
             Self::Root => (Work::Root, 1),
             Self::Keks => (Work::Keks(RekeyCursor::start()), counts.pages),
             Self::Deks { which, forget } => {

@@ -323,7 +323,7 @@ async fn rotations_run_beside_writes_reads_and_shreds() {
     assert_eq!(fixture.read("s299", "nickname").await.unwrap(), r#""x""#);
     assert!(matches!(fixture.read("s7", "email").await, Err(Error::Shredded)));
     let status = fixture.vault.keys().await.unwrap();
-    let last = |layer| status.of(KeyLayer::Of(layer)).unwrap().last;
+    let last = |layer| status.of(layer).unwrap().last;
     assert!(last(Layer::Root).is_some() && last(Layer::Keks).is_some() && last(Layer::Deks).is_none());
     assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
 }

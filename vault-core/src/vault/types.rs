@@ -10,7 +10,7 @@ use crate::audit::Log;
 use crate::ids::{CallerId, Compartment, ErasureId, FieldName, HoldName, Purpose, RotationId, SubjectId, VaultId};
 pub use crate::policy::Role;
 use crate::policy::{Decision, SubjectStanding};
-use crate::root::SlotStatus;
+use crate::root::{NewUnlock, SlotStatus};
 use crate::schema::{Form, View};
 use crate::store::Health;
 use crate::time::Timestamp;
@@ -316,6 +316,8 @@ pub struct OpenErasures {
 word_enum! {
     /// A layer of keys that can be rotated.
     Layer {
+        /// What opens the root slots in files, and the root with it.
+        Unlock = "unlock",
         /// The root key: one batch, whatever the size of the vault.
         Root = "root",
         /// Every page key, and the root with them.
@@ -329,6 +331,14 @@ word_enum! {
 
 /// What to rotate.
 pub enum NewRotation {
+    /// What opens the root slots in files, for these. Done when it is answered.
+    Unlock {
+        /// The only ones from then on.
+        unlocks: Vec<NewUnlock>,
+        /// Called when they open every slot and those from before still do: whoever keeps one in a file puts it into its
+        /// place here, and nothing is ever needed that is not in its place.
+        place: Box<dyn FnOnce() -> std::io::Result<()> + Send>,
+    },
     /// The root key.
     Root,
     /// Every page key.
@@ -356,9 +366,10 @@ pub enum DeksOf {
 }
 
 impl From<Layer> for NewRotation {
-    /// The whole layer, in the way that loses nothing.
+    /// The whole layer, in the way that loses nothing. Unlock keys are refused without new ones.
     fn from(layer: Layer) -> Self {
         match layer {
+            Layer::Unlock => Self::Unlock { unlocks: Vec::new(), place: Box::new(|| Ok(())) },
             Layer::Root => Self::Root,
             Layer::Keks => Self::Keks,
             Layer::Deks => Self::Deks { which: DeksOf::All, forget: false },

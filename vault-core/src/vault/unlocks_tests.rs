@@ -8,7 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::tests::{Fixture, changes, id, name, slot};
-use super::{KeyLayer, Layer, PutOptions, Vault, VaultOptions};
+use super::{Layer, NewRotation, PutOptions, Vault, VaultOptions};
 use crate::crypto::UnlockKey;
 use crate::crypto::passphrase::{Cost, new_key_file};
 use crate::error::Error;
@@ -24,6 +24,11 @@ fn passphrase() -> Unlock {
     Unlock::Passphrase(Zeroizing::new("correct horse".into()))
 }
 
+async fn change(vault: &Vault, unlocks: Vec<NewUnlock>) -> Result<(), Error> {
+    let asked = NewRotation::Unlock { unlocks, place: Box::new(|| Ok(())) };
+    vault.rotate(asked, None, None).await.map(drop)
+}
+
 #[tokio::test]
 async fn one_set_takes_the_place_of_another() {
     let mut fixture = Fixture::new().await;
@@ -31,10 +36,10 @@ async fn one_set_takes_the_place_of_another() {
     let before = fixture.vault.keys().await.unwrap();
     let (key, _) = new_key_file();
     let unlocks = vec![new_passphrase(), NewUnlock::KeyFile(key.duplicate())];
-    fixture.vault.change_unlock_keys(unlocks).await.unwrap();
+    change(&fixture.vault, unlocks).await.unwrap();
     let after = fixture.vault.keys().await.unwrap();
     assert_eq!(after.methods, [Method::KeyFile, Method::Passphrase]);
-    let [root, since] = [KeyLayer::Of(Layer::Root), KeyLayer::Unlock];
+    let [root, since] = [Layer::Root, Layer::Unlock];
     assert!(after.of(root).unwrap().version > before.of(root).unwrap().version, "the root goes with them");
     assert!(after.of(since).unwrap().since > before.of(since).unwrap().since);
     assert!(before.of(since).unwrap().last.is_none() && after.of(since).unwrap().last.is_some());
@@ -53,11 +58,11 @@ async fn one_set_takes_the_place_of_another() {
     fixture.vault = vault;
     assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
     // One is taken away: the one that stays is named again.
-    fixture.vault.change_unlock_keys(vec![NewUnlock::KeyFile(key.duplicate())]).await.unwrap();
+    change(&fixture.vault, vec![NewUnlock::KeyFile(key.duplicate())]).await.unwrap();
     assert_eq!(fixture.vault.unlock_methods(), [Method::KeyFile]);
-    assert!(matches!(fixture.vault.change_unlock_keys(Vec::new()).await, Err(Error::Invalid { .. })));
+    assert!(matches!(change(&fixture.vault, Vec::new()).await, Err(Error::Invalid { .. })));
     let many = (0..8).map(|_| NewUnlock::KeyFile(key.duplicate())).collect();
-    assert!(matches!(fixture.vault.change_unlock_keys(many).await, Err(Error::Slot(SlotError::Count { .. }))));
+    assert!(matches!(change(&fixture.vault, many).await, Err(Error::Slot(SlotError::Count { .. }))));
     fixture.key = key;
     fixture.restart().await;
     assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
@@ -93,7 +98,7 @@ async fn an_old_image_and_the_old_key_lead_to_no_header_written_since() {
     let old_image = image();
     assert_eq!(with_the_slot_key_of(&old_image, &old_key(), &image()).await.unwrap(), 1, "the control");
     let before = fixture.store.every_version().len();
-    fixture.vault.change_unlock_keys(vec![new_passphrase()]).await.unwrap();
+    change(&fixture.vault, vec![new_passphrase()]).await.unwrap();
     fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();
 
     assert!(roots_in(&image(), old_key()).await.is_err(), "the old key opens the slot no more");
@@ -148,4 +153,40 @@ async fn at_every_step_one_unlock_key_opens_all_slots() {
         paths.iter().zip(images).for_each(|(path, image)| std::fs::write(path, image).unwrap());
     }
     assert!(paths.iter().all(|path| opens(path, &new) && !opens(path, &old)));
+}
+
+#[tokio::test]
+async fn a_new_key_is_put_in_its_place_while_both_open() {
+    let mut fixture = Fixture::new().await;
+    fixture.put("a", &[("email", r#""a@example.org""#)]).await.unwrap();
+    let path = slot(&fixture.dir);
+    let key = new_key_file().0;
+    let opens =
+        |path: &Path, key: &UnlockKey| FileSlot::open(path).unwrap().unlock(&Unlock::KeyFile(key.duplicate())).is_ok();
+    let asked = |place: Box<dyn FnOnce() -> std::io::Result<()> + Send>| NewRotation::Unlock {
+        unlocks: vec![NewUnlock::KeyFile(key.duplicate())],
+        place,
+    };
+    // It cannot be put in its place: the one from before stays, and it may be tried again.
+    let refused = fixture.vault.rotate(asked(Box::new(|| Err(std::io::ErrorKind::StorageFull.into()))), None, None);
+    assert!(matches!(refused.await, Err(Error::Conflict(_))));
+    assert!(opens(&path, &fixture.key));
+    assert!(fixture.vault.keys().await.unwrap().of(Layer::Unlock).unwrap().last.is_none());
+
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let (old, new, at, noted) = (fixture.key.duplicate(), key.duplicate(), path.clone(), seen.clone());
+    let look = move || {
+        *noted.lock().unwrap() = Some((opens(&at, &old), opens(&at, &new)));
+        Ok(())
+    };
+    let done = fixture.vault.rotate(asked(Box::new(look)), None, None).await.unwrap().made;
+    assert_eq!(*seen.lock().unwrap(), Some((true, true)));
+    assert_eq!((done.layer, done.state, done.done), (Layer::Unlock, super::RotationState::Done, 1));
+    assert_eq!(fixture.vault.rotation(done.id).await.unwrap().state, super::RotationState::Done);
+    let status = fixture.vault.keys().await.unwrap();
+    assert_eq!(status.of(Layer::Unlock).unwrap().last.unwrap().id, done.id);
+    assert!(FileSlot::open(&path).unwrap().unlock(&Unlock::KeyFile(fixture.key.duplicate())).is_err());
+    fixture.key = key;
+    fixture.restart().await;
+    assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
 }

@@ -13,10 +13,7 @@ use crate::config::Config;
 use crate::files;
 use crate::serve::say;
 use crate::site::{Site, prompt};
-use crate::unlock::Source;
-
-/// The shortest passphrase, in characters.
-const PASSPHRASE_MIN: usize = 8;
+use crate::unlock::{PASSPHRASE_MIN, Source};
 
 pub(super) fn run(args: &InitArgs, config: &Config) -> Result<(), Failure> {
     let site = Site::of_config(config);

@@ -1,12 +1,13 @@
 //! `unlock-key`: other unlock keys for a stopped vault, and a new root with them.
 //!
-//! On the machine of the slots, and not over the network: key files are made and read here, and a passphrase does not
-//! travel.
+//! On the machine of the slots, and not over the network: any set of them, while a server that runs only replaces those that
+//! it has a place for.
 
 use std::path::Path;
 
 use vault_core::crypto::passphrase::{Cost, new_key_file};
 use vault_core::root::{NewUnlock, Unlock};
+use vault_core::vault::NewRotation;
 
 use super::init::{hsm, passphrase, unwritable};
 use super::{Failure, block_on};
@@ -29,9 +30,11 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
     block_on(async {
         let vault = site.open().await?;
         vault.unlock(present).await?;
-        let changed = vault.change_unlock_keys(unlocks).await;
+        // A new key file is in its place already.
+        let asked = NewRotation::Unlock { unlocks, place: Box::new(|| Ok(())) };
+        let changed = vault.rotate(asked, None, None).await;
         vault.close().await?;
-        Ok(changed?)
+        Ok(changed.map(drop)?)
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: unlock keys are changed on a vault that stands still"))?;
     say("the vault has other unlock keys and a new root key; those from before open it no more");

@@ -11,12 +11,14 @@ use vault_core::ids::RotationId;
 use vault_core::root::Method;
 use vault_core::time::Timestamp;
 use vault_core::vault::{self, DeksOf, KeyStatus, Layer, LayerStatus, Rotation, RotationState};
+use zeroize::Zeroizing;
 
 use super::shapes::Shown;
 use crate::app::App;
 use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer, subject};
 use crate::idempotency::{self, Once};
+use crate::new_unlock;
 use crate::problem::Problem;
 
 #[derive(Serialize, ToSchema)]
@@ -57,17 +59,15 @@ struct KeyLayer {
 
 #[derive(Serialize, ToSchema)]
 struct LastRotation {
-    /// Left out for a change of unlock keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    id: Option<Shown<RotationId>>,
+    #[schema(value_type = String)]
+    id: Shown<RotationId>,
     #[schema(value_type = String)]
     finished_at: Shown<Timestamp>,
 }
 
 impl LastRotation {
     fn of(last: vault::LastRotation) -> Self {
-        Self { id: last.id.map(Shown), finished_at: Shown(last.finished_at) }
+        Self { id: Shown(last.id), finished_at: Shown(last.finished_at) }
     }
 }
 
@@ -77,12 +77,12 @@ impl Keys {
         let methods: Vec<_> = status.methods.iter().map(|method| method_word(*method)).collect();
         let layer = |of: &LayerStatus| KeyLayer {
             layer: of.layer.as_str(),
-            methods: (of.layer == vault::KeyLayer::Unlock).then(|| methods.clone()),
+            methods: (of.layer == Layer::Unlock).then(|| methods.clone()),
             version: of.version,
             created_at: Shown(of.since),
-            older: of.older,
-            pages: (of.layer == vault::KeyLayer::Of(Layer::Keks)).then_some(status.pages),
-            shreds: (of.layer == vault::KeyLayer::Of(Layer::Lookups)).then_some(status.shreds),
+            older: (of.layer != Layer::Unlock).then_some(of.older),
+            pages: (of.layer == Layer::Keks).then_some(status.pages),
+            shreds: (of.layer == Layer::Lookups).then_some(status.shreds),
             last_rotation: of.last.map(LastRotation::of),
             due_at: of.due.map(Shown),
             overdue: of.is_due(now),
@@ -103,12 +103,14 @@ pub(super) fn method_word(method: Method) -> &'static str {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewRotation<'a> {
-    /// `root`, `keks`, `deks` or `lookups`.
+    /// `unlock`, `root`, `keks`, `deks` or `lookups`.
     #[serde(borrow)]
     #[schema(value_type = String)]
     layer: Cow<'a, str>,
     /// Pages or subjects a second; without it, as fast as it goes.
     rate: Option<u32>,
+    /// Of `unlock`: the new passphrase, if the vault is opened by one. A key file is drawn anew.
+    passphrase: Option<String>,
     /// Of `deks`: only keys that are older than so many seconds.
     older_than: Option<u64>,
     /// Of `deks`: only those of these subjects, at most 256.
@@ -122,16 +124,21 @@ pub(crate) struct NewRotation<'a> {
 
 impl<'a> Shape<'a> for NewRotation<'a> {
     const SHAPE: &'static str = concat!(
-        r#"{"layer": "root", "keks", "deks" or "lookups", "rate"?: pages or subjects a second, "#,
+        r#"{"layer": "unlock", "root", "keks", "deks" or "lookups", "rate"?: pages or subjects a second, "#,
+        r#"of unlock also "passphrase"?: the new one, "#,
         r#"of deks also "older_than"?: seconds, or "subjects"?: [ids], and "forget"?: true}"#
     );
 }
 
 impl NewRotation<'_> {
     /// What it asks for.
-    fn asked(self) -> Result<vault::NewRotation, Problem> {
+    fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
         let layer = Layer::parse(&self.layer);
-        let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of root, keks, deks, lookups"))?;
+        let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of unlock, root, keks, deks, lookups"))?;
+        let passphrase = self.passphrase.map(Zeroizing::new);
+        if layer != Layer::Unlock && passphrase.is_some() {
+            return Err(Problem::invalid("passphrase", "only with the layer unlock"));
+        }
         if layer != Layer::Deks {
             let of_deks = [
                 ("older_than", self.older_than.is_some()),
@@ -140,6 +147,9 @@ impl NewRotation<'_> {
             ];
             return match of_deks.into_iter().find(|(_, given)| *given) {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
+                None if layer == Layer::Unlock => {
+                    new_unlock::rotation(&app.vault.unlock_methods(), app.unlock_source.as_ref(), passphrase)
+                }
                 None => Ok(layer.into()),
             };
         }
@@ -238,7 +248,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let new = body.read::<NewRotation<'_>>()?;
     let rate = bounded(new.rate)?;
-    let asked = new.asked()?;
+    let asked = new.asked(&app)?;
     let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
     let asked = app.vault.rotate(asked, rate, once.as_ref()).await?;
     let rotation = &asked.made;

@@ -3,6 +3,8 @@
 //! From the root downwards: once the page keys are others, who has those from before cannot follow what comes below them,
 //! so new data keys are drawn only then. What was exposed is told by the times at which each layer ended.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::{NewRotation, ROTATIONS, Rotation, until_ended};
@@ -13,7 +15,8 @@ use crate::output::printable;
 use crate::progress;
 
 /// The layers in their order, each with what was exposed until it ended.
-const LAYERS: [(&str, &str); 4] = [
+const LAYERS: [(&str, &str); 5] = [
+    ("unlock", "the root slots, to who had an unlock key"),
     ("root", "the vault's header, to who had the root key"),
     ("keks", "everybody's data keys and lookups, to who had the page keys"),
     ("deks", "values as they lie in the store, to who had the data keys"),
@@ -35,18 +38,35 @@ struct Ended {
     exposed_until_then: &'static str,
 }
 
-const LEFT: &str = "who opened the vault with an unlock key of before can do so again: change it with \
-                    `vault-server unlock-key`. Copies of the store from before stay open to the keys from before";
+const LEFT: &str = "copies of the store and of the slots from before stay open to the keys from before";
+const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: stop the server and change it \
+                           with `vault-server unlock-key`. Copies of the store from before stay open to the keys from before";
 
-pub(super) fn run(client: &Client, context: &Context) -> Result<Exit, Failure> {
+pub(super) fn run(passphrase_file: Option<&Path>, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let passphrase = super::new_passphrase(passphrase_file, client)?;
     context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
     let mut layers = Vec::new();
+    let mut left = LEFT;
     for (layer, exposed) in LAYERS {
-        let ended = rotated(layer, client, context)?;
+        let asked = NewRotation {
+            layer,
+            forget: layer == "deks",
+            passphrase: passphrase.as_ref().filter(|_| layer == "unlock").map(|text| text.as_str()),
+            ..NewRotation::default()
+        };
+        let ended = match rotated(&asked, client, context) {
+            // The server has no place for one of them; the other layers do not wait for that.
+            Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
+                context.ui.warn(&failure.message);
+                left = UNLOCK_LEFT;
+                continue;
+            }
+            ended => ended?,
+        };
         let finished_at = ended.finished_at.clone().unwrap_or_default();
         layers.push(Ended { layer, started_at: ended.started_at, finished_at, exposed_until_then: exposed });
     }
-    let report = Report { layers, left: LEFT };
+    let report = Report { layers, left };
     if context.ui.wants_json() {
         context.ui.json(&report)?;
         return Ok(Exit::Done);
@@ -61,13 +81,13 @@ pub(super) fn run(client: &Client, context: &Context) -> Result<Exit, Failure> {
     };
     let rows: Vec<_> = report.layers.iter().map(row).collect();
     context.ui.table(&["LAYER", "STARTED", "ENDED", "EXPOSED UNTIL THEN"], &rows)?;
-    context.ui.note(LEFT);
+    context.ui.note(left);
     Ok(Exit::Done)
 }
 
-fn rotated(layer: &str, client: &Client, context: &Context) -> Result<Rotation, Failure> {
-    let asked = NewRotation { layer, forget: layer == "deks", ..NewRotation::default() };
-    let begun: Rotation = client.post(ROTATIONS, &asked)?.json()?;
+fn rotated(asked: &NewRotation<'_>, client: &Client, context: &Context) -> Result<Rotation, Failure> {
+    let layer = asked.layer;
+    let begun: Rotation = client.post(ROTATIONS, asked)?.json()?;
     let bar = progress::counting(&context.ui, layer, begun.total);
     let answer = until_ended(client, &begun.id, |rotation| {
         bar.set_length(rotation.total);

@@ -148,7 +148,7 @@ impl Rotations {
             let Active { record, together, taking_part, step: own, next, .. } = active;
             let mut clear = false;
             match &mut record.work {
-                Work::Root => {}
+                Work::Root | Work::Unlock => {}
                 Work::Keks(_) if step.is_some() => continue,
                 Work::Keks(cursor) => {
                     let pages = record.rate.unwrap_or(STEP_PAGES).min(STEP_PAGES);
@@ -222,7 +222,7 @@ impl Rotations {
                     let damaged = work.damaged;
                     end_of_walk(record, if damaged == 0 { Then::Done } else { Then::Failed }, damaged);
                 }
-                (Work::Lookups(_), _) => {}
+                (Work::Lookups(_) | Work::Unlock, _) => {}
             }
             if ended(active.record.state) {
                 over.push(active.record.clone());
@@ -276,7 +276,7 @@ impl Active {
     /// Whether its next step is part of a root batch.
     fn needs_round(&self) -> bool {
         match &self.record.work {
-            Work::Root | Work::Keks(_) => true,
+            Work::Root | Work::Keks(_) | Work::Unlock => true,
             Work::Deks(work) => work.forget || work.at == Walk::End,
             Work::Lookups(work) => work.needs_round(),
         }
@@ -319,7 +319,7 @@ impl Active {
                     end_of_walk(record, then, damaged);
                 }
             }
-            Work::Root | Work::Keks(_) => {}
+            Work::Root | Work::Keks(_) | Work::Unlock => {}
         }
     }
 }

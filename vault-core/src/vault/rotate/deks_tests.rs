@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 use crate::vault::records::{DirectoryEntry, SubjectRecord};
 use crate::vault::row::{self, Row, RowPlace};
 use crate::vault::tests::{Fixture, changes, id, name};
-use crate::vault::{DeksOf, KeyLayer, Layer, NewRotation, PutOptions, RotationState, subject};
+use crate::vault::{DeksOf, Layer, NewRotation, PutOptions, RotationState, subject};
 
 fn all(forget: bool) -> NewRotation {
     NewRotation::Deks { which: DeksOf::All, forget }
@@ -88,7 +88,7 @@ async fn renews_every_compartment_and_keeps_what_it_held() {
             d.fields.iter().map(|(f, _)| (f.name.clone(), f.version, f.updated_at)).collect()
         };
         assert_eq!(stamps(&before), stamps(&after), "a rotation is no change of a value");
-        assert!(fixture.vault.keys().await.unwrap().of(KeyLayer::Of(Layer::Deks)).unwrap().last.is_some());
+        assert!(fixture.vault.keys().await.unwrap().of(Layer::Deks).unwrap().last.is_some());
         assert_sound(&fixture).await;
     }
 }

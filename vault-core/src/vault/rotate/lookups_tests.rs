@@ -10,7 +10,7 @@ use crate::ids::CallerId;
 use crate::store::{Batch, Fault, Store};
 use crate::trie::Kind;
 use crate::vault::tests::{Fixture, changes, id, name};
-use crate::vault::{KeyLayer, Layer, MetadataPatch, MetadataQuery, PutOptions, Rotation, RotationState};
+use crate::vault::{Layer, MetadataPatch, MetadataQuery, PutOptions, Rotation, RotationState};
 
 fn email(n: u32) -> String {
     format!(r#""user{n}@example.org""#)
@@ -76,7 +76,7 @@ async fn a_new_generation_finds_what_the_one_before_did() {
         assert_eq!((done.layer, done.done), (Layer::Lookups, done.total));
         assert_eq!(generation(&fixture), round);
         let status = fixture.vault.keys().await.unwrap();
-        assert_eq!(status.of(KeyLayer::Of(Layer::Lookups)).unwrap().version, Some(u64::from(round)));
+        assert_eq!(status.of(Layer::Lookups).unwrap().version, Some(u64::from(round)));
         assert_eq!(fixture.look_up("email", &email(3)).await, ["s3"]);
         assert_eq!(fixture.look_up("email", shared).await, ["a", "b"]);
         assert_eq!(fixture.look_up("phone", r#""+971501238301""#).await, ["a", "b"]);
@@ -88,7 +88,7 @@ async fn a_new_generation_finds_what_the_one_before_did() {
     }
     let after = fixture.vault.status().counts.unwrap();
     assert_eq!((before.subjects, before.rows), (after.subjects, after.rows));
-    assert!(fixture.vault.keys().await.unwrap().of(KeyLayer::Of(Layer::Lookups)).unwrap().last.is_some());
+    assert!(fixture.vault.keys().await.unwrap().of(Layer::Lookups).unwrap().last.is_some());
 }
 
 /// Writes, shreds and lookups go on in every stage, each held to what is known to be there.
