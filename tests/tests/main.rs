@@ -17,6 +17,7 @@ mod forensic;
 mod harness;
 mod load;
 mod logs;
+mod power;
 mod readme;
 mod records;
 mod site;
