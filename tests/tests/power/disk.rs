@@ -191,9 +191,7 @@ impl Object {
     /// What could be found of it.
     fn after(&self, loss: Loss, choices: &mut Choices, journal: &Journal) -> Content {
         let kept = match loss.kept {
-            Kept::Mixed => {
-                [Kept::Nothing, Kept::All, Kept::Writes, Kept::Sectors][choices.below(4) as usize]
-            }
+            Kept::Mixed => [Kept::Nothing, Kept::All, Kept::Writes, Kept::Sectors][choices.below(4) as usize],
             kept => kept,
         };
         // The last change of length that is durable.

@@ -10,18 +10,45 @@ use std::sync::OnceLock;
 #[derive(Debug)]
 pub(super) enum Event {
     /// Opened, and made if it was not there.
-    Open { inode: u64, path: PathBuf, truncate: bool },
+    Open {
+        inode: u64,
+        path: PathBuf,
+        truncate: bool,
+    },
     /// `data` lies in the journal.
-    Write { inode: u64, at: u64, data: Range<usize> },
-    Truncate { inode: u64, len: u64 },
+    Write {
+        inode: u64,
+        at: u64,
+        data: Range<usize>,
+    },
+    Truncate {
+        inode: u64,
+        len: u64,
+    },
     /// Room was taken up to `len`.
-    Allocate { inode: u64, len: u64 },
-    Rename { from: PathBuf, to: PathBuf },
-    Unlink { path: PathBuf },
-    MakeDir { path: PathBuf },
-    RemoveDir { path: PathBuf },
+    Allocate {
+        inode: u64,
+        len: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Unlink {
+        path: PathBuf,
+    },
+    MakeDir {
+        path: PathBuf,
+    },
+    RemoveDir {
+        path: PathBuf,
+    },
     /// Of a file or a directory; it covers what stood in the journal before `began`.
-    Sync { inode: u64, path: PathBuf, began: usize },
+    Sync {
+        inode: u64,
+        path: PathBuf,
+        began: usize,
+    },
     /// `sync_file_range`, which starts the writing and waits for it, but makes nothing durable.
     SyncRange,
 }

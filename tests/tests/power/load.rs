@@ -72,20 +72,24 @@ impl Load {
             let mut seeds = || Choices::new(choices.below(u64::MAX));
             let (client, seed, over) = (running.admin.clone(), seeds(), &ended);
             let rotator = scope.spawn(move || rotate(&client, seed, over));
-            let writers: Vec<_> = self.subjects.iter_mut().map(|subjects| {
-                let (client, mut choices) = (running.admin.clone(), seeds());
-                scope.spawn(move || {
-                    for _ in 0..steps {
-                        match choices.below(25) {
-                            0 => heads.lock().unwrap().push(head(&client, journal)),
-                            _ => {
-                                let subject = &mut subjects[choices.below(SUBJECTS) as usize];
-                                subject.step(&client, &mut choices, journal, next);
+            let writers: Vec<_> = self
+                .subjects
+                .iter_mut()
+                .map(|subjects| {
+                    let (client, mut choices) = (running.admin.clone(), seeds());
+                    scope.spawn(move || {
+                        for _ in 0..steps {
+                            match choices.below(25) {
+                                0 => heads.lock().unwrap().push(head(&client, journal)),
+                                _ => {
+                                    let subject = &mut subjects[choices.below(SUBJECTS) as usize];
+                                    subject.step(&client, &mut choices, journal, next);
+                                }
                             }
                         }
-                    }
+                    })
                 })
-            }).collect();
+                .collect();
             let done: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
             ended.store(true, Ordering::Relaxed);
             rotator.join().unwrap();

@@ -88,8 +88,10 @@ fn cuts(life: &Life, count: u64, choices: &mut Choices) -> Vec<usize> {
     let first = after(life.made);
     let told: Vec<_> = life.load.acknowledged().into_iter().map(after).collect();
     let slot = |inode| {
-        let named = |event: &Event| matches!(event, Event::Open { inode: of, path, .. }
-            if *of == inode && path.ends_with("root.slot"));
+        let named = |event: &Event| {
+            matches!(event, Event::Open { inode: of, path, .. }
+            if *of == inode && path.ends_with("root.slot"))
+        };
         records.iter().any(|record| named(&record.event))
     };
     let of_slots = |(at, record): (usize, &journal::Record)| match record.event {
@@ -124,6 +126,7 @@ fn try_image(life: &Life, image: Image) {
     eprintln!("{told}");
     let cut = at.checked_sub(1).map_or(0, |last| life.journal.records[last].end);
     let vault = Vault::placed(root);
+
     let running = vault.start();
     life.load.check(&running.admin, cut);
     plain_words(&running.stop());
