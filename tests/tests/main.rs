@@ -25,4 +25,5 @@ mod slots;
 mod stop;
 mod story;
 mod tls;
+mod torture;
 mod tour;
