@@ -7,8 +7,8 @@
 //! - Lengths: a file is as long as after any of the changes since; what is missing in it is zeros.
 //! - Names: a name that was made, changed or taken away is durable once its directory was synced; until then any of the
 //!   changes may be lost, in any order between different names, but not between changes to the same one. A rename
-//!   is done or not done.  Whether syncing a new file makes its name durable as well (as ext4, XFS and btrfs do, and POSIX
-//!   does not promise) is a choice of the image.
+//!   is done or not done. That is what POSIX promises. Half of the images have it as ext4, XFS and btrfs do: to sync a file
+//!   or a directory makes its own name durable as well, and the directories that lead to it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -42,8 +42,6 @@ struct Object {
     durable: Content,
     /// Since it was synced: where each ends in the journal.
     pending: Vec<(usize, Change)>,
-    /// Where in the journal it was last synced.
-    synced: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +51,7 @@ enum Node {
 }
 
 /// A change of names.
+#[derive(Clone)]
 enum Naming {
     Add(PathBuf, Node),
     Remove(PathBuf),
@@ -68,7 +67,17 @@ pub(super) struct Disk {
     by_inode: HashMap<u64, usize>,
     /// As programs see them.
     names: Tree,
+    /// What is durable of them where POSIX is all that is known.
+    strict: Names,
+    /// The same on the filesystems that there are.
+    usual: Names,
+}
+
+/// Names, as far as they are durable, and the changes since.
+#[derive(Default)]
+struct Names {
     durable: Tree,
+    /// Where each ends in the journal.
     pending: Vec<(usize, Naming)>,
 }
 
@@ -78,8 +87,8 @@ pub(super) struct Loss {
     /// Bytes that are written whole or not at all.
     sector: u64,
     kept: Kept,
-    /// Whether syncing a file makes its name durable.
-    names_with_files: bool,
+    /// Whether a name is durable only with its directory.
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,16 +109,12 @@ impl Loss {
         Self {
             sector: [512, PAGE][choices.below(2) as usize],
             kept: kept[choices.below(6) as usize],
-            names_with_files: choices.below(2) == 0,
+            strict: choices.below(2) == 0,
         }
     }
 
-    pub(super) fn everything() -> Self {
-        Self { sector: 512, kept: Kept::Nothing, names_with_files: true }
-    }
-
     pub(super) fn nothing() -> Self {
-        Self { sector: 512, kept: Kept::All, names_with_files: true }
+        Self { sector: 512, kept: Kept::All, strict: true }
     }
 }
 
@@ -181,7 +186,6 @@ impl Content {
 impl Object {
     /// Makes durable what was done before `began`.
     fn sync(&mut self, began: usize, journal: &Journal) {
-        self.synced = began;
         let covered = self.pending.iter().take_while(|(end, _)| *end <= began).count();
         for (_, change) in self.pending.drain(..covered) {
             self.durable.apply(&change, journal);
@@ -244,7 +248,8 @@ impl Disk {
     pub(super) fn holding(directory: &Path) -> Self {
         let mut disk = Self::default();
         disk.take(directory, Path::new(""));
-        disk.durable = disk.names.clone();
+        disk.strict.durable = disk.names.clone();
+        disk.usual.durable = disk.names.clone();
         disk
     }
 
@@ -294,14 +299,17 @@ impl Disk {
             Event::Rename { from, to } => self.name(end, Naming::Rename(from.clone(), to.clone(), self.names[from])),
             Event::Unlink { path } | Event::RemoveDir { path } => self.name(end, Naming::Remove(path.clone())),
             Event::MakeDir { path } => self.name(end, Naming::Add(path.clone(), Node::Directory)),
-            Event::Sync { inode, path, began } => match self.names.get(path) {
-                Some(Node::Directory) => self.sync_names(path, *began),
-                None if path.as_os_str().is_empty() => self.sync_names(path, *began),
-                _ => {
+            Event::Sync { inode, path, began } => {
+                let directory = path.as_os_str().is_empty() || self.names.get(path) == Some(&Node::Directory);
+                if directory {
+                    self.strict.sync(*began, |naming| naming.is_in(path), false);
+                    self.usual.sync(*began, |naming| naming.is_in(path) || naming.makes(path), true);
+                } else {
                     let object = self.by_inode[inode];
                     self.objects[object].sync(*began, journal);
+                    self.usual.sync(*began, |naming| naming.file() == Some(object), true);
                 }
-            },
+            }
             Event::SyncRange => {}
         }
     }
@@ -313,25 +321,14 @@ impl Disk {
 
     fn name(&mut self, end: usize, naming: Naming) {
         naming.apply(&mut self.names);
-        self.pending.push((end, naming));
-    }
-
-    /// Makes the names in a directory durable, and what they came from.
-    fn sync_names(&mut self, directory: &Path, began: usize) {
-        let inside = |end, naming: &Naming| end <= began && naming.paths().any(|path| path.parent() == Some(directory));
-        let mut synced = self.with_what_they_need(inside, false).into_iter();
-        self.pending.retain(|(_, naming)| {
-            let synced = synced.next().unwrap();
-            if synced {
-                naming.apply(&mut self.durable);
-            }
-            !synced
-        });
+        self.strict.pending.push((end, naming.clone()));
+        self.usual.pending.push((end, naming));
     }
 
     /// Makes the directory as it could be found now.
     pub(super) fn image(&self, loss: Loss, choices: &mut Choices, journal: &Journal, directory: &Path) {
-        for (path, node) in self.names_after(loss, choices) {
+        let names = if loss.strict { &self.strict } else { &self.usual };
+        for (path, node) in names.after(loss.kept, choices) {
             let place = directory.join(&path);
             if place.parent().is_some_and(|parent| !parent.is_dir()) {
                 // Its directory was lost.
@@ -342,43 +339,6 @@ impl Disk {
                 Node::File(object) => self.objects[object].after(loss, choices, journal).store(&place),
             }
         }
-    }
-
-    fn names_after(&self, loss: Loss, choices: &mut Choices) -> Tree {
-        let mut found = self.durable.clone();
-        let mut lost: HashSet<&Path> = HashSet::new();
-        let of_synced = |end, naming: &Naming| {
-            let file = naming.file().map(|object| &self.objects[object]);
-            loss.names_with_files && file.is_some_and(|object| end <= object.synced)
-        };
-        let durable = self.with_what_they_need(of_synced, true);
-        for ((_, naming), durable) in self.pending.iter().zip(durable) {
-            let kept = match loss.kept {
-                Kept::Nothing => false,
-                Kept::All => true,
-                _ => choices.below(2) == 0,
-            };
-            if durable || kept && !naming.paths().any(|path| lost.contains(path)) {
-                naming.apply(&mut found);
-            } else {
-                lost.extend(naming.paths());
-            }
-        }
-        found
-    }
-
-    /// Which changes of names are chosen, with the earlier changes of the same names, and of directories that lead to them.
-    fn with_what_they_need(&self, chosen: impl Fn(usize, &Naming) -> bool, directories: bool) -> Vec<bool> {
-        let mut needed: HashSet<&Path> = HashSet::new();
-        let mut all = vec![false; self.pending.len()];
-        for (number, (end, naming)) in self.pending.iter().enumerate().rev() {
-            if chosen(*end, naming) || naming.paths().any(|path| needed.contains(path)) {
-                all[number] = true;
-                let above = if directories { usize::MAX } else { 1 };
-                needed.extend(naming.paths().flat_map(|path| path.ancestors().take(above)));
-            }
-        }
-        all
     }
 
     /// Asserts that a directory is as its programs see it: the journal has everything.
@@ -398,7 +358,58 @@ impl Disk {
     }
 }
 
+impl Names {
+    /// Makes changes durable that were done before `began`, with the earlier changes of the same names, and, if wanted, of
+    /// the directories that lead to them.
+    fn sync(&mut self, began: usize, chosen: impl Fn(&Naming) -> bool, directories: bool) {
+        let mut needed: HashSet<&Path> = HashSet::new();
+        let mut synced = vec![false; self.pending.len()];
+        for (number, (end, naming)) in self.pending.iter().enumerate().rev() {
+            if *end <= began && chosen(naming) || naming.paths().any(|path| needed.contains(path)) {
+                synced[number] = true;
+                let above = if directories { usize::MAX } else { 1 };
+                needed.extend(naming.paths().flat_map(|path| path.ancestors().take(above)));
+            }
+        }
+        let mut synced = synced.into_iter();
+        self.pending.retain(|(_, naming)| {
+            let synced = synced.next().unwrap();
+            if synced {
+                naming.apply(&mut self.durable);
+            }
+            !synced
+        });
+    }
+
+    /// What could be found of them.
+    fn after(&self, kept: Kept, choices: &mut Choices) -> Tree {
+        let mut found = self.durable.clone();
+        let mut lost: HashSet<&Path> = HashSet::new();
+        for (_, naming) in &self.pending {
+            let kept = match kept {
+                Kept::Nothing => false,
+                Kept::All => true,
+                _ => choices.below(2) == 0,
+            };
+            if kept && !naming.paths().any(|path| lost.contains(path)) {
+                naming.apply(&mut found);
+            } else {
+                lost.extend(naming.paths());
+            }
+        }
+        found
+    }
+}
+
 impl Naming {
+    fn is_in(&self, directory: &Path) -> bool {
+        self.paths().any(|path| path.parent() == Some(directory))
+    }
+
+    fn makes(&self, directory: &Path) -> bool {
+        matches!(self, Naming::Add(path, Node::Directory) if path == directory)
+    }
+
     fn paths(&self) -> impl Iterator<Item = &Path> {
         let (one, two) = match self {
             Naming::Add(path, _) | Naming::Remove(path) => (path, None),

@@ -118,9 +118,13 @@ impl Journal {
         let directory = directory.canonicalize().unwrap();
         let bytes = fs::read(journal).unwrap();
         let (mut records, mut at) = (Vec::new(), 0);
-        while at < bytes.len() {
+        while at + 4 <= bytes.len() {
             let len = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
             let end = at + 4 + len;
+            if end > bytes.len() {
+                // The tracer was killed.
+                break;
+            }
             records.push(Record { end, event: event(&bytes[at + 4..end], end, &directory) });
             at = end;
         }

@@ -1,40 +1,31 @@
 //! A mixed load on a watched server, and what each acknowledgement promises about the disk from then on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Choices;
 use super::journal::length;
 use crate::harness::{Client, Running};
+use crate::torture::model::{Change, Model, PHONE, Refusal, State, Tally, Trouble};
 
-pub(super) const WRITERS: u64 = 3;
+pub(super) const WRITERS: usize = 3;
 const SUBJECTS: u64 = 8;
+/// Numbers that are looked up in an image, of all that were ever given.
+const LOOKUPS: u64 = 30;
 
-/// What a subject can be found to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Absent,
-    /// Holds the value of this number.
-    Value(u64),
-    Shredded,
-}
-
-/// A change that was asked for: how long the journal was then, and when it was acknowledged.
-struct Step {
+/// A request: how long the journal was when it was asked, and when it was answered.
+struct Request {
     asked: usize,
-    told: Option<usize>,
-    state: State,
-}
-
-/// A subject and all that was done to it.
-pub(super) struct Subject {
-    id: String,
-    steps: Vec<Step>,
+    told: usize,
+    changes: Vec<(String, Change)>,
+    /// For each change.
+    refusals: Vec<Option<Refusal>>,
 }
 
 /// A signed head of the audit log, and how long the journal was when it was handed out.
@@ -43,51 +34,51 @@ pub(super) struct Head {
     pub(super) note: Vec<u8>,
 }
 
+/// One writer, whose subjects nobody else writes.
+struct Writer {
+    number: usize,
+    written: u64,
+    /// As of now.
+    model: Model,
+    requests: Vec<Request>,
+}
+
 /// A load and what it left behind.
 pub(super) struct Load {
     journal: PathBuf,
-    next: AtomicU64,
-    pub(super) subjects: Vec<Vec<Subject>>,
+    writers: Vec<Writer>,
     pub(super) heads: Mutex<Vec<Head>>,
-}
-
-/// Every written value is a new one, and has its own phone number.
-fn phone(value: u64) -> String {
-    format!("+97150{value:07}")
 }
 
 impl Load {
     /// Nothing was done yet.
     pub(super) fn new(journal: &Path) -> Self {
-        let subject = |writer, n| Subject { id: format!("w{writer}-{n}"), steps: Vec::new() };
-        let subjects = (0..WRITERS).map(|w| (0..SUBJECTS).map(|n| subject(w, n)).collect()).collect();
-        Self { journal: journal.to_owned(), next: AtomicU64::new(1), subjects, heads: Mutex::default() }
+        let writer = |number| Writer { number, written: 0, model: known(number), requests: Vec::new() };
+        Self { journal: journal.to_owned(), writers: (0..WRITERS).map(writer).collect(), heads: Mutex::default() }
     }
 
-    /// Works on a server; every writer does so many steps.
-    pub(super) fn run(&mut self, running: &Running, steps: u64, choices: &mut Choices) {
+    /// Works on a server: so many requests of each writer, while keys are rotated.
+    pub(super) fn run(&mut self, running: &Running, requests: u64, choices: &mut Choices) {
         let ended = AtomicBool::new(false);
-        let (journal, next, heads) = (&self.journal, &self.next, &self.heads);
+        let (journal, heads) = (&self.journal, &self.heads);
         thread::scope(|scope| {
             let mut seeds = || Choices::new(choices.below(u64::MAX));
             let (client, seed, over) = (running.admin.clone(), seeds(), &ended);
             let rotator = scope.spawn(move || rotate(&client, seed, over));
+            let work = |writer: &mut Writer, client: &Client, mut choices: Choices| {
+                for _ in 0..requests {
+                    match choices.below(25) {
+                        0 => heads.lock().unwrap().push(head(client, journal)),
+                        _ => writer.step(client, &mut choices, journal),
+                    }
+                }
+            };
             let writers: Vec<_> = self
-                .subjects
+                .writers
                 .iter_mut()
-                .map(|subjects| {
-                    let (client, mut choices) = (running.admin.clone(), seeds());
-                    scope.spawn(move || {
-                        for _ in 0..steps {
-                            match choices.below(25) {
-                                0 => heads.lock().unwrap().push(head(&client, journal)),
-                                _ => {
-                                    let subject = &mut subjects[choices.below(SUBJECTS) as usize];
-                                    subject.step(&client, &mut choices, journal, next);
-                                }
-                            }
-                        }
-                    })
+                .map(|writer| {
+                    let (client, choices) = (running.admin.clone(), seeds());
+                    scope.spawn(move || work(writer, &client, choices))
                 })
                 .collect();
             let done: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
@@ -99,24 +90,39 @@ impl Load {
 
     /// The journal's lengths at which something was acknowledged.
     pub(super) fn acknowledged(&self) -> Vec<usize> {
-        let steps = self.subjects.iter().flatten().flat_map(|subject| &subject.steps);
-        let mut told: Vec<_> = steps.filter_map(|step| step.told).collect();
-        told.sort_unstable();
-        told
+        let requests = self.writers.iter().flat_map(|writer| &writer.requests);
+        requests.map(|request| request.told).collect()
     }
 
-    /// Asserts that a vault is as it may be when the journal ended at `cut`. Answers how many are live and shredded.
-    pub(super) fn check(&self, client: &Client, cut: usize) -> [u64; 2] {
-        let mut counts = [0; 2];
-        for subject in self.subjects.iter().flatten() {
-            match subject.check(client, cut) {
-                State::Absent => {}
-                State::Value(_) => counts[0] += 1,
-                State::Shredded => counts[1] += 1,
+    /// Asserts that a vault is as it may be when the journal ended at `cut`.
+    pub(super) fn check(&self, client: &Client, cut: usize, choices: &mut Choices) -> Tally {
+        let client = client.for_purpose("account");
+        let mut all = Tally::default();
+        for writer in &self.writers {
+            let mut model = writer.at(cut);
+            let tally = model.settle(&client).unwrap_or_else(|trouble| panic!("{trouble:?}"));
+            all.absent += tally.absent;
+            all.live += tally.live;
+            all.shredded += tally.shredded;
+            let phones: Vec<_> = model.phones().collect();
+            let chosen = (0..LOOKUPS / WRITERS as u64).filter(|_| !phones.is_empty());
+            for phone in chosen.map(|_| phones[choices.below(phones.len() as u64) as usize]) {
+                model.look_up(&client, phone).unwrap_or_else(|trouble| panic!("{trouble:?}"));
             }
         }
-        counts
+        all
     }
+}
+
+fn id(writer: usize, subject: u64) -> String {
+    format!("w{writer}-{subject}")
+}
+
+/// A model that knows a writer's subjects, and nothing of them.
+fn known(writer: usize) -> Model {
+    let mut model = Model::default();
+    (0..SUBJECTS).for_each(|subject| model.know(&id(writer, subject)));
+    model
 }
 
 /// Asks for the log's head.
@@ -135,82 +141,119 @@ fn rotate(client: &Client, mut choices: Choices, ended: &AtomicBool) {
     }
 }
 
-impl Subject {
-    fn path(&self) -> String {
-        format!("/v1/subjects/{}", self.id)
+impl Writer {
+    /// One of its subjects, and what that is now.
+    fn choose(&self, choices: &mut Choices) -> (String, State) {
+        let id = id(self.number, choices.below(SUBJECTS));
+        let state = self.model.allowed(&id).into_iter().next().unwrap();
+        (id, state)
     }
 
-    fn known(&self) -> State {
-        self.steps.last().map_or(State::Absent, |step| step.state)
+    /// Every value is a new one, and has its own phone number.
+    fn values(&mut self) -> [(&'static str, String); 2] {
+        self.written += 1;
+        let value = self.written * WRITERS as u64 + self.number as u64;
+        [("name", format!("v{value}")), (PHONE, format!("+97150{value:07}"))]
     }
 
-    fn step(&mut self, client: &Client, choices: &mut Choices, journal: &Path, next: &AtomicU64) {
-        let known = self.known();
-        let (state, method, path, body) = match choices.below(10) {
-            0 => (State::Shredded, "DELETE", self.path(), None),
-            1 => {
-                let body = json!({ "subjects": [self.id], "reason": "on request" });
-                (State::Shredded, "POST", "/v1/erasures".to_owned(), Some(body))
+    fn step(&mut self, client: &Client, choices: &mut Choices, journal: &Path) {
+        let (id, state) = self.choose(choices);
+        let kind = choices.below(12);
+        let path = format!("/v1/subjects/{id}");
+        match kind {
+            0 => self.ask(client, journal, "DELETE", &path, None, vec![(id, Change::Shred)]),
+            1 if state != State::Absent => {
+                let body = json!({ "subjects": [id], "reason": "on request" });
+                self.ask(client, journal, "POST", "/v1/erasures", Some(body), vec![(id, Change::Shred)]);
             }
-            choice => {
-                let value = next.fetch_add(1, Ordering::Relaxed);
-                let query = match (known, choice) {
-                    (State::Shredded, 2..=5) => "?enrol=again",
-                    (_, 2) => "?final=true",
-                    _ => "",
+            2 => {
+                let others = (id, self.choose(choices).0);
+                let ids: BTreeSet<_> = [others.0, others.1].into();
+                let changes: Vec<_> = ids.into_iter().map(|id| (id, Change::set(self.values()))).collect();
+                let items: Vec<_> =
+                    changes.iter().map(|(id, change)| json!({ "subject": id, "fields": fields(change) })).collect();
+                self.ask(client, journal, "POST", "/v1/batch/write", Some(json!({ "items": items })), changes);
+            }
+            _ => {
+                let again = state == State::Shredded && kind < 9;
+                let query = if again {
+                    "?enrol=again"
+                } else if kind == 3 {
+                    "?final=true"
+                } else {
+                    ""
                 };
-                let body = json!({ "fields": { "name": format!("v{value}"), "phone": phone(value) } });
-                (State::Value(value), "PATCH", format!("{}/fields{query}", self.path()), Some(body))
+                let change = Change::set(self.values());
+                let change = if again { change.enrolling_again() } else { change };
+                let body = json!({ "fields": fields(&change) });
+                self.ask(client, journal, "PATCH", &format!("{path}/fields{query}"), Some(body), vec![(id, change)]);
             }
-        };
+        }
+    }
+
+    fn ask(
+        &mut self,
+        client: &Client,
+        journal: &Path,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        changes: Vec<(String, Change)>,
+    ) {
         let asked = length(journal);
         let body = body.map(|body| body.to_string());
-        let answer = client.send(method, &path, &[], body.as_deref());
-        let told = Some(length(journal));
-        let refused = match answer.status {
-            200..=202 => false,
-            404 => state == State::Shredded && known == State::Absent,
-            410 => known == State::Shredded,
-            // Enrolled again before its shred is final.
-            409 => known == State::Shredded && matches!(state, State::Value(_)),
-            _ => panic!("{method} {path} of {known:?}: {} {}", answer.status, answer.body),
-        };
-        assert!(refused || answer.status < 400, "{method} {path} of {known:?}: {}", answer.body);
-        let of_nobody = method == "POST" && known == State::Absent;
-        if !refused && !of_nobody {
-            self.steps.push(Step { asked, told, state });
-        }
-    }
-
-    /// What it may be when the journal ended at `cut`.
-    fn allowed(&self, cut: usize) -> Vec<State> {
-        let told = self.steps.iter().rposition(|step| step.told.is_some_and(|told| told <= cut));
-        let known = told.map_or(State::Absent, |at| self.steps[at].state);
-        let later = self.steps.iter().skip(told.map_or(0, |at| at + 1)).take_while(|step| step.asked < cut);
-        std::iter::once(known).chain(later.map(|step| step.state)).collect()
-    }
-
-    fn check(&self, client: &Client, cut: usize) -> State {
-        let answer = client.for_purpose("account").get(&format!("{}/fields?view=full", self.path()));
-        let found = match answer.status {
-            404 => State::Absent,
-            410 => State::Shredded,
-            200 => {
-                let fields = answer.json()["fields"].clone();
-                let value = fields["name"].as_str().unwrap()[1..].parse().unwrap();
-                assert_eq!(fields["phone"], phone(value), "the fields of one write stay together");
-                State::Value(value)
+        let answer = client.send(method, path, &[], body.as_deref());
+        let told = length(journal);
+        let refusals = match answer.status {
+            200 if path == "/v1/batch/write" => {
+                let results = answer.json()["results"].clone();
+                let statuses = results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap());
+                statuses.map(refusal).collect()
             }
-            _ => panic!("{}: {} {}", self.id, answer.status, answer.body),
+            status => vec![refusal(status.into())],
         };
-        let allowed = self.allowed(cut);
-        assert!(allowed.contains(&found), "{} is {found:?}, and of {allowed:?} there was told", self.id);
-        for state in allowed {
-            let State::Value(value) = state else { continue };
-            let by_phone = client.find(&json!({ "field": "phone", "value": phone(value) }));
-            let expected: &[&str] = if state == found { &[&self.id] } else { &[] };
-            assert_eq!(by_phone, expected, "{} is {found:?}, looked up as {state:?}", self.id);
+        assert!(refusals.len() == changes.len(), "{method} {path}: {}", answer.body);
+        let request = Request { asked, told, changes, refusals };
+        request.replay(&mut self.model, usize::MAX).unwrap_or_else(|trouble| panic!("{method} {path}: {trouble:?}"));
+        self.requests.push(request);
+    }
+
+    /// What is known of its subjects when the journal ended at `cut`.
+    fn at(&self, cut: usize) -> Model {
+        let mut model = known(self.number);
+        for request in self.requests.iter().take_while(|request| request.asked < cut) {
+            request.replay(&mut model, cut).unwrap();
         }
-        found
+        model
+    }
+}
+
+impl Request {
+    fn replay(&self, model: &mut Model, cut: usize) -> Result<(), Trouble> {
+        let ask = model.ask(self.changes.iter().map(|(id, change)| (id.as_str(), change.clone())));
+        if self.told > cut {
+            return Ok(());
+        }
+        self.changes.iter().zip(&self.refusals).try_for_each(|((id, _), refusal)| match refusal {
+            None => model.done(ask, id),
+            Some(refusal) => model.refused(ask, id, *refusal),
+        })
+    }
+}
+
+fn refusal(status: u64) -> Option<Refusal> {
+    match status {
+        200..=202 => None,
+        404 => Some(Refusal::Absent),
+        // Shredded, or enrolled again before its shred is final.
+        409 | 410 => Some(Refusal::Shredded),
+        _ => panic!("{status}"),
+    }
+}
+
+fn fields(change: &Change) -> Value {
+    match change {
+        Change::Write { fields, .. } => json!(fields),
+        Change::Shred => Value::Null,
     }
 }

@@ -64,8 +64,10 @@ struct Life {
 }
 
 /// Makes a vault, works on it, and ends it, over two starts.
-fn live(engine: EngineName, steps: u64, choices: &mut Choices) -> Life {
-    let vault = Vault::unmade_in(tempfile::tempdir().unwrap(), engine, Vault::KEY_FILE);
+fn live(engine: EngineName, requests: u64, choices: &mut Choices) -> Life {
+    let audit = ["interval", "entry"][choices.below(2) as usize];
+    let more = format!("[audit]\nsync = \"{audit}\"\n{}", Vault::KEY_FILE);
+    let vault = Vault::unmade_in(tempfile::tempdir().unwrap(), engine, &more);
     let journal = vault.root().join("journal");
     let before = Disk::holding(&vault.data());
     let under_watch = |command| watched(&command, &journal, &vault.data());
@@ -74,7 +76,7 @@ fn live(engine: EngineName, steps: u64, choices: &mut Choices) -> Life {
     let mut load = Load::new(&journal);
     for _ in 0..2 {
         let running = vault.start_with(under_watch(vault.command())).unwrap();
-        load.run(&running, steps / 2 / WRITERS, choices);
+        load.run(&running, requests / 2 / WRITERS as u64, choices);
         plain_words(&running.stop());
     }
     let journal = Journal::read(&journal, &vault.data());
@@ -115,20 +117,22 @@ fn cuts(life: &Life, count: u64, choices: &mut Choices) -> Vec<usize> {
 /// An image of the disk that is to be tried.
 struct Image {
     root: TempDir,
+    /// Records of the journal that the disk has seen.
     at: usize,
     told: String,
+    choices: Choices,
 }
 
 /// Starts the server on an image and holds what it tells against what was acknowledged.
 fn try_image(life: &Life, image: Image) {
-    let Image { root, at, told } = image;
+    let Image { root, at, told, mut choices } = image;
     // Shown by what fails.
     eprintln!("{told}");
+    let root = if choices.below(4) == 0 { lose_power_again(root, &mut choices) } else { root };
     let cut = at.checked_sub(1).map_or(0, |last| life.journal.records[last].end);
     let vault = Vault::placed(root);
-
     let running = vault.start();
-    life.load.check(&running.admin, cut);
+    life.load.check(&running.admin, cut, &mut choices);
     plain_words(&running.stop());
     vault.verify().expect(0);
     let heads = life.load.heads.lock().unwrap();
@@ -137,6 +141,19 @@ fn try_image(life: &Life, image: Image) {
     drop(heads);
     let report = audit::check_with(&vault.data().join("audit"), None, &kept, &|_, _| ()).unwrap();
     assert_eq!(report.problems, Vec::<String>::new(), "{told}");
+}
+
+/// Starts the server on an image, and makes another of it as it could be if power was lost while it recovered.
+fn lose_power_again(root: TempDir, choices: &mut Choices) -> TempDir {
+    let vault = Vault::placed(root);
+    let (journal, mut disk) = (vault.root().join("journal"), Disk::holding(&vault.data()));
+    let running = vault.start_with(watched(&vault.command(), &journal, &vault.data())).unwrap();
+    running.server.kill();
+    let journal = Journal::read(&journal, &vault.data());
+    disk.follow(&journal, 0..choices.below(journal.records.len() as u64 + 1) as usize);
+    let again = tempfile::tempdir().unwrap();
+    disk.image(Loss::choose(choices), choices, &journal, &make_dir(&again));
+    again
 }
 
 fn make_dir(root: &TempDir) -> std::path::PathBuf {
@@ -169,7 +186,8 @@ fn lose_power(engine: EngineName) {
         let loss = Loss::choose(&mut choices);
         let root = tempfile::tempdir().unwrap();
         disk.image(loss, &mut choices, &life.journal, &make_dir(&root));
-        Image { root, at, told: format!("image {number} of {engine}: cut after record {at}, {loss:?}") }
+        let choices = Choices::new(choices.below(u64::MAX));
+        Image { root, at, choices, told: format!("image {number} of {engine}: cut after record {at}, {loss:?}") }
     }));
     thread::scope(|scope| {
         for _ in 0..TRIED_AT_ONCE {
