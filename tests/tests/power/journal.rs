@@ -87,6 +87,9 @@ fn temporary(name: &str) -> PathBuf {
 pub(super) fn watched(command: &Command, journal: &Path, directory: &Path) -> Command {
     let mut watched = Command::new(watch());
     watched.arg(journal).arg(directory.canonicalize().unwrap()).arg(command.get_program()).args(command.get_args());
+    if let Some(place) = command.get_current_dir() {
+        watched.current_dir(place);
+    }
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => watched.env(name, value),
