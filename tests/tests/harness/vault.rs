@@ -38,9 +38,10 @@ pub(crate) fn engine() -> EngineName {
     std::env::var("UDV_TEST_ENGINE").map_or_else(|_| EngineName::default(), |name| name.parse().unwrap())
 }
 
-const KEY_FILE: &str = "[unlock]\nkey_file = \"unlock.key\"\n";
-
 impl Vault {
+    /// Unlocks by a key file.
+    pub(crate) const KEY_FILE: &str = "[unlock]\nkey_file = \"unlock.key\"\n";
+
     /// A vault for `vault-server dev`, which makes it at its first start.
     pub(crate) fn dev() -> Self {
         Self { root: tempfile::tempdir().unwrap(), how: How::Dev }
@@ -53,11 +54,14 @@ impl Vault {
 
     /// The same in a directory that is given, kept by a given engine.
     pub(crate) fn configured_in(root: TempDir, engine: EngineName) -> Self {
-        let vault = Self::unmade_in(root, engine, KEY_FILE);
-        let key = vault.data().join("unlock.key");
-        let key = key.to_str().unwrap();
-        vault.init(&["--no-passphrase", "--key-file", key]).expect(0);
+        let vault = Self::unmade_in(root, engine, Self::KEY_FILE);
+        run(vault.init_command_for_key_file()).expect(0);
         vault
+    }
+
+    /// One that lies in a directory already, configured.
+    pub(crate) fn placed(root: TempDir) -> Self {
+        Self { root, how: How::Configured }
     }
 
     /// A configuration without a vault; `more` is added to it.
@@ -65,7 +69,7 @@ impl Vault {
         Self::unmade_in(tempfile::tempdir().unwrap(), engine(), more)
     }
 
-    fn unmade_in(root: TempDir, engine: EngineName, more: &str) -> Self {
+    pub(crate) fn unmade_in(root: TempDir, engine: EngineName, more: &str) -> Self {
         let vault = Self { root, how: How::Configured };
         fs::create_dir(vault.data()).unwrap();
         fs::write(vault.config(), format!("{SMALL}{more}")).unwrap();
@@ -89,10 +93,20 @@ impl Vault {
 
     /// Runs `vault-server init`, which writes the admin's API token to its usual place.
     pub(crate) fn init(&self, arguments: &[&str]) -> Finished {
+        run(self.init_command(arguments))
+    }
+
+    fn init_command(&self, arguments: &[&str]) -> Command {
         let mut command = server_command();
         command.args(["init", "--config"]).arg(self.config()).args(arguments);
         command.arg("--token-out").arg(self.token_file());
-        run(command)
+        command
+    }
+
+    /// The same, unlocked by a key file that it makes, to be run.
+    pub(crate) fn init_command_for_key_file(&self) -> Command {
+        let key = self.data().join("unlock.key");
+        self.init_command(&["--no-passphrase", "--key-file", key.to_str().unwrap()])
     }
 
     /// Scratch space beside the vault.

@@ -294,12 +294,17 @@ pub(super) fn unavailable(what: &'static str) -> impl Fn(io::Error) -> StoreErro
     move |error| StoreError::Unavailable(format!("{what}: {}", error.kind()))
 }
 
-/// Makes the directory for this user alone.
+/// Makes the directory for this user alone, and its name durable.
 fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(dir)
+    builder.recursive(true).create(dir)?;
+    let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+    File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Locks the directory by a file of our own: the engines' locks come too late to keep us from tidying up a store that is

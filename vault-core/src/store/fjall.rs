@@ -66,6 +66,7 @@ impl Fjall {
             Err(StoreError::Corrupt(_)) if cut_torn(&dir)? => open_engine(&dir, cache_bytes)?,
             opened => opened?,
         };
+        sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
         Ok(Fjall { db, rows, dir })
     }
 
@@ -147,6 +148,13 @@ fn remove_unmade(dir: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Corrupt("the engine's version marker is missing".into()));
     }
     fs::remove_dir_all(dir).map_err(unavailable("what was left half made cannot be removed"))
+}
+
+/// Makes the names of the directories durable: fjall syncs what it puts into a keyspace's directory, but not that there is
+/// one.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    let above = dir.parent().unwrap_or(Path::new("."));
+    [&dir.join("keyspaces"), dir, above].into_iter().try_for_each(|names| fs::File::open(names)?.sync_all())
 }
 
 /// Cuts off a torn last batch; whether there was one.
