@@ -19,6 +19,7 @@ mod load;
 mod logs;
 mod readme;
 mod records;
+mod salvage;
 mod site;
 mod slots;
 mod stop;

@@ -22,6 +22,7 @@
 //! | `unlocks` | other unlock keys for the root slots in files |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `backup`, `restore` | archives of both planes, and a vault from them |
+//! | `salvage` | what of a damaged vault still opens |
 //! | `retained` | roots that stay for a backup of the key plane |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
@@ -77,6 +78,7 @@ mod retention;
 mod retention_tests;
 mod rotate;
 mod row;
+mod salvage;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
@@ -123,6 +125,7 @@ pub use restore::{DrillReport, RestoreAsk, RestoreProgress, RestoreReport, Resto
 pub use restriction::Restriction;
 pub use retained::RetainedRoot;
 pub use rotate::CHOSEN_MAX;
+pub use salvage::{LostPart, Salvage, SalvageReport, Salvaged, SalvagedField};
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 

@@ -120,6 +120,17 @@ pub(crate) async fn load(inner: &Inner, header: &Header) -> Result<Schema, Error
     }
 }
 
+/// The newest version that reads as one, for a salvage.
+pub(super) async fn newest_whole(inner: &Inner, header: &Header) -> Result<Schema, Error> {
+    let records = versions(inner, header).await?;
+    for record in records.iter().rev() {
+        if let Ok(schema) = compile(inner, header, record).await {
+            return Ok(schema);
+        }
+    }
+    Ok(Schema::builtin())
+}
+
 async fn at_version(inner: &Inner, header: &Header, version: u16) -> Result<Schema, Error> {
     if version == Schema::builtin().version {
         return Ok(Schema::builtin());
