@@ -10,6 +10,7 @@ mod checkers;
 mod cli;
 mod copying;
 mod crash;
+mod damage;
 mod disk;
 mod erasing;
 mod faults;
