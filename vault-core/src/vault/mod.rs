@@ -49,6 +49,8 @@ mod finalizer;
 mod forensic;
 #[cfg(test)]
 mod forensic_hsm;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod holds;
 mod idempotency;
 mod last4;

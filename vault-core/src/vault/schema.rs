@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 64;
 
 /// That a version of the schema exists.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct VersionRecord {
+pub(super) struct VersionRecord {
     version: u16,
     at: Timestamp,
     /// How many parts its document has.

@@ -19,6 +19,7 @@ use super::super::tests::{Fixture, erasure_of, full, id, name, slot};
 use super::super::*;
 use crate::audit::Log;
 use crate::crypto::UnlockKey;
+use crate::fuzzing::mutate::{Dice, corpora, number_from};
 use crate::ids::{CallerId, ErasureId, HoldName, Purpose, SubjectId};
 use crate::root::Unlock;
 use crate::schema::View;
@@ -28,23 +29,6 @@ use crate::trie::{Visit, walk};
 
 const ME: CallerId = CallerId([1; 16]);
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Dice that a seed repeats (splitmix64).
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % sides.max(1) as u64).unwrap()
-    }
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
 
 thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
@@ -677,4 +661,87 @@ async fn torture(image: &Image, kinds_at_least: usize) -> Tally {
     eprintln!("{tally:?}");
     assert_eq!(faults, 0, "see above");
     tally
+}
+
+/// Writes what corpora can be made of by a vault, beside what `crate::fuzzing` makes by code.
+#[tokio::test]
+#[ignore = "writes into the tree"]
+async fn write_the_corpora_of_a_vault() {
+    let image = image().await;
+    let put = |decoder: &str, bytes: &[u8]| {
+        if !crate::fuzzing::run(decoder, bytes) {
+            // Some entries hold bare bytes.
+            return;
+        }
+        let dir = corpora().join(decoder);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(hex::encode(&crate::crypto::digest(bytes)[..8])), bytes).unwrap();
+    };
+    let store = Image::store(&image.rows).await;
+    let vault = Vault::open(store, &[slot(&image.dir).into()], VaultOptions::default()).await.unwrap();
+    vault.unlock_at_rest(image.unlock()).await.unwrap();
+    let header = vault.session().unwrap().snapshot().header.clone();
+    let (mut seen, mut subjects) = (BTreeMap::<_, usize>::new(), Vec::new());
+    walk(&vault.inner.pages, &header, &mut |visit| {
+        if let Visit::Entry { kind, payload, key, .. } = visit {
+            // Of each kind a few of each length.
+            let count = seen.entry((kind, payload.len())).or_default();
+            *count += 1;
+            if *count == 1 && payload.len() < 4000 {
+                put("payload", payload);
+            }
+            if kind == crate::trie::Kind::Directory {
+                subjects.push(*key);
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let now = Timestamp::now();
+    for key in subjects {
+        let found = subject::find_by_key(&vault.inner, &header, key).await.unwrap();
+        let Ok(record) = found.living_unnoted(now, 0) else { continue };
+        for keys in &record.compartments {
+            let place = record.row_place(keys);
+            let row = subject::open_row(&vault.inner, &place).await.unwrap();
+            put("manifest", &row::encoded_manifest(&row));
+            row.open_metadata(&place).unwrap().iter().for_each(|metadata| put("record", metadata));
+            if keys.name == crate::ids::Compartment::system() {
+                for note in row.fields.keys() {
+                    put("record", &subject::open_field(&vault.inner, &row, note, &place).await.unwrap());
+                }
+            }
+        }
+    }
+    let audit = image.dir.path().join("audit");
+    let log = Log::open(&audit).unwrap();
+    let entries = log.read(0, 400).unwrap();
+    let mut outbox = Vec::new();
+    let mut bundle = Vec::new();
+    for entry in &entries {
+        put("entry", entry);
+        let length = u32::try_from(entry.len()).unwrap().to_be_bytes();
+        outbox.extend_from_slice(&[&length[..], entry].concat());
+        bundle.extend_from_slice(&[&length[2..], entry].concat());
+    }
+    put("outbox", &outbox);
+    put("bundle", &bundle);
+    for file in std::fs::read_dir(audit.join("journal")).unwrap() {
+        put("journal", &std::fs::read(file.unwrap().path()).unwrap());
+    }
+    let vault_with_log = {
+        let options = VaultOptions { log: Some(log.clone()), ..VaultOptions::default() };
+        let vault = Vault::open(Image::store(&image.rows).await, &[slot(&image.dir).into()], options).await.unwrap();
+        vault.unlock(image.unlock()).await.unwrap();
+        vault
+    };
+    let head = log.checkpoint().unwrap();
+    put("checkpoint", &head);
+    put("checkpoint", &[&head[..], b"\n\n", &head].concat());
+    for erasure in &image.questions.erasures {
+        if let Ok(certificate) = vault_with_log.certificate(*erasure).await {
+            put("certificate", &certificate.encode());
+        }
+    }
+    assert!(corpora().join("certificate").is_dir());
 }
