@@ -3,42 +3,11 @@
 use std::path::Path;
 
 use serde_json::json;
-use vault_core::store::{Batch, DiskOptions, DiskStore, Row, Store};
+use vault_core::store::Row;
 
-use crate::harness::{Finished, Vault, engine, plain_words};
+use crate::harness::{Finished, Rows, Vault, plain_words};
 
 const SUBJECTS: usize = 40;
-
-/// The store of a stopped vault, as whoever can write to it has it.
-struct Rows {
-    runtime: tokio::runtime::Runtime,
-    store: DiskStore,
-}
-
-impl Rows {
-    fn open(vault: &Vault) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let options = DiskOptions { cache_bytes: 16 << 20, reserve_bytes: 0, min_free_bytes: 0 };
-        Self { runtime, store: DiskStore::open(engine(), &vault.data().join("store"), options).unwrap() }
-    }
-
-    /// Rows of a kind: `d` data, `p` pages, `m` META.
-    fn of(&self, kind: u8) -> Vec<Row> {
-        self.runtime.block_on(self.store.scan(&[kind], Some(&[kind + 1]), usize::MAX)).unwrap()
-    }
-
-    fn put(&self, put: Vec<Row>) {
-        self.runtime.block_on(self.store.commit(Batch { put, ..Batch::default() })).unwrap();
-    }
-
-    fn delete(&self, delete: Vec<Vec<u8>>) {
-        self.runtime.block_on(self.store.commit(Batch { delete, ..Batch::default() })).unwrap();
-    }
-
-    fn close(self) {
-        self.runtime.block_on(self.store.close()).unwrap();
-    }
-}
 
 fn filled() -> Vault {
     let vault = Vault::configured();

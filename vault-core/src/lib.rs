@@ -17,6 +17,8 @@ pub mod certificate;
 pub mod codec;
 pub mod crypto;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ids;
 pub mod policy;
 pub mod root;

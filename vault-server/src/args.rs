@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// TLS certificate again.
     Run(RunArgs),
     /// Check a stopped vault from end to end: every page reachable, every row and field opens. Exits 8 on damage.
+    ///
+    /// With --salvage DIR it writes out what of a damaged vault still opens: the last resort where there is no backup to
+    /// restore. Work on a copy of the vault's directory, for opening a store lets its engine tidy its files.
     Verify(VerifyArgs),
     /// Back up a vault, running or stopped: a data plane (sealed values) and a key plane (what leads to their keys).
     ///
@@ -224,6 +227,14 @@ pub(crate) struct VerifyArgs {
     /// Check the erasure certificates in this directory (*.json), too: each for itself, and against this vault's log.
     #[arg(long, value_name = "DIR")]
     pub(crate) certificates: Option<PathBuf>,
+    /// Instead of a check, write what still opens to this directory, new or empty: in plain text, for the owner alone.
+    ///
+    /// subjects.ndjson has one line a subject, which `vault-cli subject import` takes back; schema.toml what they are
+    /// declared by; report.json what is lost, without personal data. Needs a root slot and the vault header, and of the rest
+    /// as much as is whole. No byte of vault or slots is written but the entries in the audit log that tell of it. Shredded
+    /// subjects stay shredded.
+    #[arg(long, value_name = "DIR", conflicts_with = "certificates")]
+    pub(crate) salvage: Option<PathBuf>,
     /// Draw no progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,

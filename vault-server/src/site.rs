@@ -164,7 +164,11 @@ impl Site {
         Ok(())
     }
 
-    fn existing_store(&self) -> Result<Arc<dyn Store>, Failure> {
+    /// The store, which must be there.
+    ///
+    /// # Errors
+    /// In plain words, with its place.
+    pub(crate) fn existing_store(&self) -> Result<Arc<dyn Store>, Failure> {
         if !self.store.is_dir() {
             let told = "put it back, or correct the path; `vault-server dev` and `vault-server init` make new vaults";
             return Err(Failure::failed(format!("there is no store in {}: {told}", self.store.display())));

@@ -4,6 +4,7 @@ mod client;
 mod customers;
 mod process;
 mod programs;
+mod rows;
 mod traces;
 mod vault;
 
@@ -14,6 +15,7 @@ pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
 pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
 pub(crate) use self::programs::{able_python, program};
+pub(crate) use self::rows::Rows;
 pub(crate) use self::traces::Traces;
 pub(crate) use self::vault::{Running, Vault, copy_dir, engine, files_under, server_command};
 

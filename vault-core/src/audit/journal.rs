@@ -149,7 +149,7 @@ impl Replayed {
 }
 
 /// Reads whole frames; answers where they end.
-fn read_frames(bytes: &[u8], entries: &mut Vec<Bytes>) -> usize {
+pub(super) fn read_frames(bytes: &[u8], entries: &mut Vec<Bytes>) -> usize {
     let mut at = 0;
     while let Some(head) = bytes.get(at..at + HEAD) {
         let length = u32::from_be_bytes(head[..4].try_into().expect("4 bytes")) as usize;

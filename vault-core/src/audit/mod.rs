@@ -9,6 +9,8 @@ mod entry;
 mod error;
 mod files;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod head;
 mod journal;
 mod keeper;

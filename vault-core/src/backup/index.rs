@@ -45,6 +45,8 @@ impl Index {
             let len = usize::from(u16::from_be_bytes(*take(&mut rest)?));
             let (key, after) = rest.split_at_checked(len)?;
             rest = after;
+            // Ascending, so that there is one way to write it.
+            index.rows.last_key_value().is_none_or(|(last, _)| last.as_slice() < key).then_some(())?;
             index.rows.insert(key.to_vec(), *take(&mut rest)?);
         }
         Some(index)

@@ -13,6 +13,8 @@
 //! what belongs into the archive. Who knows a recipient can write archives to it: what is in them is sealed anyway.
 
 mod age;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod index;
 mod read;
 mod write;

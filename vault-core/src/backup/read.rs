@@ -189,3 +189,69 @@ fn take(bytes: &mut &[u8], most: usize) -> Option<Vec<u8>> {
     *bytes = rest;
     Some(taken.to_vec())
 }
+
+/// The archive behind the encryption, and a chunk of one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decode_again(bytes: &[u8]) -> bool {
+    let mut whole = false;
+    let outcome = entries(Box::new(bytes), &mut |piece| {
+        whole = matches!(piece, Piece::Whole);
+        true
+    });
+    assert!(outcome.is_err() || whole, "it is taken, and its end did not come");
+    let put = |out: &mut Vec<u8>, bytes: &[u8]| {
+        out.extend_from_slice(&u32::try_from(bytes.len()).expect("checked").to_be_bytes());
+        out.extend_from_slice(bytes);
+    };
+    let mut again = Vec::new();
+    let mut decodes = outcome.is_ok();
+    if let Some(rows) = rows(bytes) {
+        decodes = true;
+        rows.iter().for_each(|(key, value)| {
+            put(&mut again, key);
+            put(&mut again, value);
+        });
+        assert_eq!(again, bytes);
+    }
+    again.clear();
+    if let Some(keys) = keys(bytes) {
+        decodes = true;
+        keys.iter().for_each(|key| put(&mut again, key));
+        assert_eq!(again, bytes);
+    }
+    decodes
+}
+
+/// An archive as it is before it is encrypted, the same encrypted, and a chunk.
+#[cfg(test)]
+pub(crate) fn archives() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    use super::age::Recipients;
+    use super::write::Archive;
+    use super::{Info, Plane};
+    use crate::time::Timestamp;
+
+    let recipients = Recipients::parse(&["age1jw3f2f3gu0ctl2dmj9a3y30vuzes0zg8ytf5xl4rjhx8ejq5yykq8t8ltn"]);
+    let info = Info {
+        format: FORMAT,
+        id: [1; 16],
+        vault: [7; 16],
+        plane: Plane::Data,
+        epoch: 3,
+        sequence: None,
+        schema_version: None,
+        created_at: Timestamp(1_700_000_000_000),
+        base: Some([2; 16]),
+    };
+    let mut archive = Archive::new(&recipients.expect("a recipient"), &info).expect("memory");
+    archive.row(b"d1", b"value").expect("memory");
+    archive.gone(b"d2").expect("memory");
+    let sealed = archive.finish().expect("memory").0;
+    let identities =
+        super::Identities::parse("AGE-SECRET-KEY-1CFUMK54QNFP5NE03LCA42M7FW4CKHKV3RHXJ3L2UHGU25V6D3QQQ4UD367");
+    let mut plain = Vec::new();
+    let opened =
+        identities.expect("an identity").open(&sealed[..], "it").map(|mut opened| opened.read_to_end(&mut plain));
+    assert!(matches!(opened, Ok(Ok(_))));
+    let chunk = [&4_u32.to_be_bytes()[..], b"key1", &3_u32.to_be_bytes(), b"val"].concat();
+    (vec![plain, chunk], vec![sealed])
+}

@@ -160,6 +160,44 @@ fn read_entries(bytes: &[u8]) -> Option<Vec<RootEntry>> {
     (0..count).map(|_| entry()).collect()
 }
 
+/// Blocks and the entries in them. The digest is made to fit, for no mutant has the right one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decode_again(bytes: &[u8]) -> bool {
+    if let Some(entries) = read_entries(bytes) {
+        assert_eq!(&put_entries(&entries)[..], bytes);
+        return true;
+    }
+    let mut block = bytes.to_vec();
+    block.resize(BLOCK_LEN, 0);
+    let sum = digest(&block[..DIGEST_AT]);
+    block[DIGEST_AT..].copy_from_slice(&sum);
+    let Some(parsed) = Block::parse(&block) else { return false };
+    let mut again = parsed.head.clone();
+    again.extend_from_slice(&parsed.sealed);
+    assert!(block.starts_with(&again) && parsed.stanzas.len() <= STANZAS_MAX);
+    assert!(parsed.entries(&SlotKey::draw(&mut crate::crypto::Random::for_keys(1))).is_err(), "no key of its own");
+    true
+}
+
+/// Blocks with a key file and with a passphrase, and what lies sealed in them.
+#[cfg(test)]
+pub(crate) fn blocks() -> Vec<Vec<u8>> {
+    use super::NewUnlock;
+    use crate::crypto::Random;
+    use crate::crypto::passphrase::new_key_file;
+
+    let (vault, mut random) = (VaultId([7; 16]), Random::for_keys(8));
+    let key = SlotKey::draw(&mut random);
+    let entries = [RootEntry::draw(3, &mut random), RootEntry { retained: true, ..RootEntry::draw(2, &mut random) }];
+    let unlock = NewUnlock::KeyFile(new_key_file().0);
+    let stanza = Stanza::new(vault, &unlock, &key).unwrap_or_else(|_| panic!("a key file costs nothing"));
+    let cost = Cost { memory_kib: 65536, passes: 3, lanes: 1 };
+    let typed = Stanza { origin: Origin::Passphrase { cost, salt: [5; 16] }, wrapped: stanza.wrapped };
+    let one = block(9, vault, std::slice::from_ref(&stanza), &entries[..1], &key);
+    let two = block(10, vault, &[stanza, typed], &entries, &key);
+    vec![one[..DIGEST_AT].to_vec(), two[..DIGEST_AT].to_vec(), put_entries(&entries).to_vec()]
+}
+
 /// Takes pieces off a byte string, never past its end.
 struct Cursor<'a> {
     bytes: &'a [u8],

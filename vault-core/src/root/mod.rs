@@ -14,6 +14,8 @@
 mod copies;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layout;
 mod pkcs11;
 mod place;

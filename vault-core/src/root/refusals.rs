@@ -247,6 +247,29 @@ fn decode(mut bytes: &[u8]) -> Option<Vec<Refusal>> {
     Some(found)
 }
 
+/// The records of a file, and what lies sealed in one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decode_again(bytes: &[u8]) -> bool {
+    let found = decode(bytes);
+    if let Some(found) = &found {
+        assert_eq!(encode(found), bytes);
+    }
+    let records = records(bytes);
+    if let Some(records) = &records {
+        assert!(records.whole <= bytes.len() && records.sealed.iter().all(|(at, _)| *at < records.whole));
+    }
+    found.is_some() || records.is_some()
+}
+
+/// A file of three records, and what lies sealed in one.
+#[cfg(test)]
+pub(crate) fn files() -> Vec<Vec<u8>> {
+    let refusal = |byte: u8, compartment| Refusal { at: Timestamp(byte.into()), subject: [byte; 16], compartment };
+    let noted = encode(&[refusal(1, None), refusal(2, Some(Compartment::profile()))]);
+    let record = |sealed: &[u8]| [&u32::try_from(sealed.len()).expect("short").to_be_bytes(), sealed].concat();
+    vec![[&MAGIC[..], &record(&[1; 40]), &record(b""), &record(&noted)].concat(), noted]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -407,6 +407,25 @@ fn decode_subtree(reader: &mut Reader<'_>) -> Option<Subtree> {
     Some(Subtree { branch, duty, created_at, tag_key, root })
 }
 
+/// Whatever decodes is written again as it was.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decode_again(bytes: &[u8]) -> bool {
+    let Some(header) = decode(VaultId([7; 16]), bytes) else { return false };
+    assert_eq!(&header.encode()[..], bytes);
+    true
+}
+
+/// Headers as they are encoded: of a new vault, and with a second generation of lookups.
+#[cfg(test)]
+pub(crate) fn encoded() -> Vec<Vec<u8>> {
+    let mut random = Random::for_keys(64);
+    let mut header = Header::new(VaultId([7; 16]), Timestamp(5), &mut random);
+    let fresh = header.encode().to_vec();
+    header.succeed(Kind::Lookups, Succession::Begin, Timestamp(6), &mut random);
+    header.set_root(0, Some(PageKey::draw(&mut random)));
+    vec![fresh, header.encode().to_vec()]
+}
+
 struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {

@@ -32,6 +32,8 @@ mod apply;
 pub(crate) mod attacker;
 mod copy;
 mod edits;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod header;
 mod overlay;
 mod page;

@@ -8,6 +8,7 @@ use super::pages::{Pages, row_key};
 use super::path::{NIBBLES, Path, nibble};
 use super::{EntryKey, Kind, Payload, TrieError};
 use crate::crypto::PageKey;
+use crate::store::StoreError;
 
 /// The payload at `key`, if there is one.
 ///
@@ -159,7 +160,8 @@ async fn walk_subtree(
                 visit(Visit::Missing { kind, row });
                 continue;
             }
-            Err(TrieError::Damaged) => {
+            // Also where it is the engine that noticed.
+            Err(TrieError::Damaged | TrieError::Store(StoreError::Corrupt(_))) => {
                 visit(Visit::Damaged { kind, row });
                 continue;
             }

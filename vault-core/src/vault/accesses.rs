@@ -164,6 +164,12 @@ fn parse_after(text: &str) -> Result<u64, Error> {
     text.parse().map_err(|_| Error::Invalid { field: "after", expected: "the `next` of the page before" })
 }
 
+/// Where a page starts, as it is asked for.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parse_cursor(text: &str) -> bool {
+    parse_after(text).is_ok()
+}
+
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T, LogError> + Send + 'static) -> Result<T, Error> {
     Ok(tokio::task::spawn_blocking(look).await.map_err(|_| Error::Failed)??)
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod rows;
+
 use std::time::Duration;
 
 use super::tests::{Fixture, erasure_of, id, name};

@@ -25,7 +25,7 @@ pub struct LogKeys {
 
 /// The keys as they are kept.
 #[derive(Serialize, Deserialize)]
-struct LogKeyRecord {
+pub(super) struct LogKeyRecord {
     seed: zeroize::Zeroizing<[u8; 32]>,
     since: Timestamp,
     /// Drawn, and not in use yet: a change is under way.

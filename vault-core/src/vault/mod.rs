@@ -23,6 +23,7 @@
 //! | `unlocks` | other unlock keys for the root slots in files |
 //! | `outbox`, `logged` | what is done goes into the audit log: with the commit, or before the answer |
 //! | `backup`, `restore` | archives of both planes, and a vault from them |
+//! | `salvage` | what of a damaged vault still opens |
 //! | `retained` | roots that stay for a backup of the key plane |
 //! | `turns` | writes that lost a race take turns |
 //! | `writer` | the one task that commits |
@@ -52,6 +53,8 @@ mod finalizer;
 mod forensic;
 #[cfg(test)]
 mod forensic_hsm;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod holds;
 mod idempotency;
 mod last4;
@@ -81,6 +84,7 @@ mod retention;
 mod retention_tests;
 mod rotate;
 mod row;
+mod salvage;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
@@ -128,6 +132,7 @@ pub use restore::{DrillReport, RestoreAsk, RestoreProgress, RestoreReport, Resto
 pub use restriction::Restriction;
 pub use retained::RetainedRoot;
 pub use rotate::CHOSEN_MAX;
+pub use salvage::{LostPart, Salvage, SalvageReport, Salvaged, SalvagedField};
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;
 

@@ -296,15 +296,31 @@ pub(super) fn rows(header: &Header, sequence: u64, entries: &[Entry]) -> Vec<Row
 pub(super) fn open(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Vec<Entry>, Error> {
     const DAMAGED: Error = Error::Damaged("a row with entries for the audit log does not open");
     let opened = header.meta_key().open_outbox(&aad(header, key), sealed).map_err(|_| DAMAGED)?;
-    let mut rest = &opened[..];
+    decode(&opened).ok_or(DAMAGED)
+}
+
+fn decode(mut rest: &[u8]) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (bytes, tail) = tail.split_at_checked(length).ok_or(DAMAGED)?;
-        entries.push(Entry::decode(bytes).ok_or(DAMAGED)?);
+        let (bytes, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        entries.push(Entry::decode(bytes)?);
         rest = tail;
     }
-    if rest.is_empty() { Ok(entries) } else { Err(DAMAGED) }
+    rest.is_empty().then_some(entries)
+}
+
+/// What lies sealed in a row.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decode_entries_again(bytes: &[u8]) -> bool {
+    let Some(entries) = decode(bytes) else { return false };
+    let mut again = Vec::new();
+    for entry in &entries {
+        let bytes = entry.encode();
+        again.extend_from_slice(&u32::try_from(bytes.len()).expect("an entry is far smaller").to_be_bytes());
+        again.extend_from_slice(&bytes);
+    }
+    assert_eq!(decode(&again), Some(entries));
+    true
 }
 
 fn aad(header: &Header, key: &[u8]) -> Vec<u8> {

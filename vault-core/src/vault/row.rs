@@ -271,6 +271,18 @@ impl<'a> RowWriter<'a> {
     }
 }
 
+/// The manifest as it lies sealed in a row.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_manifest(bytes: &[u8]) -> bool {
+    Manifest::decode(bytes).is_some()
+}
+
+/// The same, of a row.
+#[cfg(test)]
+pub(crate) fn encoded_manifest(row: &Row) -> Vec<u8> {
+    Manifest::encode(row).to_vec()
+}
+
 fn open_item(bytes: &[u8], place: &RowPlace<'_>, name: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let sealed = SealedField::parse(bytes)?;
     if sealed.dek_version() != place.dek_version {

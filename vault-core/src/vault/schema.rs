@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 64;
 
 /// That a version of the schema exists.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct VersionRecord {
+pub(super) struct VersionRecord {
     version: u16,
     at: Timestamp,
     /// How many parts its document has.
@@ -118,6 +118,17 @@ pub(crate) async fn load(inner: &Inner, header: &Header) -> Result<Schema, Error
         None => Ok(Schema::builtin()),
         Some(record) => compile(inner, header, record).await,
     }
+}
+
+/// The newest version that reads as one, for a salvage.
+pub(super) async fn newest_whole(inner: &Inner, header: &Header) -> Result<Schema, Error> {
+    let records = versions(inner, header).await?;
+    for record in records.iter().rev() {
+        if let Ok(schema) = compile(inner, header, record).await {
+            return Ok(schema);
+        }
+    }
+    Ok(Schema::builtin())
 }
 
 async fn at_version(inner: &Inner, header: &Header, version: u16) -> Result<Schema, Error> {

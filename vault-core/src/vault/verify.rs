@@ -257,6 +257,6 @@ fn row_of_header(header: &Header) -> Vec<u8> {
 }
 
 /// Enough of a row's key to tell it from others; it is random, or a uuid.
-fn place(key: &[u8]) -> String {
+pub(super) fn place(key: &[u8]) -> String {
     hex::encode(key.get(1..).unwrap_or_default()).chars().take(40).collect()
 }

@@ -88,6 +88,11 @@ impl Failure {
         Self { kind: FailureKind::Damage, ..Self::failed(text) }
     }
 
+    /// Whether what is stored is damaged.
+    fn is_damage(&self) -> bool {
+        self.kind == FailureKind::Damage
+    }
+
     /// For a verification, damage is what it looked for: exit code 8.
     fn of_verification(mut self) -> Self {
         if self.kind == FailureKind::Damage {

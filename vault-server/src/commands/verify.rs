@@ -1,5 +1,7 @@
 //! `verify`: check a stopped vault from end to end.
 
+mod salvage;
+
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -12,6 +14,9 @@ use crate::serve::say;
 use crate::site::Site;
 
 pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
+    if let Some(dir) = &args.salvage {
+        return salvage::run(dir, args, site);
+    }
     block_on(async {
         // The log is looked at beside the vault and not opened with it: that would mend and sign what shall be told.
         let certificates = args.certificates.as_deref().map(Certificates::read).transpose()?.unwrap_or_default();

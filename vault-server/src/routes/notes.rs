@@ -97,7 +97,7 @@ pub(crate) struct ConsentAnswer<'a> {
 }
 
 impl<'a> ConsentAnswer<'a> {
-    pub(super) fn of(consent: &'a Consent) -> Self {
+    pub(crate) fn of(consent: &'a Consent) -> Self {
         Self {
             purpose: consent.purpose.as_str(),
             version: &consent.version,
@@ -145,7 +145,7 @@ pub(crate) struct HoldAnswer<'a> {
 }
 
 impl<'a> HoldAnswer<'a> {
-    fn of(hold: &'a Hold) -> Self {
+    pub(crate) fn of(hold: &'a Hold) -> Self {
         Self { name: hold.name.as_str(), reason: &hold.reason, since: Shown(hold.since), by: Shown(hold.by) }
     }
 }

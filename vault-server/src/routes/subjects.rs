@@ -85,7 +85,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-pub(super) fn state(standing: SubjectStanding) -> &'static str {
+pub(crate) fn state(standing: SubjectStanding) -> &'static str {
     match standing {
         SubjectStanding::Active => "active",
         SubjectStanding::Restricted => "restricted",

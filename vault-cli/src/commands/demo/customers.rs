@@ -135,10 +135,10 @@ impl Customer {
         };
         let mut wrong = Vec::new();
         for (name, given) in &self.record.fields {
-            let same = shown.remove(*name).is_some_and(|value| compact(value.get()) == compact(given));
+            let same = shown.remove(&**name).is_some_and(|value| compact(value.get()) == compact(given));
             // A field given as null is one the vault was told not to have.
             if !same && given.as_str() != "null" {
-                wrong.push((*name).to_owned());
+                wrong.push(name.to_string());
             }
         }
         wrong.extend(shown.into_keys());

@@ -1,8 +1,11 @@
 //! One line of an import: from an NDJSON object to the item the vault takes, values byte for byte.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -13,10 +16,13 @@ use crate::commands::subject::{check_id, quoted};
 const FIELDS: [&str; 9] =
     ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"];
 
+/// What the lines of an export and of a salvage call themselves, as JSON.
+const EXPORTS: [&str; 2] = ["\"udv-export-1\"", "\"udv-salvage-1\""];
+
 /// A subject and its fields, each value as raw JSON.
 pub(crate) struct Record {
     pub(crate) subject: String,
-    pub(crate) fields: Vec<(&'static str, Zeroizing<String>)>,
+    pub(crate) fields: Vec<(Cow<'static, str>, Zeroizing<String>)>,
 }
 
 impl Record {
@@ -35,7 +41,12 @@ impl Record {
         let subject = keys.subject.ok_or("no subject")?;
         let subject: String = serde_json::from_str(subject.get()).map_err(|_| "the subject is not text".to_owned())?;
         check_id(&subject)?;
-        Ok(Self { subject, fields: fields(keys.fields, keys.phone_national, keys.region)? })
+        let fields = match (keys.is_export(), keys.listed) {
+            (true, Some(listed)) => exported(listed)?,
+            (true, None) => return Err("an export without its fields".to_owned()),
+            (false, _) => fields(keys.fields, keys.phone_national, keys.region)?,
+        };
+        Ok(Self { subject, fields })
     }
 
     /// The item for a batch write.
@@ -63,19 +74,40 @@ fn fields(
     given: Vec<(&'static str, &RawValue)>,
     national: Option<&RawValue>,
     region: Option<&RawValue>,
-) -> Result<Vec<(&'static str, Zeroizing<String>)>, String> {
+) -> Result<Vec<(Cow<'static, str>, Zeroizing<String>)>, String> {
     let mut fields: Vec<_> =
-        given.into_iter().map(|(name, value)| (name, Zeroizing::new(value.get().to_owned()))).collect();
-    let has_phone = fields.iter().any(|(name, _)| *name == "phone");
+        given.into_iter().map(|(name, value)| (Cow::from(name), Zeroizing::new(value.get().to_owned()))).collect();
+    let has_phone = fields.iter().any(|(name, _)| name == "phone");
     if let Some(national) = national.filter(|_| !has_phone) {
         let region = region.ok_or("phone_national needs a region")?;
         let phone = format!("{{\"national\":{},\"region\":{}}}", national.get(), region.get());
-        fields.push(("phone", Zeroizing::new(phone)));
+        fields.push((Cow::from("phone"), Zeroizing::new(phone)));
     }
     if fields.is_empty() {
         return Err("no field of the schema".to_owned());
     }
     Ok(fields)
+}
+
+/// The fields of a line that the vault itself wrote, whatever its schema; those without a value are over.
+fn exported(listed: &RawValue) -> Result<Vec<(Cow<'static, str>, Zeroizing<String>)>, String> {
+    #[derive(Deserialize)]
+    struct Exported<'a> {
+        name: String,
+        #[serde(borrow)]
+        value: Option<&'a RawValue>,
+    }
+
+    let listed: Vec<Exported<'_>> =
+        serde_json::from_str(listed.get()).map_err(|_| "its fields are not those of an export".to_owned())?;
+    let valued = listed.into_iter().filter_map(|field| Some((field.name, field.value?)));
+    let fields: Vec<_> =
+        valued.map(|(name, value)| (Cow::from(name), Zeroizing::new(value.get().to_owned()))).collect();
+    let mut names = HashSet::new();
+    if !fields.iter().all(|(name, _)| names.insert(name)) {
+        return Err("a field is given twice".to_owned());
+    }
+    if fields.is_empty() { Err("no field has a value".to_owned()) } else { Ok(fields) }
 }
 
 /// The keys of a line that matter, in raw JSON.
@@ -85,6 +117,10 @@ struct Keys<'a> {
     fields: Vec<(&'static str, &'a RawValue)>,
     phone_national: Option<&'a RawValue>,
     region: Option<&'a RawValue>,
+    /// How a line of the vault's own says what it is.
+    format: Option<&'a RawValue>,
+    /// The fields of such a line.
+    listed: Option<&'a RawValue>,
     /// A key that matters and came twice: which value is meant cannot be known.
     repeated: Option<&'static str>,
 }
@@ -120,6 +156,8 @@ impl<'a> Keys<'a> {
             "subject" => ("subject", &mut self.subject),
             "phone_national" => ("phone_national", &mut self.phone_national),
             "region" => ("region", &mut self.region),
+            "format" => ("format", &mut self.format),
+            "fields" => ("fields", &mut self.listed),
             _ => return self.note_field(key, value),
         };
         if place.replace(value).is_some() {
@@ -129,6 +167,11 @@ impl<'a> Keys<'a> {
         if name != "subject" && value.get() == "null" {
             *place = None;
         }
+    }
+
+    /// Whether it is a line of `subject export`, or of a salvage.
+    fn is_export(&self) -> bool {
+        self.format.is_some_and(|format| EXPORTS.contains(&format.get()))
     }
 
     fn note_field(&mut self, key: &str, value: &'a RawValue) {
@@ -187,6 +230,27 @@ mod tests {
         let line = r#"{"subject":"x","name":"A","phone_national":null,"region":null}"#;
         assert_eq!(item(line), r#"{"subject":"x","fields":{"name":"A"}}"#);
         assert!(item("\u{feff}{\"subject\":\"x\",\"name\":null}").ends_with(r#"{"name":null}}"#));
+    }
+
+    #[test]
+    fn what_the_vault_wrote_itself_comes_back_whatever_its_schema() {
+        let line = r#"{"format":"udv-salvage-1","subject":"x","state":"active","fields":[{"name":"iban","compartment":"billing","value": "DE89" ,"version":3},{"name":"phone","value":{"national":"315 260","region":"AD"}},{"name":"old","expired":true}],"consents":[]}"#;
+        assert_eq!(
+            item(line),
+            r#"{"subject":"x","fields":{"iban":"DE89","phone":{"national":"315 260","region":"AD"}}}"#
+        );
+        assert_eq!(
+            item(&line.replace("udv-salvage-1", "udv-export-1")),
+            item(line),
+            "an export is taken like a salvage"
+        );
+        assert!(refusal(br#"{"format":"udv-export-1","subject":"x","fields":[]}"#).contains("no field has a value"));
+        assert!(refusal(br#"{"format":"udv-export-1","subject":"x"}"#).contains("without its fields"));
+        assert!(refusal(br#"{"format":"udv-export-1","subject":"x","fields":{"a":1}}"#).contains("not those of"));
+        let twice =
+            br#"{"format":"udv-export-1","subject":"x","fields":[{"name":"a","value":1},{"name":"a","value":2}]}"#;
+        assert!(refusal(twice).contains("given twice"));
+        assert!(refusal(br#"{"format":"other","subject":"x","fields":[]}"#).contains("no field of the schema"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub use apply::Applied;
 pub use edit::{MetadataEdit, MetadataLists, MetadataPatch};
 pub(crate) use index::{tags as tags_of, update_all as update_refs};
 pub(crate) use search::Cursor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use search::parse_cursor_again;
 pub use search::{FoundValue, MetadataPage, MetadataQuery, SEARCH_MAX};
 
 use super::row::{Row, RowPlace};

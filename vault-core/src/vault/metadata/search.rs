@@ -333,6 +333,14 @@ fn matched(directory: EntryKey, record: &SubjectRecord, spec: &FieldSpec) -> Res
     Ok(Match { directory, subject, field, name, pseudonym })
 }
 
+/// What reads as a place in the search is written again as the same digits.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parse_cursor_again(text: &str) -> bool {
+    let Ok(cursor) = Cursor::parse(text) else { return false };
+    assert_eq!(cursor.text(), text.to_ascii_lowercase());
+    true
+}
+
 impl Cursor {
     fn text(self) -> String {
         let mut bytes = [0; 22];
