@@ -17,6 +17,7 @@ mod forensic;
 mod harness;
 mod load;
 mod logs;
+mod memory;
 mod readme;
 mod records;
 mod site;
