@@ -13,6 +13,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use rustix::thread::{CapabilitySet, capabilities};
 
 pub use stack::{blocking, wipe_stack, wiped, wiping};
+pub(crate) use stack::{ciphering, outside};
 
 /// Switches core dumps off, which would write keys and values to disk. The process can then be traced, and its memory
 /// read, by root alone.

@@ -21,7 +21,14 @@ fn build() -> PathBuf {
         Some(other) => other,
         None => panic!("the test does not run from a target directory"),
     };
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    // What cargo says of this package to its tests: some build scripts look at it, and would be run again each time.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let inherited = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in inherited.filter(|name| of_package(name)) {
+        cargo.env_remove(name);
+    }
+    let status = cargo
         .args(["build", "--quiet", "-p", "vault-server", "-p", "vault-cli", "--profile", profile, "--target-dir"])
         .arg(directory.parent().unwrap())
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))

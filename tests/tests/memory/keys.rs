@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use vault_core::crypto::keys::{Dek, PageKey, RootKey};
+use vault_core::crypto::keys::{PageKey, RootKey};
 use vault_core::crypto::page::{self, PagePlace};
 use vault_core::crypto::passphrase::parse_key_file;
 use vault_core::ids::VaultId;
@@ -21,8 +21,8 @@ pub(crate) struct Keys {
     pub(crate) root: Key,
     /// Page keys, and what pages are sealed with.
     pub(crate) pages: BTreeSet<Key>,
-    /// By subject id: its DEKs, and what its rows' items are sealed with.
-    pub(crate) subjects: BTreeMap<String, Vec<Key>>,
+    /// By subject id: its keys, each with what it is.
+    pub(crate) subjects: BTreeMap<String, Vec<(Key, String)>>,
 }
 
 /// The subtrees of the header, as far as they are needed.
@@ -103,7 +103,7 @@ impl Keys {
 ///
 /// `state ‖ enrolled ‖ id ‖ audit key ‖ … ‖ compartments`: the compartments are found by their names, so that what lies
 /// between is of no account.
-fn subject_keys(mut record: &[u8], uuid: &[u8], rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> (String, Vec<Key>) {
+fn subject_keys(mut record: &[u8], uuid: &[u8], rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> (String, Vec<(Key, String)>) {
     let state = u32::from_le_bytes(record[..4].try_into().unwrap());
     assert_eq!(state, 0, "no subject is on its way to be shredded");
     record = &record[4 + 8..];
@@ -111,7 +111,7 @@ fn subject_keys(mut record: &[u8], uuid: &[u8], rows: &BTreeMap<Vec<u8>, Vec<u8>
     let length = reader.length();
     let id = String::from_utf8(reader.take(length).to_vec()).unwrap();
     let audit_key: Key = reader.take(32).try_into().unwrap();
-    let mut keys = vec![audit_key];
+    let mut keys = vec![(audit_key, "the audit key".to_owned())];
     for compartment in ["profile", "system"] {
         let name = [&(compartment.len() as u64).to_le_bytes(), compartment.as_bytes()].concat();
         let Some(at) = reader.0.windows(name.len()).position(|window| window == name) else { continue };
@@ -119,12 +119,12 @@ fn subject_keys(mut record: &[u8], uuid: &[u8], rows: &BTreeMap<Vec<u8>, Vec<u8>
         let ordinal = u16::from_le_bytes(own.take(2).try_into().unwrap());
         own.take(4);
         let dek: Key = own.take(32).try_into().unwrap();
-        keys.push(dek);
+        keys.push((dek, format!("the DEK of {compartment}")));
         let row = [b"d".as_slice(), uuid, &ordinal.to_be_bytes()].concat();
         if let Some(row) = rows.get(&row) {
             let sealed_with = field_keys(&dek, row, uuid, compartment);
             assert!(!sealed_with.is_empty(), "the DEK of {compartment} is not where it was looked for");
-            keys.extend(sealed_with);
+            keys.extend(sealed_with.into_iter().map(|key| (key, format!("the key of an item of {compartment}"))));
         }
     }
     (id, keys)
@@ -133,7 +133,6 @@ fn subject_keys(mut record: &[u8], uuid: &[u8], rows: &BTreeMap<Vec<u8>, Vec<u8>
 /// What the items of a row are sealed with, of those that the DEK opens under a name that is known here.
 fn field_keys(dek: &Key, row: &[u8], uuid: &[u8], compartment: &str) -> Vec<Key> {
     let names = ["#manifest", "#metadata", "name", "nickname", "phone", "email", "home_address", "birth_date"];
-    let _ = Dek::from_slice(dek).unwrap();
     let mut found = Vec::new();
     let mut items = Reader(&row[1 + 8..]);
     let count = u16::from_be_bytes(items.take(2).try_into().unwrap());

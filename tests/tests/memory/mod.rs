@@ -5,9 +5,11 @@
 mod image;
 mod keys;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -15,6 +17,8 @@ use self::image::Wanted;
 use self::keys::Keys;
 use crate::harness::{CUSTOMERS, Client, Running, Vault, copy_dir, customers, engine, skip, wait_for};
 
+/// The threads that answered last go to rest, or the server has taken in what was sent.
+const REST: Duration = Duration::from_millis(500);
 const SHREDDED: &str = "traceable-subject-3301";
 
 /// What is known of the subject that is shredded; some of it is spelled in more than one way in JSON.
@@ -29,17 +33,15 @@ fn values() -> Value {
     })
 }
 
-/// Texts that give the subject away, of those that are in nothing else.
+/// Texts of these values that are in nothing else.
 fn texts() -> Vec<String> {
-    let mut texts: Vec<String> =
-        ["name", "nickname", "email", "phone"].iter().map(|name| values()[name].as_str().unwrap().to_owned()).collect();
-    texts.extend(
-        ["Straße der Spürbaren 77", "Upper Traceability", "971501233301", "reason-to-hold-3301", "form 3301/b"]
-            .map(str::to_owned),
-    );
-    texts.push(SHREDDED.to_owned());
-    texts
+    let values = values();
+    let whole = ["name", "nickname", "email", "phone"].iter().map(|name| values[name].as_str().unwrap().to_owned());
+    whole.chain(["Straße der Spürbaren 77", "Upper Traceability", SHREDDED].map(str::to_owned)).collect()
 }
+
+/// What is noted of the subject beside its values.
+const NOTES: [&str; 2] = ["form 3301/b", "reason-to-hold-3301"];
 
 /// Uses the subject in every way there is.
 fn live(admin: &Client) -> String {
@@ -59,8 +61,8 @@ fn live(admin: &Client) -> String {
     let made = admin.post("/v1/tokens", &json!({ "items": [{ "subject": SHREDDED, "field": "email" }] })).expect(200);
     let token = made.json()["results"][0]["token"].as_str().unwrap().to_owned();
     admin.post("/v1/tokens/resolve", &json!({ "token": token, "view": "full" })).expect(200);
-    admin.put(&format!("{path}/consents/marketing"), &json!({ "version": "v1", "source": "form 3301/b" })).expect(200);
-    admin.put(&format!("{path}/holds/case_3301"), &json!({ "reason": "reason-to-hold-3301" })).expect(200);
+    admin.put(&format!("{path}/consents/marketing"), &json!({ "version": "v1", "source": NOTES[0] })).expect(200);
+    admin.put(&format!("{path}/holds/case_3301"), &json!({ "reason": NOTES[1] })).expect(200);
     admin.get(&format!("{path}/export")).expect(200);
     admin.get(&format!("{path}/accesses")).expect(200);
     admin.delete(&format!("{path}/holds/case_3301")).expect(204);
@@ -108,9 +110,16 @@ fn sockets(running: &Running) -> usize {
 /// An image of a server that has no connection.
 fn image(running: &Running, at_rest: usize, scratch: &Path) -> Vec<u8> {
     wait_for("all connections to be closed", || (sockets(running) <= at_rest).then_some(()));
-    // The threads that answered last go to rest.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(REST);
     image::take(running.server.id(), scratch)
+}
+
+/// Asserts that each of `names` begins what something that was found is called.
+#[track_caller]
+fn has(found: &BTreeMap<String, usize>, names: &[&str]) {
+    for name in names {
+        assert!(found.keys().any(|known| known.starts_with(name)), "{name} is not there, only {found:?}");
+    }
 }
 
 #[test]
@@ -126,47 +135,63 @@ fn memory_holds_nothing_of_who_was_shredded_and_nothing_at_all_once_locked() {
     let admin = running.admin.once();
     let value_token = live(&admin);
 
+    // While it lives, with a request that is under way.
     let before = keys(&vault, &scratch);
-    let own = &before.subjects[SHREDDED];
-    assert!(own.len() >= 3 + 5, "an audit key, two DEKs, and what the rows' items are sealed with: {}", own.len());
-    let mut dead = Wanted::default();
-    own.iter().enumerate().for_each(|(n, key)| dead.key(key, &format!("key {n} of the subject")));
-    texts().iter().for_each(|text| dead.text(text));
-    dead.text(&value_token);
-
-    // The control: while it lives, the search finds its keys, and in a request that is under way every value.
     let request = begin_to_write(&running);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let found = dead.count(&image::take(running.server.id(), &scratch));
-    println!("CONTROL {found:#?}");
-    assert!(found.keys().any(|name| name.starts_with("key 1")), "{found:?}");
+    std::thread::sleep(REST);
+    let alive = image::take(running.server.id(), &scratch);
     end(request);
 
     admin.delete(&format!("/v1/subjects/{SHREDDED}")).expect(200);
     admin.get(&format!("/v1/subjects/{SHREDDED}")).problem(410, "shredded");
     let after = keys(&vault, &scratch);
     assert!(!after.subjects.contains_key(SHREDDED));
-    let gone: Vec<_> = before.pages.difference(&after.pages).collect();
-    assert!(gone.len() >= 4, "the keys of its pages were replaced");
-    gone.iter().for_each(|key| dead.key(key, "key of a page that was replaced"));
-    assert_ne!(before.root, after.root);
-    dead.key(&before.root, "the root key before");
-
-    let mut living = Wanted::default();
-    after.pages.iter().for_each(|key| living.key(key, "page key"));
-    after.subjects.values().flatten().for_each(|key| living.key(key, "key of a subject"));
-    living.key(&after.root, "root key");
-    customers().iter().for_each(|customer| living.text(&customer.text("email")));
-    customers().iter().for_each(|customer| living.text(&customer.id));
-    living.text(admin.token().unwrap());
-
     let shredded = image(&running, at_rest, &scratch);
-    println!("AFTER SHRED {:#?}", dead.count(&shredded));
-    let found = living.count(&shredded);
-    println!("CONTROL LIVING {:?}", found);
     admin.send("POST", "/v1/lock", &[], None).expect(200);
     let locked = image(&running, at_rest, &scratch);
-    println!("LOCKED DEAD {:#?}", dead.count(&locked));
-    println!("LOCKED LIVING {:#?}", living.count(&locked));
     running.stop();
+
+    let gone = gone(&before, &after, &value_token);
+    let living = living(&after, admin.token().unwrap());
+    // The controls: the same search finds what is there.
+    let found = gone.count(&alive);
+    has(&found, &["the root key before", "the key of a page", "the DEK of profile", "the DEK of system"]);
+    texts().iter().for_each(|text| {
+        assert!(Wanted::names_of(text).any(|name| found.contains_key(&name)), "{text}: {found:?}");
+    });
+    has(&living.count(&shredded), &["the root key", "a page key", "the DEK of profile", "`cust-00001`"]);
+
+    assert_eq!(gone.count(&shredded), BTreeMap::new(), "left of who was shredded");
+    assert_eq!(gone.count(&locked), BTreeMap::new(), "left of who was shredded, once locked");
+    assert_eq!(living.count(&locked), BTreeMap::new(), "left of the living, once locked");
+}
+
+/// What a shred took away: the subject's keys and texts, the keys of the pages on the way to it, and the root key.
+fn gone(before: &Keys, after: &Keys, value_token: &str) -> Wanted {
+    let mut gone = Wanted::default();
+    let own = &before.subjects[SHREDDED];
+    let sealed_with = own.iter().filter(|(_, name)| name.starts_with("the key of an item of profile")).count();
+    assert_eq!(sealed_with, 1 + 6, "the manifest's and each field's");
+    own.iter().for_each(|(key, name)| gone.key(key, name));
+    texts().iter().for_each(|text| gone.text(text));
+    NOTES.iter().chain([&value_token]).for_each(|text| gone.text(text));
+    let pages: Vec<_> = before.pages.difference(&after.pages).collect();
+    assert!(pages.len() >= 4, "the keys on its way were replaced: {}", pages.len());
+    pages.iter().for_each(|key| gone.key(key, "the key of a page"));
+    assert_ne!(before.root, after.root);
+    gone.key(&before.root, "the root key before");
+    gone
+}
+
+/// What a vault holds, and who may call it.
+fn living(keys: &Keys, token: &str) -> Wanted {
+    let mut living = Wanted::default();
+    living.key(&keys.root, "the root key");
+    keys.pages.iter().for_each(|key| living.key(key, "a page key"));
+    keys.subjects.values().flatten().for_each(|(key, name)| living.key(key, name));
+    for customer in customers() {
+        [customer.id.clone(), customer.text("email"), customer.text("name")].iter().for_each(|text| living.text(text));
+    }
+    living.text(token);
+    living
 }

@@ -11,19 +11,42 @@ use tokio::task::JoinHandle;
 /// frames are several times as large.
 const DEPTH: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 64 * 1024 };
 
+/// The same for a cipher or a hash: its rounds' keys and its blocks.
+const CIPHER_DEPTH: usize = 16 * 1024;
+/// How much of the stack a call into a storage engine uses at most, before it reaches for a file.
+const ENGINE_DEPTH: usize = 32 * 1024;
+
 /// Overwrites what frames that are left already had on the stack below the caller's own.
-#[inline(never)]
 pub fn wipe_stack() {
-    let mut below = [0u8; DEPTH];
-    // Otherwise nobody would look at it, and it were left out.
-    std::hint::black_box(&mut below);
+    wipe::<DEPTH>();
 }
 
 /// Runs `work`, then overwrites what it had on the stack.
 pub fn wiped<T>(work: impl FnOnce() -> T) -> T {
     let outcome = apart(work);
-    wipe_stack();
+    wipe::<DEPTH>();
     outcome
+}
+
+/// Runs a cipher or a hash, then overwrites what it had on the stack.
+pub(crate) fn ciphering<T>(work: impl FnOnce() -> T) -> T {
+    let outcome = apart(work);
+    wipe::<CIPHER_DEPTH>();
+    outcome
+}
+
+/// Calls a storage engine from a stack that holds nothing: engines move structures of which they set a part only, and what
+/// lay below stays in their memory.
+pub(crate) fn outside<T>(work: impl FnOnce() -> T) -> T {
+    wipe::<ENGINE_DEPTH>();
+    work()
+}
+
+#[inline(never)]
+fn wipe<const BYTES: usize>() {
+    let mut below = [0u8; BYTES];
+    // Otherwise nobody would look at it, and it were left out.
+    std::hint::black_box(&mut below);
 }
 
 /// A frame of its own, below the caller's.
