@@ -18,6 +18,7 @@ mod forensic;
 mod harness;
 mod load;
 mod logs;
+mod memory;
 mod power;
 mod readme;
 mod records;

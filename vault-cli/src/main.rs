@@ -16,8 +16,11 @@ mod secret;
 use std::process::ExitCode;
 
 use clap::Parser;
+use vault_core::memory;
 
 fn main() -> ExitCode {
+    // It reads passphrases and values. What the system does not allow is not worth a word each time.
+    let _ = (memory::hide(), memory::lock());
     // clap itself ends with 2 on a wrong command line, as documented. SIGINT keeps its default action, so an
     // interrupted command is seen as 130.
     let cli = args::Cli::parse();

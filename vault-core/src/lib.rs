@@ -9,7 +9,7 @@
 //! [`crypto`] is the only code that names cipher crates. [`store`] keeps rows and knows no keys. [`trie`] is the
 //! forgetting map that everything findable lives in. [`root`] keeps the root key outside the store and replaces it
 //! safely. [`audit`] is the log of what was done,
-//! [`certificate`] the evidence of a shred. [`backup`] is what archives are made of. [`schema`] says which fields exist, [`policy`] who sees them. [`vault`] holds keys and store together: one method per use case.
+//! [`certificate`] the evidence of a shred. [`memory`] keeps secrets out of dumps and swap, and off the stack. [`backup`] is what archives are made of. [`schema`] says which fields exist, [`policy`] who sees them. [`vault`] holds keys and store together: one method per use case.
 
 pub mod audit;
 pub mod backup;
@@ -20,6 +20,7 @@ pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod ids;
+pub mod memory;
 pub mod policy;
 pub mod root;
 pub mod schema;

@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) erasure: Erasure,
     pub(crate) audit: Audit,
     pub(crate) backup: Backup,
+    pub(crate) process: Process,
     pub(crate) log: Log,
 }
 
@@ -252,6 +253,27 @@ pub(crate) struct Backup {
     pub(crate) recipients: Vec<String>,
     /// Where the indexes are that increments are made against; `backups` beside the store's directory by default.
     pub(crate) index_dir: PathBuf,
+}
+
+/// `[process]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Process {
+    /// `auto`, `required` or `off`.
+    pub(crate) lock_memory: LockMemory,
+}
+
+/// Whether the server's memory is kept out of swap space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LockMemory {
+    /// Where the system allows.
+    #[default]
+    Auto,
+    /// Or the server does not start.
+    Required,
+    /// It is not.
+    Off,
 }
 
 /// `[log]`

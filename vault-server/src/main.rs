@@ -16,6 +16,7 @@ mod metrics;
 mod new_unlock;
 mod openapi;
 mod problem;
+mod process;
 mod remote;
 mod routes;
 mod serve;
@@ -25,12 +26,21 @@ mod tls;
 mod trail;
 mod unlock;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser;
+use vault_core::memory;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Overwrites memory when it is freed: buffers of HTTP, TLS and JSON hold values and do not wipe themselves.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    no_core_dumps();
+    if let Err(why) = memory::hide() {
+        eprintln!("vault-server: core dumps could not be switched off ({why}): switch them off for this service");
+    }
     let args = args::Args::parse();
     match commands::run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,13 +48,5 @@ fn main() -> ExitCode {
             eprintln!("vault-server: {failure}");
             ExitCode::from(failure.exit)
         }
-    }
-}
-
-/// A core dump would write keys and values to disk.
-fn no_core_dumps() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_err() {
-        eprintln!("vault-server: core dumps could not be switched off; switch them off for this service");
     }
 }

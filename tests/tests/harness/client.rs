@@ -42,6 +42,13 @@ impl Client {
         Self { token: token.map(str::to_owned), ..self.clone() }
     }
 
+    /// The same, with a connection for each request.
+    pub(crate) fn once(&self) -> Self {
+        let token = self.token.clone();
+        let config = Agent::config_builder().max_idle_connections(0).http_status_as_error(false).proxy(None);
+        Self { purpose: self.purpose, ..Self::with_agent(config.build().into(), &self.url, token.as_deref()) }
+    }
+
     /// The API token that it sends.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()

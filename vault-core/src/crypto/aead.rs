@@ -7,6 +7,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Unauthentic;
+use crate::memory::ciphering;
 
 /// Length of a GCM tag, in bytes.
 pub(super) const TAG_LEN: usize = 16;
@@ -40,9 +41,9 @@ pub(super) fn encrypt_padded(
 
 /// Encrypts in place, so that no second copy of the plaintext has to be wiped.
 fn encrypt_from(start: usize, key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], out: &mut Vec<u8>) {
-    let tag = Aes256Gcm::new(key.into())
-        .encrypt_inout_detached(&Nonce::from(*nonce), aad, (&mut out[start..]).into())
-        .expect("a plaintext here is far below GCM's limit of 64 GiB");
+    let encrypt =
+        || Aes256Gcm::new(key.into()).encrypt_inout_detached(&Nonce::from(*nonce), aad, (&mut out[start..]).into());
+    let tag = ciphering(encrypt).expect("a plaintext here is far below GCM's limit of 64 GiB");
     out.extend_from_slice(&tag);
 }
 
@@ -57,8 +58,8 @@ pub(super) fn decrypt(
     let (ciphertext, tag) = sealed.split_at(split);
     let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| Unauthentic)?;
     let mut plaintext = Zeroizing::new(ciphertext.to_vec());
-    Aes256Gcm::new(key.into())
-        .decrypt_inout_detached(&Nonce::from(*nonce), aad, plaintext.as_mut_slice().into(), &Tag::from(tag))
+    let buffer = plaintext.as_mut_slice().into();
+    ciphering(|| Aes256Gcm::new(key.into()).decrypt_inout_detached(&Nonce::from(*nonce), aad, buffer, &Tag::from(tag)))
         .map_err(|_| Unauthentic)?;
     Ok(plaintext)
 }
@@ -66,10 +67,10 @@ pub(super) fn decrypt(
 /// HKDF-Expand (RFC 5869 §2.3) of a uniformly random 256-bit key.
 pub(super) fn expand<const N: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
     let mut okm = Zeroizing::new([0u8; N]);
-    Hkdf::<Sha256>::from_prk(prk)
-        .expect("32 bytes are a PRK for SHA-256")
-        .expand_multi_info(info, &mut *okm)
-        .expect("at most 96 bytes are asked for, of 8160 possible");
+    ciphering(|| {
+        let hkdf = Hkdf::<Sha256>::from_prk(prk).expect("32 bytes are a PRK for SHA-256");
+        hkdf.expand_multi_info(info, &mut *okm).expect("at most 96 bytes are asked for, of 8160 possible");
+    });
     okm
 }
 

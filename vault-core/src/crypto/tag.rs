@@ -8,6 +8,7 @@ use sha2::Sha256;
 
 use super::{AuditKey, CallerKey, ErasureKey, TagKey, put_lp};
 use crate::ids::TENANT;
+use crate::memory::ciphering;
 
 /// First half of an entry's key.
 pub type Tag = [u8; 16];
@@ -61,9 +62,11 @@ impl ErasureKey {
 }
 
 pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
+    ciphering(|| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::stanza::{Stanza, Unlocking};
 use super::{Hardware, Hsm, Method, NewUnlock, Reading, RootEntry, RootSlot, SlotError, Unlock};
 use crate::crypto::{Random, SlotKey};
 use crate::ids::VaultId;
+use crate::memory;
 
 /// A root slot in a file of 8 KiB with mode 0600.
 #[derive(Clone)]
@@ -151,7 +152,7 @@ impl FileSlot {
         work: impl FnOnce(&Inner) -> Result<T, SlotError> + Send + 'static,
     ) -> Result<T, SlotError> {
         let inner = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        let done = memory::blocking(move || work(&inner)).await;
         done.unwrap_or_else(|_| Err(self.0.unreachable("its task was ended")))
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::group::{Changes, Committer, Engine};
 use super::room::{Probe, Room, free_bytes};
 use super::{Batch, Health, HealthState, Row, Store, StoreError, fjall, panics, sled};
+use crate::memory;
 
 /// How long closing may take before the engine is left to itself.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -229,7 +230,8 @@ impl Drop for DiskStore {
 impl Inner {
     fn read<T>(&self, read: impl FnOnce(&dyn OnDisk) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        read(&**engine.as_ref().ok_or_else(closed)?)
+        let engine = &**engine.as_ref().ok_or_else(closed)?;
+        memory::outside(|| read(engine))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<File>> {

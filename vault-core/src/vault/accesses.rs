@@ -16,6 +16,7 @@ use crate::audit::{Action, Entry, Log, LogError, Outcome, Pseudonym, day_of};
 use crate::crypto::AuditKey;
 use crate::error::Error;
 use crate::ids::{CallerId, FieldName, Purpose, SubjectId};
+use crate::memory;
 use crate::policy::Rule;
 use crate::schema::Schema;
 use crate::time::Timestamp;
@@ -171,7 +172,7 @@ pub(crate) fn parse_cursor(text: &str) -> bool {
 }
 
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T, LogError> + Send + 'static) -> Result<T, Error> {
-    Ok(tokio::task::spawn_blocking(look).await.map_err(|_| Error::Failed)??)
+    Ok(memory::blocking(look).await.map_err(|_| Error::Failed)??)
 }
 
 /// A stretch of time, as the text that times are compared by in entries.

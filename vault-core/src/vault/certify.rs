@@ -10,6 +10,7 @@ use crate::audit::{Action, Digest, Entry, Level, Log, Outcome};
 use crate::certificate::{self, Certificate, Evidence, FORMAT, STATEMENT};
 use crate::error::Error;
 use crate::ids::{ErasureId, SubjectId, VaultId};
+use crate::memory;
 
 /// The most subjects whose certificates are made at once.
 pub const CERTIFICATES_MAX: usize = 1000;
@@ -73,7 +74,7 @@ impl Vault {
 
 /// Looks through files away from what answers everybody else.
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(look).await.map_err(|_| Error::Failed)?
+    memory::blocking(look).await.map_err(|_| Error::Failed)?
 }
 
 fn of_subjects(

@@ -17,6 +17,7 @@ use crate::audit::trail;
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
+use crate::memory;
 use crate::root::{FileSlot, Hsm, Method, NewUnlock, RootEntry, RootSlot, Roots, SlotError, SlotPlace, Unlock};
 use crate::store::{Batch, Expect, Store, StoreError};
 use crate::time::Timestamp;
@@ -127,7 +128,7 @@ impl Vault {
         // From before the slots, so that a lock that runs beside it does not take their keys away half way.
         let mut life = self.inner.life.lock().await;
         let slots = self.inner.file_slots.clone();
-        let opened = tokio::task::spawn_blocking(move || unlock_slots(&slots, &unlock)).await;
+        let opened = memory::blocking(move || unlock_slots(&slots, &unlock)).await;
         let started = match opened {
             Ok(Ok(())) => self.start(&mut life, finalizing).await,
             Ok(Err(error)) => Err(error.into()),
@@ -376,7 +377,7 @@ async fn create_slots(
         return Err(Error::Invalid { field: "slots", expected: "at least one root slot" });
     }
     let (places, root) = (places.to_vec(), root.duplicate());
-    let created = tokio::task::spawn_blocking(move || {
+    let created = memory::blocking(move || {
         let mut made = Vec::new();
         for place in &places {
             match create_slot(place, vault, &unlocks, &root) {

@@ -25,6 +25,7 @@ use crate::audit::{Action, Entry, Log, Outcome};
 use crate::backup::{BackupError, Identities, Info};
 use crate::crypto::Random;
 use crate::error::Error;
+use crate::memory;
 use crate::root::{FileSlot, Finish, Refusals, RootEntry, SlotPlace, Unlock};
 use crate::store::{Batch, Store};
 use check::Checked;
@@ -201,7 +202,7 @@ impl Vault {
 
     async fn unlock_for_restore(&self, unlock: Unlock) -> Result<(), Error> {
         let slots = self.inner.file_slots.clone();
-        let opened = tokio::task::spawn_blocking(move || super::life::unlock_slots(&slots, &unlock)).await;
+        let opened = memory::blocking(move || super::life::unlock_slots(&slots, &unlock)).await;
         Ok(opened.map_err(|_| Error::Failed)??)
     }
 }

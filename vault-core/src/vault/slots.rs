@@ -14,6 +14,7 @@ use super::writer::Write;
 use super::{Inner, Vault, evidence, life};
 use crate::audit::{Action, Entry, Outcome};
 use crate::error::Error;
+use crate::memory;
 use crate::root::{NewUnlock, SlotPlace};
 use crate::time::Timestamp;
 
@@ -44,7 +45,7 @@ impl Vault {
     /// [`Error::Slot`] if the file exists or cannot be written, or the HSM refuses; [`Error::Locked`].
     pub async fn add_slot(&self, place: SlotPlace, unlocks: Vec<NewUnlock>) -> Result<(), Error> {
         let (vault, root) = (self.inner.vault, self.session()?.root.load().duplicate());
-        let made = tokio::task::spawn_blocking(move || life::create_slot(&place, vault, &unlocks, &root).map(drop));
+        let made = memory::blocking(move || life::create_slot(&place, vault, &unlocks, &root).map(drop));
         Ok(made.await.map_err(|_| Error::Failed)??)
     }
 }

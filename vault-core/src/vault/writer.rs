@@ -24,6 +24,7 @@ use super::session::{Session, Snapshot};
 use crate::audit::{Entry, Log, trail};
 use crate::crypto::digest;
 use crate::error::Error;
+use crate::memory;
 use crate::root::{Refusal, RootEntry};
 use crate::schema::Schema;
 use crate::store::{Batch, Expect, Row, StoreError};
@@ -255,7 +256,7 @@ impl Writer {
         }
         let inner = self.inner.clone();
         // It only fails with the process.
-        let _ = tokio::task::spawn_blocking(move || inner.note_refusals(&refusals)).await;
+        let _ = memory::blocking(move || inner.note_refusals(&refusals)).await;
     }
 
     /// At the end: makes the log durable, and removes what it has from the outbox.

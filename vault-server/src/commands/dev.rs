@@ -11,6 +11,7 @@ use vault_core::vault::{NewCaller, Role};
 use super::{Failure, block_on};
 use crate::app::App;
 use crate::args::DevArgs;
+use crate::process::lock_memory;
 use crate::serve::{bind, say, serve};
 use crate::site::{ADMIN_TOKEN, SLOT, STORE, Site, UNLOCK_KEY};
 use crate::{config, files};
@@ -21,6 +22,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
                     `vault-server init` and serve it with `vault-server run` and [tls] in its configuration";
         return Err(Failure::usage(format!("{} is not a loopback address. {told}", args.listen)));
     }
+    lock_memory(config::LockMemory::Auto)?;
     let listener = bind(args.listen)?;
     let dir = place(&args.data)?;
     block_on(async {

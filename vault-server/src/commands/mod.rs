@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use vault_core::Error;
+use vault_core::memory;
 use vault_core::store::StoreError;
 
 use crate::args::{Args, Command, OfVault, Which};
@@ -34,6 +35,10 @@ use crate::unlock::SourceError;
 /// What to tell on standard error, and the exit code.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let format = args.log_format;
+    if !matches!(args.command, Command::Run(_) | Command::Dev(_)) {
+        // Those two say what comes of it. The others are soon over, and hold keys all the same.
+        let _ = memory::lock();
+    }
     match args.command {
         Command::Dev(args) => {
             logging::start(format.unwrap_or_default());
@@ -221,9 +226,10 @@ fn styled(template: &str, hidden: bool) -> ProgressBar {
 
 /// Runs a command's asynchronous part.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // A thread that has nothing to do keeps no secrets on its stack.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(memory::wipe_stack).build();
     let runtime = runtime.map_err(|why| Failure::failed(format!("no threads can be started ({why})")))?;
-    let result = runtime.block_on(work);
+    let result = runtime.block_on(memory::wiping(work));
     // A thread that waits for a slow disk must not keep a stopped server from exiting.
     runtime.shutdown_timeout(Duration::from_millis(300));
     result

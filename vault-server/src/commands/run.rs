@@ -5,11 +5,13 @@ use axum_server::tls_rustls::RustlsConfig;
 use super::{Failure, block_on};
 use crate::app::App;
 use crate::config::{Config, Tls};
+use crate::process::lock_memory;
 use crate::serve::{bind, say, serve};
 use crate::site::Site;
 use crate::tls;
 
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
+    lock_memory(config.process.lock_memory)?;
     let site = Site::of_config(config);
     for slot in site.slots_beside_store() {
         tracing::warn!(slot, "this root slot is on the same disk as the store: one image of that disk holds both");

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use vault_core::Error;
 use vault_core::audit::{self, Log};
+use vault_core::memory;
 use vault_core::time::Timestamp;
 
 use super::page_size;
@@ -192,6 +193,6 @@ fn hexadecimal(hashes: &[[u8; 32]]) -> Vec<String> {
 
 /// Reads files away from what answers everybody else.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = memory::blocking(work).await;
     Ok(done.map_err(|_| Error::Failed)??)
 }

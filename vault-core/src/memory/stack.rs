@@ -1,0 +1,86 @@
+//! Stack frames that held secrets, overwritten once they are left.
+//!
+//! A value that is moved stays behind where it was, and ciphers keep round keys in their frames. Whoever worked with
+//! secrets and now waits calls [`wipe_stack`] from about the depth that the work began at.
+
+use std::future::{Future, poll_fn};
+
+use tokio::task::JoinHandle;
+
+/// How much of the stack below is overwritten, in bytes: more than the work of a request takes. Without optimisation
+/// frames are several times as large.
+const DEPTH: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 64 * 1024 };
+
+/// The same for a cipher or a hash: its rounds' keys and its blocks.
+const CIPHER_DEPTH: usize = 16 * 1024;
+/// How much of the stack a call into a storage engine uses at most, before it reaches for a file.
+const ENGINE_DEPTH: usize = 32 * 1024;
+
+/// Overwrites what frames that are left already had on the stack below the caller's own.
+pub fn wipe_stack() {
+    wipe::<DEPTH>();
+}
+
+/// Runs `work`, then overwrites what it had on the stack.
+pub fn wiped<T>(work: impl FnOnce() -> T) -> T {
+    let outcome = apart(work);
+    wipe::<DEPTH>();
+    outcome
+}
+
+/// Runs a cipher or a hash, then overwrites what it had on the stack.
+pub(crate) fn ciphering<T>(work: impl FnOnce() -> T) -> T {
+    let outcome = apart(work);
+    wipe::<CIPHER_DEPTH>();
+    outcome
+}
+
+/// Calls a storage engine from a stack that holds nothing: engines move structures of which they set a part only, and what
+/// lay below stays in their memory.
+pub(crate) fn outside<T>(work: impl FnOnce() -> T) -> T {
+    wipe::<ENGINE_DEPTH>();
+    work()
+}
+
+#[inline(never)]
+fn wipe<const BYTES: usize>() {
+    let mut below = [0u8; BYTES];
+    // Otherwise nobody would look at it, and it were left out.
+    std::hint::black_box(&mut below);
+}
+
+/// A frame of its own, below the caller's.
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// Runs `work`, and each time it waits, or ends, overwrites what it had on the stack. Its state is in memory of its own,
+/// which is freed when it ends.
+pub fn wiping<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    poll_fn(move |cx| wiped(|| work.as_mut().poll(cx)))
+}
+
+/// Runs `work` in a thread where it may block, as `tokio::task::spawn_blocking` does, then overwrites what it had on the
+/// stack.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(move || wiped(work))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn work_answers_through_what_wipes_behind_it() {
+        assert_eq!(wiped(|| 7), 7);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let waits = async {
+            tokio::task::yield_now().await;
+            blocking(|| 8).await.unwrap()
+        };
+        assert_eq!(runtime.block_on(wiping(waits)), 8);
+    }
+}
