@@ -9,7 +9,6 @@ mod backups;
 mod checkers;
 mod cli;
 mod copying;
-mod crash;
 mod damage;
 mod disk;
 mod erasing;
