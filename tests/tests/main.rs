@@ -8,6 +8,7 @@ mod api;
 mod backups;
 mod checkers;
 mod cli;
+mod clock;
 mod copying;
 mod damage;
 mod disk;

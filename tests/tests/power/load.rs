@@ -166,9 +166,10 @@ impl Writer {
                 let body = json!({ "subjects": [id], "reason": "on request" });
                 self.ask(client, journal, "POST", "/v1/erasures", Some(body), vec![(id, Change::Shred)]);
             }
-            2 => {
-                let others = (id, self.choose(choices).0);
-                let ids: BTreeSet<_> = [others.0, others.1].into();
+            // Both are taken: then it is one commit.
+            2 if state != State::Shredded => {
+                let other = Some(self.choose(choices)).filter(|(_, state)| *state != State::Shredded);
+                let ids: BTreeSet<_> = [id].into_iter().chain(other.map(|(id, _)| id)).collect();
                 let changes: Vec<_> = ids.into_iter().map(|id| (id, Change::set(self.values()))).collect();
                 let items: Vec<_> =
                     changes.iter().map(|(id, change)| json!({ "subject": id, "fields": fields(change) })).collect();

@@ -115,7 +115,7 @@ impl Vault {
     async fn looking_for(&self, id: &SubjectId, span: Span) -> Result<Looking, Error> {
         let session = self.session()?;
         let found = reading!(session, |snapshot| subject::find(&self.inner, &snapshot.header, id).await)?;
-        let record = found.living(Timestamp::now(), self.inner.options.tombstone_seconds)?;
+        let record = found.living(self.inner.options.tombstone_seconds)?;
         // A request is told by when it came, which is before it enrolled the subject.
         let earliest = Timestamp(record.enrolled_at.0.saturating_sub(24 * 3600 * 1000));
         let span = Span { from: span.from.max(Some(earliest)), ..span };

@@ -133,7 +133,7 @@ impl Vault {
 impl Inner {
     async fn consents(&self, snapshot: &Snapshot, id: &SubjectId) -> Result<Vec<Consent>, Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
-        let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
+        let record = found.living(self.options.tombstone_seconds)?;
         Ok(self.note::<Consents>(&record).await?.0)
     }
 }

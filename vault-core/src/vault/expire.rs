@@ -90,7 +90,7 @@ pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>
 
 async fn sweep_from(inner: &Inner, header: &Header, sort: Expiring) -> Result<Vec<Write>, Error> {
     let prefix = &sort.index_key(header, Timestamp(0), &[0; 16])[..16];
-    let now = Timestamp::now();
+    let now = Timestamp::settled();
     let mut writes = Vec::new();
     for (key, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
         let at = Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));

@@ -73,7 +73,7 @@ impl Vault {
 impl Inner {
     async fn export(&self, snapshot: &Snapshot, id: &SubjectId) -> Result<Export, Error> {
         let now = Timestamp::now();
-        let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
+        let record = subject::find(self, &snapshot.header, id).await?.living(self.options.tombstone_seconds)?;
         let fields = self.exported_fields(&snapshot.schema, &record, now).await?;
         Ok(Export {
             exported_at: now,

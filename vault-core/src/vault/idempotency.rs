@@ -93,7 +93,7 @@ impl Inner {
         let seen = found.as_deref().map(|payload| digest(payload));
         let record = found.map(|payload| decode::<IdempotencyRecord>(&payload)).transpose()?;
         match record {
-            Some(record) if record.at.plus_seconds(self.options.idempotency_seconds) > Timestamp::now() => {
+            Some(record) if record.at.plus_seconds(self.options.idempotency_seconds) > Timestamp::settled() => {
                 if equal(&record.digest, &own) { Ok(Begun::Done(record)) } else { Err(Error::IdempotencyMismatch) }
             }
             _ => Ok(Begun::First(Some(Claim { key, digest: own, status: request.status, seen, _lane: lane }))),

@@ -105,8 +105,7 @@ impl Inner {
         last4: &str,
     ) -> Result<bool, Error> {
         let now = Timestamp::now();
-        let record =
-            subject::find(self, &snapshot.header, id).await?.living_unnoted(now, self.options.tombstone_seconds)?;
+        let record = subject::find(self, &snapshot.header, id).await?.living_unnoted(self.options.tombstone_seconds)?;
         let Some(keys) = record.keys(&spec.compartment) else { return Ok(false) };
         let place = record.row_place(keys);
         let row = subject::open_row(self, &place).await?;

@@ -170,6 +170,7 @@ impl Vault {
                 "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
             );
         }
+        inner.tell_clock();
         let Meta { counts, sequence, logged, .. } = meta;
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);

@@ -114,7 +114,7 @@ impl Inner {
     ) -> Result<(Option<Write>, T), Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
         let (guard, key, before, now) = (found.guard(), found.key, found.size(), Timestamp::now());
-        let record = found.living(now, self.options.tombstone_seconds)?;
+        let record = found.living(self.options.tombstone_seconds)?;
         let row = match record.keys(&Compartment::system()) {
             Some(keys) => Some(subject::open_row(self, &record.row_place(keys)).await?),
             None => None,

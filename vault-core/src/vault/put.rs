@@ -252,7 +252,7 @@ impl Inner {
             }
             Some(DirectoryEntry::Subject(_)) => Err(Error::Shredded),
             Some(DirectoryEntry::Tombstone(t))
-                if !options.enrol_again && t.at.plus_seconds(self.options.tombstone_seconds) > putting.now =>
+                if !options.enrol_again && !t.is_over(self.options.tombstone_seconds) =>
             {
                 Err(Error::Shredded)
             }

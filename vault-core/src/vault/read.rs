@@ -223,7 +223,7 @@ impl Inner {
     ) -> Result<ReadOutcome, Error> {
         let asked = Asked::of(&snapshot.schema, names, request)?;
         let now = Timestamp::now();
-        let record = subject::find(self, &snapshot.header, id).await?.living(now, self.options.tombstone_seconds)?;
+        let record = subject::find(self, &snapshot.header, id).await?.living(self.options.tombstone_seconds)?;
         let question = asked.any.about(record.standing(), &record.consents);
         policy::admit(&question).map_err(|rule| refused(rule, None))?;
 
@@ -272,7 +272,7 @@ impl Inner {
 
     async fn describe(&self, snapshot: &Snapshot, id: &SubjectId) -> Result<Description, Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
-        let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
+        let record = found.living(self.options.tombstone_seconds)?;
         let mut fields = Vec::new();
         let held = record.compartments.iter().filter(|k| k.name != Compartment::system() && k.refused.is_none());
         for keys in held.clone() {

@@ -37,6 +37,13 @@ pub(crate) struct Tombstone {
     pub(crate) erasure: ErasureId,
 }
 
+impl Tombstone {
+    /// Whether the id may be used as if it had never been.
+    pub(crate) fn is_over(&self, tombstone_seconds: u64) -> bool {
+        self.at.plus_seconds(tombstone_seconds) <= Timestamp::settled()
+    }
+}
+
 /// A living subject: its keys, and all that a shred must remove elsewhere.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SubjectRecord {

@@ -52,9 +52,7 @@ pub(super) fn standing(found: &Found, compartment: Option<&Compartment>, tombsto
             }
         }
         Some(DirectoryEntry::Subject(_)) => Standing::Refused,
-        Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > Timestamp::now() => {
-            Standing::Shredded
-        }
+        Some(DirectoryEntry::Tombstone(t)) if !t.is_over(tombstone_seconds) => Standing::Shredded,
         Some(DirectoryEntry::Tombstone(_)) | None => Standing::Unknown,
     }
 }

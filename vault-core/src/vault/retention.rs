@@ -1,7 +1,8 @@
 //! Retention: values whose time is over are forgotten for good, in the background.
 //!
 //! They are unreadable from the moment their time is over, for every read looks at the clock; the sweep makes it final. It
-//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass looks at the clock once, and
+//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass looks at the clock once, a clock that has
+//! stepped ahead only once it has settled, and
 //! the change that forgets asks again whether a value's time was over then: a clock that jumps back makes a pass find less,
 //! and a value that was written meanwhile stays.
 
@@ -118,7 +119,7 @@ impl Sweeps {
 impl Inner {
     async fn sweep_expired(self: &Arc<Self>, session: &Arc<Session>) -> Result<RetentionStatus, Error> {
         let _alone = self.sweeps.passing.lock().await;
-        let now = Timestamp::now();
+        let now = Timestamp::settled();
         self.sweeps.note(|status| {
             status.started_at = Some(now);
             (status.subjects, status.forgotten, status.held, status.failed) = (0, 0, 0, 0);

@@ -11,7 +11,6 @@ use crate::crypto::{TagKey, digest};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::policy::SubjectStanding;
-use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Payload};
 
 /// A directory entry as it was found.
@@ -52,21 +51,21 @@ impl Found {
     }
 
     /// The living subject, or why there is none. The trail of a request notes whom it is about, also if it is refused.
-    pub(crate) fn living(self, now: Timestamp, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
+    pub(crate) fn living(self, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
         if let Some(DirectoryEntry::Subject(record)) = &self.entry {
             trail::subject(&record.audit_key);
         }
-        self.living_unnoted(now, tombstone_seconds)
+        self.living_unnoted(tombstone_seconds)
     }
 
     /// The same for one that is only looked at.
-    pub(crate) fn living_unnoted(self, now: Timestamp, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
+    pub(crate) fn living_unnoted(self, tombstone_seconds: u64) -> Result<SubjectRecord, Error> {
         match self.entry {
             Some(DirectoryEntry::Subject(record)) => match record.state {
                 SubjectState::Active => Ok(record),
                 SubjectState::Refused { .. } => Err(Error::Shredded),
             },
-            Some(DirectoryEntry::Tombstone(t)) if t.at.plus_seconds(tombstone_seconds) > now => Err(Error::Shredded),
+            Some(DirectoryEntry::Tombstone(t)) if !t.is_over(tombstone_seconds) => Err(Error::Shredded),
             Some(DirectoryEntry::Tombstone(_)) | None => Err(Error::UnknownSubject),
         }
     }

@@ -107,7 +107,8 @@ impl Inner {
 /// Looks after the erasures that wait, for as long as the session lasts.
 pub(crate) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
     while !session.stopping() {
-        let now = Timestamp::now();
+        // What is shredded is gone: not because a clock is wrong for a moment.
+        let now = Timestamp::settled();
         for id in session.open.due(now) {
             if let Err(error) = advance(&inner, &session, id).await {
                 tracing::warn!(%error, "an erasure that is due waits; it is tried again");

@@ -28,7 +28,7 @@ pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>
 async fn sweep_from(inner: &Inner, header: &Header) -> Result<Vec<Write>, Error> {
     const DAMAGED: Error = Error::Damaged("an entry of the index of erasures by time");
     let prefix = &index_key(header, Timestamp(0), ErasureId([0; 16]))[..16];
-    let now = Timestamp::now();
+    let now = Timestamp::settled();
     let mut writes = Vec::new();
     for (index, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
         let at = Timestamp(u64::from_be_bytes(index[16..24].try_into().expect("8 bytes of a key")));

@@ -72,7 +72,7 @@ impl Inner {
         let spec = snapshot.schema.field(field)?;
         trail::fields([&spec.id]);
         let found = subject::find(self, &snapshot.header, id).await?;
-        let record = found.living(Timestamp::now(), self.options.tombstone_seconds)?;
+        let record = found.living(self.options.tombstone_seconds)?;
         let keys = record.keys(&spec.compartment).ok_or(Error::NoSuchField)?;
         let place = record.row_place(keys);
         let row = subject::open_row(self, &place).await?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::rows;
 use crate::backup::Identities;
 use crate::error::Error;
-use crate::time::Timestamp;
 use crate::vault::Vault;
 use crate::vault::records::{DirectoryEntry, SubjectState};
 use crate::vault::row::{Row, RowPlace};
@@ -47,14 +46,14 @@ impl Vault {
         let inner = &self.inner;
         let mut report = DrillReport::default();
         let mut keys = Vec::new();
-        let (now, mut after) = (Timestamp::now(), None);
+        let mut after = None;
         loop {
             let page = subject::page(inner, &snapshot.header, after, PAGE).await?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (key, _) in page {
                 let found = subject::find_by_key(inner, &snapshot.header, key).await?;
-                self.stands(found, now, &mut report, &mut keys).await?;
+                self.stands(found, &mut report, &mut keys).await?;
             }
         }
         let old = rows::of_nobody(inner, &snapshot.header, data, identities, ROWS).await?;
@@ -77,13 +76,12 @@ impl Vault {
     async fn stands(
         &self,
         found: Found,
-        now: Timestamp,
         report: &mut DrillReport,
         keys: &mut Vec<(crate::ids::Compartment, u16, crate::crypto::Dek, u32)>,
     ) -> Result<(), Error> {
         let lives =
             matches!(&found.entry, Some(DirectoryEntry::Subject(record)) if record.state == SubjectState::Active);
-        match found.living(now, self.inner.options.tombstone_seconds) {
+        match found.living(self.inner.options.tombstone_seconds) {
             Ok(record) if lives => {
                 for held in &record.compartments {
                     match subject::open_row(&self.inner, &record.row_place(held)).await {

@@ -186,7 +186,7 @@ impl Inner {
         let now = Timestamp::now();
         let found = subject::find(self, header, id).await?;
         let (guard, directory) = (found.guard(), found.key);
-        let mut record = found.living(now, self.options.tombstone_seconds)?;
+        let mut record = found.living(self.options.tombstone_seconds)?;
         if record.compartments.iter().any(|keys| keys.refused.is_some()) {
             // It needs the record to stand still, and creations would go on for ever.
             return Err(Error::Conflict(
