@@ -275,4 +275,19 @@ mod tests {
         }
         assert!(refusal(b"{\"subject\":\"\xff\"}").contains("UTF-8"));
     }
+
+    #[test]
+    fn any_line_is_an_item_that_reads_or_is_refused() {
+        use crate::fuzz::{Dice, cases, corpus, fire};
+
+        let run = |bytes: &[u8]| {
+            let Ok(record) = Record::parse(bytes) else { return false };
+            let item: serde_json::Value = serde_json::from_str(&record.item()).expect("an item is JSON");
+            assert_eq!(item["subject"], *record.subject);
+            assert_eq!(item["fields"].as_object().map(serde_json::Map::len), Some(record.fields.len()));
+            true
+        };
+        let taken = fire("import_line", &corpus("import_line"), cases(5000), &mut Dice::of_run(), run);
+        assert!(taken > 0);
+    }
 }
