@@ -506,7 +506,7 @@ mod tests {
             let text = std::str::from_utf8(bytes).unwrap_or_default();
             match parse(text, &[]) {
                 Ok(config) => {
-                    drop(config.check());
+                    let _ = config.check();
                     true
                 }
                 Err(error) => {
