@@ -177,4 +177,18 @@ mod tests {
         assert!(text.ends_with("(field phone)"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }
+
+    #[test]
+    fn any_problem_is_shown_on_one_line_without_control_characters() {
+        use crate::fuzz::{Dice, cases, corpus, fire};
+
+        let run = |bytes: &[u8]| {
+            let Ok(problem) = serde_json::from_slice::<Problem>(bytes) else { return false };
+            let shown = Failure::refused(422, &problem).to_string();
+            assert!(!shown.is_empty() && !shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+            true
+        };
+        let taken = fire("problem", &corpus("problem"), cases(5000), &mut Dice::of_run(), run);
+        assert!(taken > 0);
+    }
 }

@@ -8,6 +8,10 @@ mod commands;
 mod exit;
 #[cfg(test)]
 mod fake;
+/// The mutants of `vault-core`, which has the decoders but for what is read here.
+#[cfg(test)]
+#[path = "../../vault-core/src/fuzzing/mutate.rs"]
+mod fuzz;
 mod output;
 mod profile;
 mod progress;

@@ -577,4 +577,25 @@ mod tests {
         let config = parse(include_str!("../../docs/vault.example.toml"), &[]).unwrap();
         assert_eq!(config.check(), Ok(()));
     }
+
+    #[test]
+    fn any_text_is_a_configuration_or_says_why_it_is_none() {
+        use crate::fuzz::{Dice, cases, corpus, fire};
+
+        let run = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).unwrap_or_default();
+            match parse(text, &[]) {
+                Ok(config) => {
+                    let _ = config.check();
+                    true
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    false
+                }
+            }
+        };
+        let taken = fire("config", &corpus("config"), cases(3000), &mut Dice::of_run(), run);
+        assert!(taken > 0);
+    }
 }

@@ -10,6 +10,10 @@ mod budget;
 mod commands;
 mod config;
 mod files;
+/// The mutants of `vault-core`, which has the decoders but for what is read here.
+#[cfg(test)]
+#[path = "../../vault-core/src/fuzzing/mutate.rs"]
+mod fuzz;
 mod idempotency;
 mod logging;
 mod metrics;

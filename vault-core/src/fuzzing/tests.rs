@@ -34,6 +34,15 @@ fn every_decoder_withstands_mutants_of_its_corpus() {
     }
 }
 
+#[test]
+fn every_decoder_has_its_program_in_fuzz() {
+    let manifest = include_str!("../../../fuzz/Cargo.toml");
+    for target in targets() {
+        assert!(manifest.contains(&format!("name = \"{}\"\n", target.name)), "{}", target.name);
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), targets().len());
+}
+
 /// What is sealed or signed: whatever is taken is of the corpus.
 const SEALED: [&str; 5] = ["uv1", "data_row", "meta", "certificate", "age_file"];
 

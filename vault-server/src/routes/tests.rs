@@ -22,6 +22,7 @@ use crate::files::write_secret;
 use crate::unlock::Source;
 
 mod callers;
+mod fuzz;
 mod idempotency;
 mod trail;
 

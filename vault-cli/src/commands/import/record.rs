@@ -275,4 +275,25 @@ mod tests {
         }
         assert!(refusal(b"{\"subject\":\"\xff\"}").contains("UTF-8"));
     }
+
+    #[test]
+    fn any_line_is_an_item_that_reads_or_is_refused() {
+        use crate::fuzz::{Dice, cases, corpus, fire};
+
+        #[derive(Deserialize)]
+        struct Item {
+            subject: String,
+            // As they were written: what is in a value is the vault's to refuse.
+            fields: std::collections::BTreeMap<String, Box<RawValue>>,
+        }
+
+        let run = |bytes: &[u8]| {
+            let Ok(record) = Record::parse(bytes) else { return false };
+            let item: Item = serde_json::from_str(&record.item()).unwrap();
+            assert_eq!((item.subject, item.fields.len()), (record.subject, record.fields.len()));
+            true
+        };
+        let taken = fire("import_line", &corpus("import_line"), cases(5000), &mut Dice::of_run(), run);
+        assert!(taken > 0);
+    }
 }
