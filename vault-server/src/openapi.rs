@@ -65,7 +65,15 @@ pub(crate) fn assemble() -> (Router<App>, Served) {
     for &(method, path, access, _) in ROUTES {
         complete(&mut document["paths"][path][method.to_lowercase()], access);
     }
+    if let Some(paths) = document["paths"].as_object_mut() {
+        *paths = std::mem::take(paths).into_iter().map(|(path, item)| (described(&path), item)).collect();
+    }
     (router, Served(document.to_string().into()))
+}
+
+/// A route's template as OpenAPI writes it, which has no word for what may hold slashes.
+fn described(template: &str) -> String {
+    template.replace("{*", "{")
 }
 
 /// What holds for every operation: any error is a problem document, and who may call it.
@@ -164,7 +172,7 @@ mod tests {
         for (path, item) in document["paths"].as_object().unwrap() {
             documented.extend(item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
         }
-        let guarded = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
+        let guarded = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), described(path))).collect();
         assert_eq!(documented, guarded);
     }
 

@@ -158,6 +158,7 @@ pub(crate) async fn consistency(
 }
 
 #[derive(Serialize, ToSchema)]
+#[schema(as = LogKeys)]
 pub(crate) struct Keys {
     /// The key that signs, as a C2SP verifier key.
     current: String,

@@ -58,11 +58,11 @@ struct FieldAnswer<'a> {
     compartment: &'a str,
     /// As it was given; left out if its time is over.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     value: Option<Value<'a>>,
     /// In normal form.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     normal: Option<Value<'a>>,
     /// Its time is over: it is not read any more and will be forgotten.
     expired: bool,

@@ -41,7 +41,7 @@ impl<'a> Shape<'a> for PutFields<'a> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PutField<'a> {
     #[serde(borrow)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: &'a RawValue,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Fields<'a> {
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Field<'a> {
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: Value<'a>,
     /// The view, if it is lower than was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,7 +27,7 @@ pub(crate) struct Lookup<'a> {
     field: Cow<'a, str>,
     /// Its exact value; without it `last4` and `and` are needed.
     #[serde(default, deserialize_with = "as_sent")]
-    #[schema(value_type = Option<Object>, example = "050 123 8301")]
+    #[schema(value_type = serde_json::Value, required = false, example = "050 123 8301")]
     value: Option<&'a RawValue>,
     /// Of a phone number in national form.
     #[schema(value_type = Option<String>, example = "AE")]
@@ -52,7 +52,7 @@ struct And<'a> {
     #[serde(borrow)]
     #[schema(value_type = String, example = "email")]
     field: Cow<'a, str>,
-    #[schema(value_type = Object, example = "jane@example.org")]
+    #[schema(value_type = serde_json::Value, example = "jane@example.org")]
     value: &'a RawValue,
     /// Of a phone number in national form.
     #[schema(value_type = Option<String>)]

@@ -125,7 +125,7 @@ pub(crate) struct TokenResult<'a> {
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TokenValue<'a> {
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: Value<'a>,
     /// The view, if it is lower than was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,7 +137,7 @@ pub(crate) struct TokenValue<'a> {
 pub(crate) struct TokenValueResult<'a> {
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     value: Option<Value<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
