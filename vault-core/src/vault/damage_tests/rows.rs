@@ -697,10 +697,9 @@ async fn write_the_corpora_of_a_vault() {
     })
     .await
     .unwrap();
-    let now = Timestamp::now();
     for key in subjects {
         let found = subject::find_by_key(&vault.inner, &header, key).await.unwrap();
-        let Ok(record) = found.living_unnoted(now, 0) else { continue };
+        let Ok(record) = found.living_unnoted(0) else { continue };
         for keys in &record.compartments {
             let place = record.row_place(keys);
             let row = subject::open_row(&vault.inner, &place).await.unwrap();

@@ -95,7 +95,7 @@ pub(super) async fn subject(
     key: EntryKey,
     now: Timestamp,
 ) -> Result<Salvaged, Error> {
-    let record = subject::find_by_key(inner, header, key).await?.living_unnoted(now, 0)?;
+    let record = subject::find_by_key(inner, header, key).await?.living_unnoted(0)?;
     let mut found = Salvaged {
         subject: SubjectId::parse(&record.subject)?,
         uuid: record.uuid,

@@ -61,7 +61,7 @@ impl Salvaged {
 async fn row_of(fixture: &Fixture, id_of: &str, compartment: &str) -> Vec<u8> {
     let header = fixture.vault.session().unwrap().snapshot().header.clone();
     let found = subject::find(&fixture.vault.inner, &header, &id(id_of)).await.unwrap();
-    let record = found.living_unnoted(Timestamp::now(), 0).unwrap();
+    let record = found.living_unnoted(0).unwrap();
     let keys = record.compartments.iter().find(|keys| keys.name.as_str() == compartment).unwrap();
     record.row_place(keys).key()
 }
