@@ -10,7 +10,6 @@ mod checkers;
 mod cli;
 mod clock;
 mod copying;
-mod crash;
 mod disk;
 mod erasing;
 mod faults;

@@ -85,6 +85,21 @@ impl Vault {
         fs::write(self.config(), without.replace("[store]\n", &format!("[store]\nengine = \"{engine}\"\n"))).unwrap();
     }
 
+    /// Configures which key file, beside the configuration, unlocks it.
+    pub(crate) fn set_key_file(&self, name: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        let line = |line: &str| match line.starts_with("key_file = ") {
+            true => format!("key_file = \"{name}\"\n"),
+            false => format!("{line}\n"),
+        };
+        fs::write(self.config(), text.lines().map(line).collect::<String>()).unwrap();
+    }
+
+    /// Leaves the vault where it is when it is dropped, for who wants to see what became of it.
+    pub(crate) fn keep(&mut self) {
+        self.root.disable_cleanup(true);
+    }
+
     /// Runs `vault-server init`, which writes the admin's API token to its usual place.
     pub(crate) fn init(&self, arguments: &[&str]) -> Finished {
         run(self.init_command(arguments))
@@ -162,7 +177,12 @@ impl Vault {
 
     pub(crate) fn verify_with(&self, arguments: &[&str]) -> Finished {
         let mut command = server_command();
-        command.args(["verify", "--no-progress", "--data"]).arg(self.data()).args(arguments);
+        command.args(["verify", "--no-progress"]);
+        match self.how {
+            How::Dev => command.arg("--data").arg(self.data()),
+            How::Configured => command.arg("--config").arg(self.config()),
+        };
+        command.args(arguments);
         run(command)
     }
 }

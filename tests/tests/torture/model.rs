@@ -42,7 +42,7 @@ pub(crate) enum Change {
 /// Why a change was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// 404: the subject, or the one field that was to be removed, is not there.
+    /// 404, to a shred or to the removal of a field.
     Absent,
     /// 410, or 409 to an enrolment before the shred is final.
     Shredded,
@@ -51,8 +51,10 @@ pub(crate) enum Refusal {
 /// Why something could not be found to be as it should.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// There was no answer, or 503: nothing is known.
-    NoAnswer,
+    /// There was no answer: what was asked may have been done.
+    Gone,
+    /// 503: the same, and the server may do it yet.
+    Busy,
     /// The vault is not as the model allows.
     Deviation(String),
 }
@@ -84,9 +86,17 @@ pub(crate) struct Model {
     subjects: BTreeMap<String, Subject>,
     /// Who was ever given a number: who else has it contradicts everything that was asked.
     given: BTreeMap<String, BTreeSet<String>>,
-    /// Writes of several subjects in one request, unanswered: one commit, so done for all or for none.
-    together: BTreeMap<Ask, Vec<String>>,
     asked: u64,
+}
+
+impl Tally {
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            absent: self.absent + other.absent,
+            live: self.live + other.live,
+            shredded: self.shredded + other.shredded,
+        }
+    }
 }
 
 impl Change {
@@ -111,19 +121,15 @@ impl Change {
 
     /// What comes of a state; nothing if the change is refused in it.
     fn after(&self, state: &State) -> Option<State> {
-        let (Self::Write { fields, enrol_again }, of) = (self, state) else {
-            return (*state != State::Absent).then_some(State::Shredded);
+        let Self::Write { fields, enrol_again } = self else {
+            return Some(if *state == State::Absent { State::Absent } else { State::Shredded });
         };
-        let mut held = match of {
+        let mut held = match state {
             State::Live(held) => held.clone(),
-            State::Absent => Fields::new(),
-            State::Shredded if *enrol_again => Fields::new(),
-            State::Shredded => return None,
+            State::Absent if self.only_removes() => return None,
+            State::Shredded if !enrol_again => return None,
+            State::Absent | State::Shredded => Fields::new(),
         };
-        let removes_only = fields.values().all(Option::is_none);
-        if removes_only && fields.keys().all(|name| !held.contains_key(name)) {
-            return None;
-        }
         for (name, value) in fields {
             match value {
                 Some(value) => held.insert(name, value.clone()),
@@ -133,15 +139,8 @@ impl Change {
         Some(State::Live(held))
     }
 
-    /// Whether a state is one that this change leaves.
-    fn shows_in(&self, state: &State) -> bool {
-        match (self, state) {
-            (Self::Shred, State::Shredded) => true,
-            (Self::Write { fields, .. }, State::Live(held)) => {
-                fields.iter().all(|(name, value)| held.get(name) == value.as_ref())
-            }
-            _ => false,
-        }
+    fn only_removes(&self) -> bool {
+        matches!(self, Self::Write { fields, .. } if fields.values().all(Option::is_none))
     }
 }
 
@@ -149,7 +148,7 @@ impl Refusal {
     /// Whether a change is rightly refused like this in a state.
     fn fits(self, change: &Change, state: &State) -> bool {
         match self {
-            Self::Absent => *state != State::Shredded && change.after(state).is_none(),
+            Self::Absent => *state == State::Absent && (*change == Change::Shred || change.only_removes()),
             Self::Shredded => *state == State::Shredded,
         }
     }
@@ -200,21 +199,16 @@ impl Model {
     pub(crate) fn ask<'a>(&mut self, changes: impl IntoIterator<Item = (&'a str, Change)>) -> Ask {
         self.asked += 1;
         let ask = Ask(self.asked);
-        let mut written = Vec::new();
         for (id, change) in changes {
             if let Change::Write { fields, .. } = &change {
                 if let Some(Some(phone)) = fields.get(PHONE) {
                     self.given.entry(phone.clone()).or_default().insert(id.to_owned());
                 }
-                written.push(id.to_owned());
             }
             self.know(id);
             if let Some(subject) = self.subjects.get_mut(id) {
                 subject.unanswered.push((ask, change));
             }
-        }
-        if written.len() > 1 {
-            self.together.insert(ask, written);
         }
         ask
     }
@@ -236,7 +230,6 @@ impl Model {
         how: &str,
         then: impl Fn(&Change, &State) -> Option<State>,
     ) -> Result<(), Trouble> {
-        self.together.remove(&ask);
         let subject = self.subjects.get_mut(id).expect("only what was asked of a subject is answered");
         let change = subject.take(ask).expect("an ask is answered once for each subject");
         let before = subject.allowed();
@@ -292,52 +285,43 @@ impl Model {
         }
     }
 
+    /// Reads several subjects in one request, which must be as the model allows at this moment.
+    pub(crate) fn read_all(&self, client: &Client, ids: &[String]) -> Result<Vec<State>, Trouble> {
+        let items: Vec<_> = ids.iter().map(|id| json!({ "subject": id, "view": "full" })).collect();
+        let body = json!({ "items": items }).to_string();
+        let answer = answered(client.attempt("POST", "/v1/batch/read", &[], Some(body.as_bytes())))?;
+        let json = answer.json();
+        let results = json["results"].as_array().filter(|results| results.len() == ids.len());
+        let Some(results) = results else {
+            return Err(Trouble::Deviation(format!("a batch of reads answers {}: {}", answer.status, answer.body)));
+        };
+        let mut found = Vec::new();
+        for (id, result) in ids.iter().zip(results) {
+            let status = result["status"].as_u64().unwrap_or_default() as u16;
+            let state = state(id, status, result)?;
+            self.fits(id, &state)?;
+            found.push(state);
+        }
+        Ok(found)
+    }
+
     /// Reads every subject after a restart. Each must be as the model allows; what was unanswered is settled by what is
     /// found, for nothing is in flight any more.
     pub(crate) fn settle(&mut self, client: &Client) -> Result<Tally, Trouble> {
         let ids: Vec<String> = self.ids().cloned().collect();
-        let mut found = BTreeMap::new();
-        for chunk in ids.chunks(READ_AT_ONCE) {
-            let items: Vec<_> = chunk.iter().map(|id| json!({ "subject": id, "view": "full" })).collect();
-            let body = json!({ "items": items }).to_string();
-            let answer = answered(client.attempt("POST", "/v1/batch/read", &[], Some(body.as_bytes())))?;
-            let json = answer.json();
-            let results = json["results"].as_array().filter(|results| results.len() == chunk.len());
-            let Some(results) = results else {
-                return Err(Trouble::Deviation(format!("a batch of reads answers {}: {}", answer.status, answer.body)));
-            };
-            for (id, result) in chunk.iter().zip(results) {
-                let status = result["status"].as_u64().unwrap_or_default() as u16;
-                let state = state(id, status, result)?;
-                self.fits(id, &state)?;
-                found.insert(id.as_str(), state);
-            }
-        }
-        self.whole(&found)?;
         let mut tally = Tally::default();
-        for (id, state) in found {
-            match state {
-                State::Absent => tally.absent += 1,
-                State::Live(_) => tally.live += 1,
-                State::Shredded => tally.shredded += 1,
+        for chunk in ids.chunks(READ_AT_ONCE) {
+            for (id, state) in chunk.iter().zip(self.read_all(client, chunk)?) {
+                match state {
+                    State::Absent => tally.absent += 1,
+                    State::Live(_) => tally.live += 1,
+                    State::Shredded => tally.shredded += 1,
+                }
+                let settled = Subject { settled: BTreeSet::from([state]), unanswered: Vec::new() };
+                self.subjects.insert(id.clone(), settled);
             }
-            self.subjects.insert(id.to_owned(), Subject { settled: BTreeSet::from([state]), unanswered: Vec::new() });
         }
-        self.together.clear();
         Ok(tally)
-    }
-
-    /// Writes of one request were done for all of its subjects or for none.
-    fn whole(&self, found: &BTreeMap<&str, State>) -> Result<(), Trouble> {
-        for (ask, ids) in &self.together {
-            let of = |id: &String| self.subjects[id].unanswered.iter().find(|(of, _)| of == ask);
-            let shows: Vec<_> =
-                ids.iter().filter_map(|id| Some((id, of(id)?.1.shows_in(found.get(id.as_str())?)))).collect();
-            if shows.windows(2).any(|two| two[0].1 != two[1].1) {
-                return Err(Trouble::Deviation(format!("one request was done in part: {shows:?}")));
-            }
-        }
-        Ok(())
     }
 
     /// Looks every number up that was ever given.
@@ -352,7 +336,8 @@ fn has_phone(state: &State, phone: &str) -> bool {
 
 /// An answer that means something.
 pub(crate) fn answered<E>(attempt: Result<Answer, E>) -> Result<Answer, Trouble> {
-    attempt.ok().filter(|answer| answer.status != 503).ok_or(Trouble::NoAnswer)
+    let answer = attempt.map_err(|_| Trouble::Gone)?;
+    if answer.status == 503 { Err(Trouble::Busy) } else { Ok(answer) }
 }
 
 /// What a read shows.
@@ -361,6 +346,7 @@ fn state(id: &str, status: u16, answer: &Value) -> Result<State, Trouble> {
     match status {
         404 => Ok(State::Absent),
         410 => Ok(State::Shredded),
+        503 => Err(Trouble::Busy),
         200 => {
             let fields = answer["fields"].as_object().ok_or_else(odd)?;
             let known = |name: &str| FIELDS.into_iter().find(|field| *field == name);
@@ -436,15 +422,5 @@ mod tests {
         model.refused(ask, "b", Refusal::Absent).unwrap();
         let ask = model.ask([("b", Change::remove("nickname"))]);
         model.refused(ask, "b", Refusal::Absent).unwrap();
-    }
-
-    #[test]
-    fn one_request_is_done_whole() {
-        let mut model = Model::default();
-        model.ask([("a", named("1")), ("b", named("2"))]);
-        let found = |a, b| BTreeMap::from([("a", a), ("b", b)]);
-        assert!(model.whole(&found(live("1"), live("2"))).is_ok());
-        assert!(model.whole(&found(State::Absent, State::Absent)).is_ok());
-        assert!(model.whole(&found(live("1"), State::Absent)).is_err());
     }
 }

@@ -1,0 +1,89 @@
+//! The tortures can fail: what a vault must not do is done to it, and has to be found.
+
+use super::model::{Change, PHONE, Trouble};
+use super::stage::Stage;
+use crate::harness::{Running, copy_dir, engine};
+
+/// Has the workers do so many steps each.
+fn steps(stage: &mut Stage, running: &Running, each: u64) {
+    let client = running.admin.for_purpose("account");
+    for n in 0..stage.workers.len() {
+        for _ in 0..each {
+            stage.workers[n].step(&client).unwrap_or_else(|trouble| stage.fail(trouble));
+        }
+    }
+}
+
+fn deviates<T>(checked: Result<T, Trouble>) -> bool {
+    matches!(checked, Err(Trouble::Deviation(_)))
+}
+
+#[test]
+fn what_was_never_asked_for_is_missed() {
+    let mut stage = Stage::new("control of the model", engine(), 2, 20);
+    let running = stage.start();
+    stage.workers.iter_mut().for_each(|worker| worker.enrol_all(&running.admin).unwrap());
+    steps(&mut stage, &running, 30);
+    stage.settle(&running.admin, usize::MAX);
+    let client = running.admin.for_purpose("account");
+    let worker = &mut stage.workers[0];
+    let live =
+        |id: &&String| worker.model.allowed(id).iter().all(|state| matches!(state, super::model::State::Live(_)));
+    let id = worker.ids().iter().find(live).unwrap().clone();
+    let phone = "+971509999999";
+    for change in [Change::set([("name", "never sent".to_owned())]), Change::remove("name"), Change::Shred] {
+        let mut model = worker.model.clone();
+        let ask = model.ask([(id.as_str(), change.clone())]);
+        // It may have been done, so the vault is as it may be ...
+        model.read(&client, &id).unwrap();
+        model.done(ask, &id).unwrap();
+        // ... and once it was told that it is done, it is not.
+        assert!(deviates(model.read(&client, &id)), "{change:?}");
+        assert!(deviates(model.settle(&client)), "{change:?}");
+    }
+    let mut model = worker.model.clone();
+    let ask = model.ask([(id.as_str(), Change::set([(PHONE, phone.to_owned())]))]);
+    assert_eq!(model.look_up(&client, phone).unwrap(), 0);
+    model.done(ask, &id).unwrap();
+    assert!(deviates(model.look_up(&client, phone)), "a lookup misses who was told to have the number");
+    // And somebody whom the model does not know to have it.
+    running.admin.set("stranger", &serde_json::json!({ "phone": phone })).expect(201);
+    assert!(deviates(worker.model.look_up(&client, phone)), "a lookup finds a stranger");
+    running.stop();
+}
+
+/// What the vault was given back instead of its own store, and by what it showed.
+fn rolled_back(between: impl FnOnce(&mut Stage, &Running)) -> &'static str {
+    let mut stage = Stage::new("control of a rollback", engine(), 2, 20);
+    let running = stage.start();
+    stage.workers.iter_mut().for_each(|worker| worker.enrol_all(&running.admin).unwrap());
+    running.stop();
+    let (store, older) = (stage.vault.data().join("store"), stage.vault.root().join("older"));
+    copy_dir(&store, &older);
+    let running = stage.start();
+    between(&mut stage, &running);
+    running.server.kill();
+    std::fs::remove_dir_all(&store).unwrap();
+    copy_dir(&older, &store);
+    let Ok(running) = stage.vault.try_start() else { return "refused" };
+    let client = running.admin.for_purpose("account");
+    match stage.workers.iter_mut().any(|worker| deviates(worker.model.settle(&client))) {
+        true => "found by the model",
+        false => panic!("an older store was put back, and nobody noticed"),
+    }
+}
+
+#[test]
+fn an_older_store_is_noticed() {
+    let writes = rolled_back(|stage, running| {
+        let worker = &mut stage.workers[0];
+        let id = worker.ids()[0].clone();
+        let change = Change::set([("name", "written later".to_owned())]);
+        let ask = worker.model.ask([(id.as_str(), change)]);
+        running.admin.set(&id, &serde_json::json!({ "name": "written later" })).expect(200);
+        worker.model.done(ask, &id).unwrap();
+    });
+    let shreds = rolled_back(|stage, running| steps(stage, running, 60));
+    eprintln!("an older store after writes: {writes}; after shreds: {shreds}");
+    assert_eq!(shreds, "refused", "a slot knows a newer root than the older store has");
+}

@@ -1,0 +1,82 @@
+//! kill -9 of the real server under a mixed load with rotations of every layer, again and again: at its work, while it
+//! starts, and while its unlock key is changed.
+//!
+//! `UDV_TEST_KILLS=100` kills more often.
+
+use std::thread;
+use std::time::Duration;
+
+use vault_core::store::EngineName;
+
+use super::model::Trouble;
+use super::rotator::Rotator;
+use super::stage::{Ending, Stage, number_from, other_engine};
+use super::workload::Choices;
+use crate::harness::{Running, engine};
+
+const WORKERS: u64 = 4;
+const SUBJECTS_EACH: u64 = 30;
+const KILLS: u64 = 7;
+
+#[test]
+fn kills_lose_nothing_acknowledged_and_undo_no_shred() {
+    torture(engine());
+}
+
+#[test]
+fn kills_lose_nothing_with_the_other_engine_either() {
+    torture(other_engine());
+}
+
+fn torture(engine: EngineName) {
+    let kills = number_from("UDV_TEST_KILLS").unwrap_or(KILLS);
+    let mut stage = Stage::new("kills", engine, WORKERS, SUBJECTS_EACH);
+    let (mut unlocks, mut cut) = (0, 0);
+    for kill in 0..kills {
+        if kill % 3 == 1 {
+            stage.kill_while_starting();
+        }
+        if kill % 4 == 3 {
+            let killed = stage.choices.one_in(2);
+            let done = stage.rotate_unlock(killed);
+            unlocks += u64::from(done);
+            cut += u64::from(killed);
+        }
+        let running = stage.start();
+        stage.settle(&running.admin, usize::MAX);
+        let ids: Vec<String> = stage.workers.iter().flat_map(|worker| worker.ids().iter().cloned()).collect();
+        let admin = running.admin.clone();
+        stage.under_load(&admin, |ending, choices| round(running, &ids, ending, choices));
+    }
+    let tally = stage.finish();
+    let steps: u64 = stage.workers.iter().map(|worker| worker.steps).sum();
+    stage.say(&format!("{kills} kills, {steps} answered steps, unlock keys changed {unlocks} times, {cut} cut short"));
+    assert!(steps > kills * 20 && tally.live > 0 && tally.shredded > 0, "the load was no load");
+}
+
+/// Rotates for a while, then kills the server.
+fn round(running: Running, ids: &[String], ending: &Ending, choices: &mut Choices) -> Result<(), Trouble> {
+    let mut left = 200 + choices.below(1800);
+    let all_now = choices.one_in(5);
+    let rotator = Rotator::new(running.admin.clone());
+    thread::scope(|scope| {
+        let emergency = all_now.then(|| {
+            let command = running.cli_command(Rotator::ALL_NOW);
+            scope.spawn(move || Rotator::all_now(command))
+        });
+        while left > 0 {
+            match rotator.step(choices, ids) {
+                Ok(()) | Err(Trouble::Busy) => {}
+                Err(Trouble::Gone) => {
+                    return Err(Trouble::Deviation("the server did not answer about a rotation".into()));
+                }
+                Err(deviation) => return Err(deviation),
+            }
+            let pause = choices.below(120).min(left);
+            thread::sleep(Duration::from_millis(pause));
+            left -= pause.max(1);
+        }
+        ending.kill(running)?;
+        emergency.map_or(Ok(()), |emergency| emergency.join().unwrap())
+    })
+}

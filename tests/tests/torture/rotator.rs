@@ -1,0 +1,162 @@
+//! Who rotates: any layer at any time, and whoever pauses, resumes, throttles and cancels.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::model::{Trouble, answered};
+use super::workload::Choices;
+use crate::harness::{Answer, Client, run};
+
+const ROTATIONS: &str = "/v1/keys/rotations";
+/// Ten times what the slowest is seen to take.
+const END_LIMIT: Duration = Duration::from_secs(1800);
+
+pub(crate) struct Rotator {
+    admin: Client,
+}
+
+impl Rotator {
+    pub(crate) fn new(admin: Client) -> Self {
+        Self { admin }
+    }
+
+    /// Asks for one thing or another about rotations.
+    pub(crate) fn step(&self, choices: &mut Choices, ids: &[String]) -> Result<(), Trouble> {
+        if choices.one_in(3) {
+            return self.change_one(choices);
+        }
+        let asked = match choices.below(8) {
+            0 => json!({ "layer": "root" }),
+            1 | 2 => json!({ "layer": "keks" }),
+            3 => json!({ "layer": "deks" }),
+            4 => json!({ "layer": "deks", "older_than": choices.below(4), "forget": choices.one_in(2) }),
+            5 => {
+                let count = 1 + choices.below(30);
+                let chosen: Vec<_> = (0..count).map(|_| &ids[choices.below(ids.len() as u64) as usize]).collect();
+                json!({ "layer": "deks", "subjects": chosen, "forget": choices.one_in(2) })
+            }
+            6 => json!({ "layer": "deks", "forget": true, "rate": 1 + choices.below(300) }),
+            _ => json!({ "layer": "lookups" }),
+        };
+        self.expect(&[202, 409], self.send("POST", ROTATIONS, &asked)).map(drop)
+    }
+
+    fn change_one(&self, choices: &mut Choices) -> Result<(), Trouble> {
+        let open = self.open()?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let rotation = &open[choices.below(open.len() as u64) as usize];
+        let id = rotation["id"].as_str().unwrap_or_default();
+        let asked = match choices.below(8) {
+            0..3 => json!({ "state": "paused" }),
+            3..6 => json!({ "state": "running" }),
+            6 => json!({ "rate": 1 + choices.below(1000) }),
+            _ => json!({ "state": "cancelled" }),
+        };
+        // It may have ended meanwhile.
+        self.expect(&[200, 409], self.send("PATCH", &place(id), &asked)).map(drop)
+    }
+
+    /// The arguments that rotate every layer, as who thinks that all keys may be known.
+    pub(crate) const ALL_NOW: &[&str] = &["--yes", "--no-progress", "key", "rotate", "all", "--now"];
+
+    /// Does that. It may be refused, find a rotation of its own cancelled, or the server gone.
+    pub(crate) fn all_now(command: Command) -> Result<(), Trouble> {
+        let finished = run(command);
+        match finished.code {
+            Some(0 | 1 | 5 | 6) => Ok(()),
+            _ => Err(Trouble::Deviation(format!("rotate all: {:?} {}", finished.code, finished.err))),
+        }
+    }
+
+    /// Begins a rotation and returns its id.
+    pub(crate) fn begin(&self, asked: &Value) -> Result<String, Trouble> {
+        let answer = self.expect(&[202], self.send("POST", ROTATIONS, asked))?;
+        Ok(answer.json()["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Lifts its throttle, unless it has ended.
+    pub(crate) fn hurry(&self, id: &str) -> Result<(), Trouble> {
+        self.expect(&[200, 409], self.send("PATCH", &place(id), &json!({ "rate": 1_000_000 }))).map(drop)
+    }
+
+    pub(crate) fn rotation(&self, id: &str) -> Result<Value, Trouble> {
+        let answer = self.expect(&[200], self.send("GET", &place(id), &Value::Null))?;
+        let rotation = answer.json();
+        match rotation["state"].as_str() {
+            Some("failed") => Err(Trouble::Deviation(format!("a rotation failed: {rotation}"))),
+            _ => Ok(rotation),
+        }
+    }
+
+    /// Waits until a rotation has come so far, or to its end; returns it as it is then.
+    pub(crate) fn wait_until(&self, id: &str, far: impl Fn(&Value) -> bool) -> Result<Value, Trouble> {
+        let deadline = Instant::now() + END_LIMIT;
+        loop {
+            let rotation = self.rotation(id)?;
+            if far(&rotation) || is_done(&rotation) {
+                return Ok(rotation);
+            }
+            if Instant::now() > deadline {
+                return Err(Trouble::Deviation(format!("a rotation does not end: {rotation}")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Resumes whatever is paused, lifts every throttle, and waits until nothing is open. None may have failed, and
+    /// nothing may be on older keys then.
+    pub(crate) fn let_all_end(&self) -> Result<(), Trouble> {
+        for rotation in self.open()? {
+            let id = rotation["id"].as_str().unwrap_or_default();
+            self.expect(&[200, 409], self.send("PATCH", &place(id), &json!({ "state": "running" })))?;
+            self.hurry(id)?;
+            self.wait_until(id, |now| now["state"] == "cancelled")?;
+        }
+        let failed = self.list()?.into_iter().find(|rotation| rotation["state"] == "failed");
+        if let Some(failed) = failed {
+            return Err(Trouble::Deviation(format!("a rotation failed: {failed}")));
+        }
+        let keys = self.expect(&[200], self.send("GET", "/v1/keys", &Value::Null))?.json();
+        let older = |layer: &&Value| layer["older"].as_u64().is_some_and(|older| older > 0);
+        match keys["layers"].as_array().into_iter().flatten().find(older) {
+            Some(layer) => Err(Trouble::Deviation(format!("something is on older keys: {layer}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn open(&self) -> Result<Vec<Value>, Trouble> {
+        let open = |rotation: &Value| matches!(rotation["state"].as_str(), Some("queued" | "running" | "paused"));
+        Ok(self.list()?.into_iter().filter(open).collect())
+    }
+
+    fn list(&self) -> Result<Vec<Value>, Trouble> {
+        let answer = self.expect(&[200], self.send("GET", ROTATIONS, &Value::Null))?;
+        Ok(answer.json()["data"].as_array().cloned().unwrap_or_default())
+    }
+
+    fn send(&self, method: &str, path: &str, body: &Value) -> Result<Answer, Trouble> {
+        let body = (!body.is_null()).then(|| body.to_string());
+        answered(self.admin.attempt(method, path, &[], body.as_deref().map(str::as_bytes)))
+    }
+
+    fn expect(&self, statuses: &[u16], answer: Result<Answer, Trouble>) -> Result<Answer, Trouble> {
+        let answer = answer?;
+        match statuses.contains(&answer.status) {
+            true => Ok(answer),
+            false => Err(Trouble::Deviation(format!("about a rotation: {} {}", answer.status, answer.body))),
+        }
+    }
+}
+
+fn is_done(rotation: &Value) -> bool {
+    rotation["state"] == "done"
+}
+
+fn place(id: &str) -> String {
+    format!("{ROTATIONS}/{id}")
+}
