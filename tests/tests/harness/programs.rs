@@ -22,11 +22,11 @@ fn build() -> PathBuf {
         None => panic!("the test does not run from a target directory"),
     };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-    // What cargo tells this test of its package, build scripts would take for a change, and much would be compiled anew each time.
-    for (name, _) in env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|told| name.to_string_lossy().starts_with(told)) {
-            cargo.env_remove(name);
-        }
+    // What cargo tells this test about its package is no news about others: a build script that looks at it would be run
+    // again, and all that depends on it built again, by every test run and by every build after it.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| of_package(&name.to_string_lossy())) {
+        cargo.env_remove(name);
     }
     let status = cargo
         .args(["build", "--quiet", "-p", "vault-server", "-p", "vault-cli", "--profile", profile, "--target-dir"])

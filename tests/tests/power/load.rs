@@ -166,7 +166,7 @@ impl Writer {
                 let body = json!({ "subjects": [id], "reason": "on request" });
                 self.ask(client, journal, "POST", "/v1/erasures", Some(body), vec![(id, Change::Shred)]);
             }
-            // Both are taken: then it is one commit.
+            // Neither is refused.
             2 if state != State::Shredded => {
                 let other = Some(self.choose(choices)).filter(|(_, state)| *state != State::Shredded);
                 let ids: BTreeSet<_> = [id].into_iter().chain(other.map(|(id, _)| id)).collect();
