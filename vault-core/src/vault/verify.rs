@@ -13,6 +13,7 @@ use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
+use crate::store::StoreError;
 use crate::trie::{Duty, EntryKey, Generations, Header, Kind, Visit, walk};
 
 /// Problems that are listed; more are only counted.
@@ -173,6 +174,10 @@ impl Scrub {
                     self.problem(format!("data row {at}: {what}"));
                     continue;
                 }
+                Err(Error::Store(StoreError::Corrupt(what))) => {
+                    self.problem(format!("data row {at}: the engine does not read it ({what})"));
+                    continue;
+                }
                 Err(other) => return Err(other),
             };
             if RowMetadata::open(&opened, &place_of_row).is_err() {
@@ -186,7 +191,7 @@ impl Scrub {
                 });
                 match decoded {
                     Ok(()) => self.report.fields += 1,
-                    Err(Error::Store(error)) => return Err(Error::Store(error)),
+                    Err(Error::Store(error)) if !matches!(error, StoreError::Corrupt(_)) => return Err(error.into()),
                     Err(_) => self.problem(format!("data row {at}: field `{name}` does not open")),
                 }
             }
@@ -203,11 +208,18 @@ impl Scrub {
         record: &SubjectRecord,
     ) -> Result<(), Error> {
         for keys in &record.compartments {
-            for version in deks::kept_versions(inner, header, directory, keys.ordinal).await? {
+            let at = place(&record.row_place(keys).key());
+            let versions = match deks::kept_versions(inner, header, directory, keys.ordinal).await {
+                Err(error) if is_damage(&error) => {
+                    self.problem(format!("data row {at}: its older data keys cannot be looked for"));
+                    continue;
+                }
+                versions => versions?,
+            };
+            for version in versions {
                 match deks::open_old(inner, header, directory, record, keys, version).await {
                     Ok(Some(_)) => {}
-                    Ok(None) | Err(Error::Damaged(_)) => {
-                        let at = place(&record.row_place(keys).key());
+                    Ok(None) | Err(Error::Damaged(_) | Error::Store(StoreError::Corrupt(_))) => {
                         self.problem(format!("data row {at}: its older data key of version {version} does not open"));
                     }
                     Err(other) => return Err(other),
@@ -222,7 +234,13 @@ impl Scrub {
         let (mut pages, mut rows) = (0, 0);
         let mut start = Vec::new();
         loop {
-            let part = inner.store.scan(&start, None, SCAN).await?;
+            let part = match inner.store.scan(&start, None, SCAN).await {
+                Err(StoreError::Corrupt(what)) => {
+                    self.problem(format!("the rows behind {} cannot be read through ({what})", place(&start)));
+                    return Ok((pages, rows));
+                }
+                part => part?,
+            };
             for (key, value) in &part {
                 match key.first() {
                     Some(&row::PREFIX) => rows += 1,
@@ -250,6 +268,10 @@ impl Scrub {
             start = [&last[..], &[0]].concat();
         }
     }
+}
+
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Damaged(_) | Error::Store(StoreError::Corrupt(_)))
 }
 
 fn row_of_header(header: &Header) -> Vec<u8> {

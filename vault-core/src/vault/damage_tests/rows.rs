@@ -262,7 +262,7 @@ async fn image_of_a_shred_cut_short() -> Image {
             let ended = fixture.vault.wait_final(asked.made.id, Duration::from_secs(20));
             tokio::select! { _ = ended => {}, () = fixture.vault.failed() => {} }
         }
-        if !fixture.store.scan(&[b'v'], Some(&[b'w']), 1).await.unwrap().is_empty() {
+        if !fixture.store.scan(b"v", Some(b"w"), 1).await.unwrap().is_empty() {
             return Image::of(&fixture, questions, once).await;
         }
     }

@@ -5,7 +5,7 @@ use super::super::{MetadataPatch, meta, subject};
 use super::*;
 use crate::ids::{CallerId, Purpose};
 use crate::root::RootError;
-use crate::store::{Batch, MemoryStore};
+use crate::store::{Batch, Health, MemoryStore, Row};
 
 /// Five subjects, one of them shredded; one has notes, a large field and metadata.
 async fn filled() -> Fixture {
@@ -184,4 +184,66 @@ async fn an_older_image_opens_nothing_not_even_with_its_own_header() {
     let places = [slot(&fixture.dir).into()];
     let outcome = Salvage::open(fixture.store.clone(), &places, wrong, VaultOptions::default(), &|_, _| ()).await;
     assert!(matches!(outcome.err(), Some(Error::WrongUnlockKey)));
+}
+
+/// A store whose engine notices by itself that a row is damaged.
+struct Noticing {
+    rows: Arc<MemoryStore>,
+    damaged: Vec<Vec<u8>>,
+}
+
+impl Noticing {
+    fn check<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>) -> Result<(), StoreError> {
+        match keys.any(|key| self.damaged.iter().any(|damaged| damaged == key)) {
+            true => Err(StoreError::Corrupt("a checksum does not match".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Noticing {
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.check(std::iter::once(key))?;
+        self.rows.get(key).await
+    }
+
+    async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.rows.scan(start, end, limit).await?;
+        self.check(rows.iter().map(|(key, _)| key.as_slice()))?;
+        Ok(rows)
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.rows.commit(batch).await
+    }
+
+    fn health(&self) -> Health {
+        self.rows.health()
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_the_engine_does_not_read_is_listed_and_the_rest_comes() {
+    let fixture = filled().await;
+    let damaged = vec![row_of(&fixture, "a", "profile").await, row_of(&fixture, "noted", "system").await];
+    let store = || Arc::new(Noticing { rows: Arc::new(fixture.store.fork()), damaged: damaged.clone() });
+    let places = [slot(&fixture.dir).into()];
+    let unlock = || Unlock::KeyFile(fixture.key.duplicate());
+    let mut salvage = Salvage::open(store(), &places, unlock(), VaultOptions::default(), &|_, _| ()).await.unwrap();
+    while salvage.next().await.unwrap().is_some() {}
+    let report = salvage.finish().await.unwrap();
+    assert_eq!((report.whole, report.partly, report.compartments_lost), (2, 2, 1), "{:?}", report.problems);
+    assert!(report.problems.iter().any(|told| told.contains("cannot be read through")), "{:?}", report.problems);
+
+    let vault = Vault::open(store(), &places, VaultOptions::default()).await.unwrap();
+    vault.unlock_at_rest(unlock()).await.unwrap();
+    let report = vault.verify(&|_, _| ()).await.unwrap();
+    let told = |what: &str| report.problems.iter().filter(|problem| problem.contains(what)).count();
+    assert_eq!(told("the engine does not read it"), 2, "{:?}", report.problems);
+    assert_eq!((told("cannot be read through"), report.subjects), (1, 4), "{:?}", report.problems);
 }
