@@ -200,10 +200,10 @@ impl Model {
         self.asked += 1;
         let ask = Ask(self.asked);
         for (id, change) in changes {
-            if let Change::Write { fields, .. } = &change {
-                if let Some(Some(phone)) = fields.get(PHONE) {
-                    self.given.entry(phone.clone()).or_default().insert(id.to_owned());
-                }
+            if let Change::Write { fields, .. } = &change
+                && let Some(Some(phone)) = fields.get(PHONE)
+            {
+                self.given.entry(phone.clone()).or_default().insert(id.to_owned());
             }
             self.know(id);
             if let Some(subject) = self.subjects.get_mut(id) {

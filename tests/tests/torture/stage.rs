@@ -23,8 +23,9 @@ pub(crate) struct Stage {
     /// Names the torture and its seed, in whatever goes wrong.
     name: String,
     begun: Instant,
-    /// The key file in use, by its number.
-    key_file: u64,
+    /// The key file in use, and how many were made after the first.
+    key_file: String,
+    key_files: u64,
 }
 
 /// A number from the environment.
@@ -45,7 +46,7 @@ impl Stage {
         let mut choices = Choices::new(seed);
         let workers = (0..workers).map(|n| Worker::new(n, subjects_each, choices.fork())).collect();
         let vault = Vault::configured_in(tempfile::tempdir().unwrap(), engine);
-        Self { vault, workers, choices, name, begun: Instant::now(), key_file: 0 }
+        Self { vault, workers, choices, name, begun: Instant::now(), key_file: "unlock.key".into(), key_files: 0 }
     }
 
     pub(crate) fn say(&self, what: &str) {
@@ -132,9 +133,8 @@ impl Stage {
     /// at it, one of the two key files opens it.
     #[track_caller]
     pub(crate) fn rotate_unlock(&mut self, kill: bool) -> bool {
-        let (old, new) = (format!("unlock-{}.key", self.key_file), format!("unlock-{}.key", self.key_file + 1));
-        let old = if self.key_file == 0 { "unlock.key".to_owned() } else { old };
-        self.key_file += 1;
+        self.key_files += 1;
+        let new = format!("unlock-{}.key", self.key_files);
         let mut command = server_command();
         command.args(["unlock-key", "--config"]).arg(self.vault.config());
         command.arg("--new-key-file").arg(self.vault.data().join(&new));
@@ -144,19 +144,22 @@ impl Stage {
                 self.fail(Trouble::Deviation(format!("unlock-key fails: {}", finished.err)));
             }
             self.vault.set_key_file(&new);
+            self.key_file = new;
             return true;
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(self.choices.below(600)));
+        thread::sleep(Duration::from_millis(self.choices.below(1200)));
         child.kill().unwrap();
         child.wait().unwrap();
         self.vault.set_key_file(&new);
         // Which of them it is shows at the start.
-        let starts = self.vault.data().join(&new).exists() && self.opens();
-        if !starts {
-            self.vault.set_key_file(&old);
+        let changed = self.vault.data().join(&new).exists() && self.opens();
+        if changed {
+            self.key_file = new;
+        } else {
+            self.vault.set_key_file(&self.key_file);
         }
-        starts
+        changed
     }
 
     /// Whether the configured key file opens it.

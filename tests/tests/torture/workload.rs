@@ -77,7 +77,8 @@ impl Worker {
         Ok(())
     }
 
-    /// One request, or a few that belong together.
+    /// One request, of a client that may read all in full (for the purpose `account`). Only [`Trouble::Deviation`] is the
+    /// vault's fault.
     pub(crate) fn step(&mut self, client: &Client) -> Result<(), Trouble> {
         let id = self.any();
         match self.choices.below(100) {
