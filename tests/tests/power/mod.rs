@@ -164,16 +164,16 @@ fn make_dir(root: &TempDir) -> std::path::PathBuf {
 
 #[test]
 fn power_losses_take_nothing_acknowledged() {
-    lose_power(engine());
+    lose_power(engine(), 40);
 }
 
 #[test]
 fn power_losses_take_nothing_with_the_other_engine_either() {
-    lose_power(if engine() == EngineName::Sled { EngineName::Fjall } else { EngineName::Sled });
+    lose_power(if engine() == EngineName::Sled { EngineName::Fjall } else { EngineName::Sled }, 30);
 }
 
-fn lose_power(engine: EngineName) {
-    let (seed, count) = (seed(), number_from("UDV_TEST_CUTS").unwrap_or(40));
+fn lose_power(engine: EngineName, cuts_by_default: u64) {
+    let (seed, count) = (seed(), number_from("UDV_TEST_CUTS").unwrap_or(cuts_by_default));
     eprintln!("power losses of {engine}: seed {seed}, {count} cuts");
     let mut choices = Choices::new(seed);
     let mut life = live(engine, 240, &mut choices);
