@@ -379,6 +379,17 @@ mod tests {
     }
 
     #[test]
+    fn a_count_of_one_more_is_noticed() {
+        let fixture = Fixture::new();
+        let mut value = fixture.write(Row::empty(), &[("phone", b"1")]).put.pop().unwrap().1;
+        assert_eq!(value[9..11], [0, 2], "the manifest and one field");
+        for (count, opens) in [(1, false), (2, true), (3, false), (4, false)] {
+            value[10] = count;
+            assert_eq!(Row::open(&value, &fixture.place()).is_ok(), opens, "{count}");
+        }
+    }
+
+    #[test]
     fn a_field_from_an_older_row_is_noticed() {
         let fixture = Fixture::new();
         let old = fixture.write(Row::empty(), &[("phone", b"old!")]);

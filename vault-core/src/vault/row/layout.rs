@@ -48,10 +48,11 @@ impl<'a> Iterator for Items<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
+        let left = self.left.checked_sub(1)?;
         let (len, rest) = self.rest.split_first_chunk::<4>()?;
         let (item, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
-        self.rest = rest;
+        // Only with the item: a count of one more than there are is not complete.
+        (self.left, self.rest) = (left, rest);
         Some(item)
     }
 }
