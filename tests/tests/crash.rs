@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use vault_core::store::EngineName;
 
-use crate::harness::{Client, Running, Vault, engine};
+use crate::harness::{Client, Running, Vault, engine, number_from};
 
 const WRITERS: u64 = 4;
 const SUBJECTS: u64 = 25;
@@ -43,10 +43,6 @@ impl Choices {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
 
 /// Every written value is a new one, and has its own phone number.
 fn phone(value: u64) -> String {

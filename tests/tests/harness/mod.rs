@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
-pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
-pub(crate) use self::programs::{able_python, program};
+pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run, run_within};
+pub(crate) use self::programs::{able_python, program, target};
 pub(crate) use self::traces::Traces;
 pub(crate) use self::vault::{Running, Vault, copy_dir, engine, files_under, server_command};
 
@@ -22,6 +22,11 @@ pub(crate) fn skip(reason: &str) {
     let required = std::env::var("UDV_TEST_REQUIRE").is_ok_and(|value| value == "all");
     assert!(!required, "a test that must run cannot: {reason}");
     eprintln!("SKIPPED: {reason}");
+}
+
+/// A number that whoever runs the tests may give.
+pub(crate) fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// Asks until `ready` answers something; fails after a minute.
