@@ -84,11 +84,13 @@ fn complete(operation: &mut Value, access: Access) {
     let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
     operation["responses"]["default"] =
         json!({ "description": "A problem", "content": { "application/problem+json": problem } });
-    let told = operation["responses"].as_object_mut().into_iter().flatten().filter_map(|(status, response)| {
-        Some((status.parse::<StatusCode>().ok()?.canonical_reason()?, response.as_object_mut()?))
-    });
-    // OpenAPI wants one of each.
-    told.for_each(|(reason, response)| drop(response.entry("description").or_insert_with(|| json!(reason))));
+    // OpenAPI wants a description of each response.
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+        if let (Some(reason), Some(response)) = (reason, response.as_object_mut()) {
+            response.entry("description").or_insert_with(|| json!(reason));
+        }
+    }
     match access {
         Access::Open => operation.insert("security".to_owned(), json!([])),
         Access::Roles(roles) => {
