@@ -10,30 +10,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vault_core::store::EngineName;
 
-use crate::harness::{Client, Finished, Running, Vault, copy_dir, files_under, run, server_command, wait_for};
+use crate::harness::{
+    Choices, Client, Finished, Running, Vault, copy_dir, files_under, number_from, run, seed, server_command, wait_for,
+};
 
 /// For tests alone; its identity is not needed here.
 const RECIPIENT: &str = "age1jw3f2f3gu0ctl2dmj9a3y30vuzes0zg8ytf5xl4rjhx8ejq5yykq8t8ltn";
 const SUBJECTS: usize = 10;
 /// Cases for each engine, short.
 const CASES: u64 = 24;
-
-/// Dice that a seed repeats (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % sides.max(1) as u64).unwrap()
-    }
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
 
 /// What is asked, and the answers: status, and the body where it is a success.
 type Facts = BTreeMap<String, (u16, Value)>;
@@ -233,7 +218,7 @@ const OPS: [Op; 13] = [
 ];
 
 /// Damages a file; `false` if it is as it was.
-fn damage(path: &Path, op: Op, dice: &mut Dice) -> bool {
+fn damage(path: &Path, op: Op, dice: &mut Choices) -> bool {
     let before = fs::read(path).unwrap();
     if op == Op::Delete {
         fs::remove_file(path).unwrap();
@@ -242,8 +227,8 @@ fn damage(path: &Path, op: Op, dice: &mut Dice) -> bool {
     let mut bytes = before.clone();
     // Files of an engine are longer than what is in them.
     let used = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
-    let any = dice.roll(used);
-    let bit = 1 << dice.roll(8);
+    let any = dice.below(used as u64) as usize;
+    let bit = 1 << dice.below(8);
     let flip = |bytes: &mut Vec<u8>, at: usize| bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= bit);
     match op {
         Op::FlipFirst => flip(&mut bytes, 0),
@@ -258,7 +243,7 @@ fn damage(path: &Path, op: Op, dice: &mut Dice) -> bool {
         Op::ZeroAll => bytes.fill(0),
         Op::Garbage => {
             let to = (any + 64).min(used);
-            bytes[any..to].iter_mut().for_each(|byte| *byte = dice.roll(256) as u8);
+            bytes[any..to].iter_mut().for_each(|byte| *byte = dice.below(256) as u8);
         }
         Op::Longer => bytes.extend([0xa5; 37]),
         Op::Delete => {}
@@ -367,12 +352,11 @@ fn salvaged(bed: &Bed, tally: &mut Tally) {
 }
 
 fn torture(engine: EngineName) {
-    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let seed = number_from("UDV_TEST_SEED").unwrap_or(clock);
+    let seed = seed();
     let wanted = number_from("UDV_TEST_CASES").unwrap_or(CASES);
     eprintln!("damage of {engine}: UDV_TEST_SEED={seed}, {wanted} cases");
     let bed = Bed::new(engine);
-    let (mut dice, mut tally) = (Dice(seed), Tally::default());
+    let (mut dice, mut tally) = (Choices::new(seed), Tally::default());
     case(&bed, true, &mut tally);
     assert_eq!((tally.without_effect, tally.found_by_verify, &tally.faults), (1, 0, &vec![]), "the control: undamaged");
     let mut tally = Tally::default();
@@ -389,8 +373,8 @@ fn torture(engine: EngineName) {
         // Each kind in turn.
         let kind = &kinds[usize::try_from(number).unwrap() % kinds.len()];
         let of_kind: Vec<_> = files.iter().filter(|file| kind_of(file) == *kind).collect();
-        let file = of_kind[dice.roll(of_kind.len())];
-        let op = OPS[dice.roll(OPS.len())];
+        let file = dice.of(&of_kind);
+        let op = dice.of(&OPS);
         let with_salvage = number % 3 == 0;
         bed.put_back();
         let changed = damage(&bed.vault.data().join(file), op, &mut dice);

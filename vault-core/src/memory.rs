@@ -59,7 +59,9 @@ pub fn lock() -> Result<(), LockError> {
 
 /// How much may be locked at most; none for any amount.
 fn limit() -> Option<u64> {
-    if capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK)) {
+    // In a user namespace of its own, the capability does not count for this.
+    let outside = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_whole(&map));
+    if outside && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK)) {
         return None;
     }
     let limits = getrlimit(Resource::Memlock);
@@ -68,6 +70,11 @@ fn limit() -> Option<u64> {
         return None;
     }
     limits.current
+}
+
+/// Whether a map of user ids is that of the initial namespace.
+fn is_whole(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Whether the machine has swap space at present; so if that is not known.

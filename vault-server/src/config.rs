@@ -525,6 +525,7 @@ mod tests {
             ("UDV_STORE__ENGINE", "fjall"),
             ("UDV_SLOTS__FILES", "[\"a\"]"),
             ("UDV_LOG__FORMAT", "json"),
+            ("UDV_PROCESS__LOCK_MEMORY", "required"),
             ("UDV_TLS__CERT", "c.pem"),
             ("UDV_LOG", "debug"),
             ("PATH", "/bin"),
@@ -536,13 +537,14 @@ mod tests {
             (EngineName::Fjall, EngineName::Sled)
         );
         assert_eq!(config.slots.files, [Path::new("/etc/udv/a")]);
-        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!((config.log.format, config.process.lock_memory), (LogFormat::Json, LockMemory::Required));
         assert!(config.check().is_err(), "a certificate without its key");
         for (name, value) in [
             ("UDV_SERVER__LISTEN", "here"),
             ("UDV_SERVER__PORT", "1"),
             ("UDV_NOWHERE__X", "1"),
             ("UDV_STORE__ENGINE", "rocksdb"),
+            ("UDV_PROCESS__LOCK_MEMORY", "maybe"),
         ] {
             let error = parse(GOOD, &[(name, value)]).unwrap_err();
             assert!(matches!(error, ConfigError::Variable { variable, .. } if variable == name));

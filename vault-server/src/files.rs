@@ -38,20 +38,30 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 /// file system lets that reach them.
 ///
 /// # Errors
-/// What the system says; then the file is as it was.
+/// What the system says; then the file is as it was, and the new secret is nowhere.
 pub(crate) fn replace_secret(path: &Path, text: &str) -> io::Result<()> {
+    // Behind a link, for the link is to stay.
+    let path = path.canonicalize()?;
+    let old = OpenOptions::new().write(true).open(&path)?;
     let next = path.with_added_extension("new");
-    match std::fs::remove_file(&next) {
-        // Left by a process that was killed.
-        Ok(()) => {}
-        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
-        Err(why) => return Err(why),
+    // One that is there was left by a process that was killed.
+    remove(&next)?;
+    if let Err(why) = write_secret(&next, text).and_then(|()| std::fs::rename(&next, &path)) {
+        remove(&next)?;
+        return Err(why);
     }
-    write_secret(&next, text)?;
-    let old = OpenOptions::new().write(true).open(path)?;
-    std::fs::rename(&next, path)?;
-    sync_dir(parent(path))?;
-    wipe(old)
+    // It is in its place now, whatever happens to the old bytes.
+    if let Err(why) = sync_dir(parent(&path)).and_then(|()| wipe(old)) {
+        tracing::warn!(path = %path.display(), %why, "a secret was replaced, and what it was may still be on the disk");
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+        _ => Ok(()),
+    }
 }
 
 /// Writes zeros over a file.
@@ -120,6 +130,7 @@ mod tests {
         let path = dir.path().join("unlock.key");
         let missing = replace_secret(&path, "new\n");
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound, "a place that is not there is no place");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the new secret is nowhere");
         write_secret(&path, "old\n").unwrap();
         let old = File::open(&path).unwrap();
         std::fs::write(dir.path().join("unlock.key.new"), "left over").unwrap();

@@ -3,8 +3,7 @@
 //! Only what the server itself has a place for can be replaced this way: the key file or passphrase file that it is configured
 //! with, its HSM token, a passphrase that a person sends. For anything else there is `vault-server unlock-key`.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use vault_core::crypto::passphrase::{Cost, new_key_file};
 use vault_core::root::{Hsm, Method, NewUnlock};
@@ -15,23 +14,33 @@ use crate::files;
 use crate::problem::{Kind, Problem};
 use crate::unlock::{PASSPHRASE_MIN, Source};
 
-/// New unlock keys in place of these `methods`.
+/// The longest passphrase, in bytes: whatever reads it again takes so much.
+const PASSPHRASE_MAX: usize = 1024;
+
+/// New unlock keys in place of those that open `slots`. `cut_short`: an earlier rotation may have left keys of its own there.
 ///
 /// # Errors
-/// A conflict, if one of them cannot be replaced from here; an invalid value, if the passphrase is missing, not wanted or short.
+/// A conflict, if one of them cannot be replaced from here; an invalid value, if the passphrase is missing, not wanted, or none
+/// that can be kept in a file.
 pub(crate) fn rotation(
-    methods: &[Method],
+    slots: &[Vec<Method>],
+    cut_short: bool,
     source: Option<&Source>,
     passphrase: Option<Zeroizing<String>>,
 ) -> Result<NewRotation, Problem> {
-    if let Some(short) = &passphrase
-        && short.chars().count() < PASSPHRASE_MIN
-    {
-        return Err(Problem::invalid("passphrase", "at least 8 characters; several words are better"));
-    }
+    let has = |method: Method| slots.iter().flatten().any(|of| *of == method);
     let mut unlocks = Vec::new();
     let mut placed: Option<(PathBuf, Zeroizing<String>)> = None;
-    for method in methods {
+    for method in [Method::KeyFile, Method::Pkcs11, Method::Passphrase].into_iter().filter(|method| has(*method)) {
+        let several = |slot: &Vec<Method>| slot.iter().filter(|of| **of == method).count() > 1;
+        if slots.iter().any(several) && !cut_short {
+            let told = format!(
+                "more than one {} opens the vault, and the server would take away those that it does not know: stop it and \
+                 use `vault-server unlock-key`",
+                method.as_str()
+            );
+            return Err(Problem::new(Kind::Conflict, told));
+        }
         match (method, source) {
             (Method::KeyFile, Some(Source::KeyFile(path))) => {
                 let (key, text) = new_key_file();
@@ -43,7 +52,8 @@ pub(crate) fn rotation(
             }
             (Method::Passphrase, Some(Source::Credential(_))) | (Method::KeyFile | Method::Pkcs11, _) => {
                 let told = format!(
-                    "the vault is also opened by a {}, which this server cannot replace: stop it and use `vault-server unlock-key`",
+                    "the vault is opened by a {} as well, which this server has no place for: stop it and use \
+                     `vault-server unlock-key`",
                     method.as_str()
                 );
                 return Err(Problem::new(Kind::Conflict, told));
@@ -51,22 +61,35 @@ pub(crate) fn rotation(
             (Method::Passphrase, _) => {}
         }
     }
-    let by_passphrase = methods.contains(&Method::Passphrase);
-    if by_passphrase && passphrase.is_none() {
-        return Err(Problem::invalid("passphrase", "the new passphrase, for the vault is opened by one"));
-    }
-    if let Some(passphrase) = passphrase {
-        if let Some(Source::PassphraseFile(path)) = source {
-            placed = Some((path.clone(), Zeroizing::new(format!("{}\n", *passphrase))));
+    match (passphrase, has(Method::Passphrase)) {
+        (None, false) => {}
+        (None, true) => {
+            return Err(Problem::invalid("passphrase", "the new passphrase, for the vault is opened by one"));
         }
-        unlocks.push(NewUnlock::Passphrase(passphrase, Cost::DEFAULT));
+        (Some(_), false) => {
+            return Err(Problem::invalid("passphrase", "none, for the vault is not opened by one"));
+        }
+        (Some(passphrase), true) => {
+            check(&passphrase)?;
+            if let Some(Source::PassphraseFile(path)) = source {
+                placed = Some((path.clone(), Zeroizing::new(format!("{}\n", *passphrase))));
+            }
+            unlocks.push(NewUnlock::Passphrase(passphrase, Cost::DEFAULT));
+        }
     }
-    let place = move || placed.map_or(Ok(()), |(path, text)| in_place(&path, &text));
+    let place = move || placed.map_or(Ok(()), |(path, text)| files::replace_secret(&path, &text));
     Ok(NewRotation::Unlock { unlocks, place: Box::new(place) })
 }
 
-fn in_place(path: &Path, text: &str) -> io::Result<()> {
-    files::replace_secret(path, text)
+/// It must be the same again when it is read from a file or typed.
+fn check(passphrase: &str) -> Result<(), Problem> {
+    if passphrase.chars().count() < PASSPHRASE_MIN || passphrase.len() > PASSPHRASE_MAX {
+        return Err(Problem::invalid("passphrase", "8 characters to 1 KiB; several words are better"));
+    }
+    if passphrase.chars().any(char::is_control) {
+        return Err(Problem::invalid("passphrase", "one line without control characters"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -80,7 +103,7 @@ mod tests {
         passphrase: Option<&str>,
     ) -> Result<Vec<&'static str>, String> {
         let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
-        let outcome = rotation(methods, source, passphrase);
+        let outcome = rotation(&[methods.to_vec()], false, source, passphrase);
         let NewRotation::Unlock { unlocks, place } = outcome.map_err(|problem| format!("{problem:?}"))? else {
             panic!("another rotation")
         };
@@ -124,10 +147,23 @@ mod tests {
             let refused = asked(methods, source, passphrase).unwrap_err();
             assert!(refused.contains("vault-server unlock-key"), "{refused}");
         }
-        for (passphrase, told) in [(None, "the new passphrase"), (Some("short"), "at least 8")] {
+        for (passphrase, told) in [
+            (None, "the new passphrase"),
+            (Some("short"), "8 characters"),
+            (Some("correct horse\n"), "one line"),
+            (Some(&*"horse ".repeat(200)), "1 KiB"),
+        ] {
             let refused = asked(&[Method::Passphrase], None, passphrase).unwrap_err();
             assert!(refused.contains(told), "{refused}");
-            assert!(!refused.contains("short"), "{refused}");
+            assert!(!refused.contains("short") && !refused.contains("horse"), "{refused}");
         }
+        let file = Source::KeyFile("unlock.key".into());
+        let unwanted = asked(&[Method::KeyFile], Some(&file), Some("correct horse")).unwrap_err();
+        assert!(unwanted.contains("not opened by one"), "{unwanted}");
+        // One in a safe, perhaps; or left by a rotation that was cut short.
+        let two = vec![Method::KeyFile, Method::KeyFile];
+        let refused = asked(&two, Some(&file), None).unwrap_err();
+        assert!(refused.contains("more than one key file"), "{refused}");
+        assert!(rotation(&[two], true, Some(&file), None).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -63,7 +63,9 @@ pub(crate) fn assemble() -> (Router<App>, Served) {
     let (router, document) = all().split_for_parts();
     let mut document = serde_json::to_value(&document).unwrap_or_default();
     for &(method, path, access, _) in ROUTES {
-        complete(&mut document["paths"][path][method.to_lowercase()], access);
+        // Asked for by index, it would be made where it is not there.
+        let operation = document["paths"].get_mut(path).and_then(|item| item.get_mut(method.to_lowercase()));
+        operation.into_iter().for_each(|operation| complete(operation, access));
     }
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = std::mem::take(paths).into_iter().map(|(path, item)| (described(&path), item)).collect();
@@ -82,6 +84,13 @@ fn complete(operation: &mut Value, access: Access) {
     let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
     operation["responses"]["default"] =
         json!({ "description": "A problem", "content": { "application/problem+json": problem } });
+    // OpenAPI wants a description of each response.
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+        if let (Some(reason), Some(response)) = (reason, response.as_object_mut()) {
+            response.entry("description").or_insert_with(|| json!(reason));
+        }
+    }
     match access {
         Access::Open => operation.insert("security".to_owned(), json!([])),
         Access::Roles(roles) => {
@@ -200,6 +209,17 @@ mod tests {
         }
         let erasures = &document["paths"]["/v1/erasures"]["post"]["responses"]["201"]["headers"];
         assert!(erasures.get("Idempotency-Replayed").is_some());
+    }
+
+    #[test]
+    fn every_response_has_a_description() {
+        let document = documented();
+        let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+        for (method, operation) in operations {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].is_string(), "{method} {} {status}", operation["operationId"]);
+            }
+        }
     }
 
     #[test]

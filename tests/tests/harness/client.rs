@@ -49,6 +49,11 @@ impl Client {
         Self { purpose: self.purpose, ..Self::with_agent(config.build().into(), &self.url, token.as_deref()) }
     }
 
+    /// The same, with connections that nobody else uses.
+    pub(crate) fn alone(&self) -> Self {
+        Self { purpose: self.purpose, ..Self::new(&self.url, self.token()) }
+    }
+
     /// The API token that it sends.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()

@@ -1,5 +1,6 @@
 //! What the tests stand on: programs, vaults, a client, customers, and a search for traces.
 
+mod choices;
 mod client;
 mod customers;
 mod process;
@@ -11,10 +12,11 @@ mod vault;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::choices::{Choices, number_from, seed};
 pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
-pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run};
-pub(crate) use self::programs::{able_python, program};
+pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run, run_within};
+pub(crate) use self::programs::{able_python, program, target};
 pub(crate) use self::rows::Rows;
 pub(crate) use self::traces::Traces;
 pub(crate) use self::vault::{Running, Vault, copy_dir, engine, files_under, server_command};

@@ -87,12 +87,17 @@ pub(crate) fn plain_words(text: &str) {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(mut command: Command) -> Finished {
+pub(crate) fn run(command: Command) -> Finished {
+    run_within(command, RUN_LIMIT)
+}
+
+/// The same for one that takes long.
+pub(crate) fn run_within(mut command: Command, limit: Duration) -> Finished {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut child = Guard(child);
     let out = gather(child.0.stdout.take().unwrap());
     let err = gather(child.0.stderr.take().unwrap());
-    let status = wait(&mut child.0, RUN_LIMIT).unwrap_or_else(|| panic!("still running: {command:?}"));
+    let status = wait(&mut child.0, limit).unwrap_or_else(|| panic!("still running: {command:?}"));
     Finished { code: status.code(), out: out.join().unwrap(), err: err.join().unwrap() }
 }
 

@@ -11,11 +11,23 @@ pub(crate) fn program(name: &str) -> PathBuf {
     DIRECTORY.get_or_init(build).join(name)
 }
 
-/// Builds both with the profile and into the directory of this test, so that they are there and never stale.
+/// The directory that everything is built in.
+pub(crate) fn target() -> PathBuf {
+    profile_directory().parent().unwrap().to_owned()
+}
+
+/// `target/<profile>`, of `target/<profile>/deps/<this test>`.
+fn profile_directory() -> PathBuf {
+    env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Builds both with the profile and into the directory of this test, so that they are there and never stale; or takes those
+/// in the directory `UDV_TEST_PROGRAMS`, built for release by whoever runs long tests.
 fn build() -> PathBuf {
-    // target/<profile>/deps/<this test>
-    let own = env::current_exe().unwrap();
-    let directory = own.ancestors().nth(2).unwrap().to_owned();
+    if let Some(directory) = env::var_os("UDV_TEST_PROGRAMS") {
+        return directory.into();
+    }
+    let directory = profile_directory();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(other) => other,
@@ -30,7 +42,7 @@ fn build() -> PathBuf {
     }
     let status = cargo
         .args(["build", "--quiet", "-p", "vault-server", "-p", "vault-cli", "--profile", profile, "--target-dir"])
-        .arg(directory.parent().unwrap())
+        .arg(target())
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .status()
         .unwrap();

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -194,4 +195,54 @@ fn living(keys: &Keys, token: &str) -> Wanted {
     }
     living.text(token);
     living
+}
+
+/// A line of a file of `/proc` about a server.
+fn line(running: &Running, file: &str, start: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{}/{file}", running.server.id())).unwrap();
+    text.lines().find_map(|line| line.strip_prefix(start)).unwrap().trim().to_owned()
+}
+
+/// The server with at most 64 KiB of locked memory, and without the right to exceed that.
+fn limited(vault: &Vault, lock_memory: &str) -> Command {
+    let server = vault.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -l 64 && exec setpriv --bounding-set=-ipc_lock \"$@\"", "sh"]);
+    command.arg(server.get_program()).args(server.get_args()).env("NO_COLOR", "1");
+    command.env("UDV_PROCESS__LOCK_MEMORY", lock_memory);
+    command
+}
+
+#[test]
+fn core_dumps_are_off_and_memory_is_locked_where_the_system_allows() {
+    if !Command::new("setpriv").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip("there is no setpriv: install util-linux");
+    }
+    let vault = Vault::configured();
+    let start = |command| vault.start_with(command).unwrap_or_else(|refusal| panic!("{}", refusal.text));
+    let required = |lock_memory| {
+        let mut command = vault.command();
+        command.env("UDV_PROCESS__LOCK_MEMORY", lock_memory);
+        command
+    };
+    let off = start(required("off"));
+    let core = line(&off, "limits", "Max core file size");
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+    assert_eq!(line(&off, "status", "VmLck:"), "0 kB");
+    off.stop();
+    // The limit is obeyed: nothing is locked, and nothing fails for that.
+    let within = start(limited(&vault, "auto"));
+    assert_eq!(line(&within, "status", "VmLck:"), "0 kB");
+    within.admin.set("jane", &json!({ "name": "x".repeat(8000) })).expect(201);
+    let told = within.stop();
+    assert!(told.contains("memory is not locked"), "{told}");
+    vault.start_with(limited(&vault, "required")).err().unwrap().says("LimitMEMLOCK=infinity");
+
+    match vault.start_with(required("required")) {
+        Ok(running) => {
+            assert_ne!(line(&running, "status", "VmLck:"), "0 kB");
+            assert!(running.stop().contains("memory is locked"));
+        }
+        Err(refusal) => skip(&format!("this machine locks no memory: {}", refusal.text)),
+    }
 }

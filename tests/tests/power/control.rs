@@ -10,8 +10,8 @@ use vault_core::store::{Batch, DiskOptions, DiskStore, EngineName, Store};
 
 use super::disk::{Disk, Loss};
 use super::journal::{Journal, length, watched};
-use super::{Choices, make_dir, seed};
-use crate::harness::run;
+use super::make_dir;
+use crate::harness::{Choices, run, seed};
 
 /// Images of a store.
 const IMAGES: u64 = 30;

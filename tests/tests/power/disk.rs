@@ -17,8 +17,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Choices;
 use super::journal::{Event, Journal};
+use crate::harness::Choices;
 
 const PAGE: u64 = 4096;
 

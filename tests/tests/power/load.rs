@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Choices;
 use super::journal::length;
-use crate::harness::{Client, Running};
+use crate::harness::{Choices, Client, Running};
 use crate::torture::model::{Change, Model, PHONE, Refusal, State, Tally, Trouble};
 
 pub(super) const WRITERS: usize = 3;

@@ -21,36 +21,10 @@ use vault_core::store::EngineName;
 use self::disk::{Disk, Loss};
 use self::journal::{Event, Journal, length, watched};
 use self::load::{Load, WRITERS};
-use crate::harness::{Vault, engine, plain_words};
+use crate::harness::{Choices, Vault, engine, number_from, plain_words, seed};
 
 /// Images that are tried at the same time.
 const TRIED_AT_ONCE: usize = 2;
-
-/// A small generator of choices (splitmix64), the same for the same seed.
-struct Choices(u64);
-
-impl Choices {
-    fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
-fn seed() -> u64 {
-    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    number_from("UDV_TEST_SEED").unwrap_or(clock)
-}
 
 /// One vault's life on a disk, and what was acknowledged when.
 struct Life {

@@ -10,9 +10,8 @@ use vault_core::store::EngineName;
 
 use super::model::Trouble;
 use super::rotator::Rotator;
-use super::stage::{Ending, Stage, number_from, other_engine};
-use super::workload::Choices;
-use crate::harness::{Running, engine};
+use super::stage::{Ending, Stage, other_engine};
+use crate::harness::{Choices, Running, engine, number_from};
 
 const WORKERS: u64 = 4;
 const SUBJECTS_EACH: u64 = 30;

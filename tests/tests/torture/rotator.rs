@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::model::{Trouble, answered};
-use super::workload::Choices;
-use crate::harness::{Answer, Client, run};
+use crate::harness::{Answer, Choices, Client, run};
 
 const ROTATIONS: &str = "/v1/keys/rotations";
 /// Ten times what the slowest is seen to take.

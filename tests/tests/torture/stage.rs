@@ -9,8 +9,8 @@ use vault_core::store::EngineName;
 
 use super::model::{Tally, Trouble};
 use super::rotator::Rotator;
-use super::workload::{Choices, Worker};
-use crate::harness::{Client, Running, Vault, engine, run, server_command, wait_for};
+use super::workload::Worker;
+use crate::harness::{Choices, Client, Running, Vault, engine, run, seed, server_command, wait_for};
 
 /// How long a worker waits when the server is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
@@ -28,19 +28,13 @@ pub(crate) struct Stage {
     key_files: u64,
 }
 
-/// A number from the environment.
-pub(crate) fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
 pub(crate) fn other_engine() -> EngineName {
     if engine() == EngineName::Sled { EngineName::Fjall } else { EngineName::Sled }
 }
 
 impl Stage {
     pub(crate) fn new(what: &str, engine: EngineName, workers: u64, subjects_each: u64) -> Self {
-        let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        let seed = number_from("UDV_TEST_SEED").unwrap_or(clock);
+        let seed = seed();
         let name = format!("{what} on {engine}, seed {seed}");
         eprintln!("{name}");
         let mut choices = Choices::new(seed);

@@ -4,44 +4,12 @@
 use serde_json::{Value, json};
 
 use super::model::{Ask, Change, Model, PHONE, Refusal, State, Trouble, answered};
-use crate::harness::{Answer, Client};
+use crate::harness::{Answer, Choices, Client};
 
 /// How many subjects one request of a batch writes when all are enrolled.
 const ENROLLED_AT_ONCE: usize = 500;
 /// Numbers of one worker, so that no two workers share one.
 const PHONES_EACH: u64 = 1_000_000;
-
-/// A small generator of choices (xorshift), the same for the same seed.
-pub(crate) struct Choices(u64);
-
-impl Choices {
-    pub(crate) fn new(seed: u64) -> Self {
-        // Near seeds would make near choices at first.
-        let mut choices = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        choices.below(2);
-        choices
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-
-    pub(crate) fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-
-    pub(crate) fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-
-    /// Others, that go on by themselves.
-    pub(crate) fn fork(&mut self) -> Self {
-        Self::new(self.below(u64::MAX))
-    }
-}
 
 /// One caller with subjects of its own.
 pub(crate) struct Worker {

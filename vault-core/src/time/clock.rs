@@ -17,6 +17,8 @@ pub(super) struct Clock {
     ahead: Option<Step>,
     behind: bool,
     told: bool,
+    /// What the system's clock said last.
+    said: u64,
 }
 
 /// How far the system's clock is ahead of the earlier bound, and since when.
@@ -36,11 +38,14 @@ pub(super) struct Moment {
 impl Clock {
     /// The process begins, and the system's clock says this.
     pub(super) fn new(wall: u64) -> Self {
-        Self { latest: wall, settled: wall, ahead: None, behind: false, told: false }
+        Self { latest: wall, settled: wall, ahead: None, behind: false, told: false, said: wall }
     }
 
     /// The system's clock says `wall`, and so much time has gone by since the process began.
     pub(super) fn look(&mut self, wall: u64, gone: u64) -> Moment {
+        // What is told does not go back by the corrections either: nothing lies ahead of a time that was told just now.
+        let wall = if wall.saturating_add(SLACK) >= self.said { wall.max(self.said) } else { wall };
+        self.said = wall;
         self.follow(wall, gone);
         let (latest, settled) = (self.latest.saturating_add(gone), self.settled.saturating_add(gone));
         let behind = latest > wall.saturating_add(SLACK);
@@ -55,19 +60,21 @@ impl Clock {
         }
     }
 
-    /// Takes a step ahead over once it has lasted.
+    /// Takes over what the system's clock was ahead by all the while of an hour.
     fn follow(&mut self, wall: u64, gone: u64) {
         let by = wall.saturating_sub(self.settled.saturating_add(gone));
         self.ahead = match self.ahead {
             _ if by <= SLACK => None,
-            Some(step) if step.by.abs_diff(by) <= SLACK && gone.saturating_sub(step.since) >= LASTING => {
-                self.settled = self.settled.saturating_add(by);
+            Some(step) if gone.saturating_sub(step.since) >= LASTING => {
+                self.settled = self.settled.saturating_add(step.by.min(by));
                 self.latest = self.latest.max(self.settled);
                 tracing::info!("the system's clock is taken to be right: it has been so for an hour");
-                None
+                // What it is ahead by beyond that begins to last now.
+                let rest = by.saturating_sub(step.by);
+                (rest > SLACK).then_some(Step { by: rest, since: gone })
             }
-            Some(step) if step.by.abs_diff(by) <= SLACK => Some(step),
-            _ => {
+            Some(step) => Some(Step { by: step.by.min(by), ..step }),
+            None => {
                 let seconds = by / 1000;
                 tracing::warn!(
                     seconds,
@@ -94,7 +101,7 @@ impl Clock {
             }
             tracing::warn!(
                 seconds,
-                "the system's clock is behind the last entry of the audit log: check it. What has expired may not have, \
+                "the system's clock is behind the time of the vault's last commit: check it. What has expired may not have, \
                  and what is due is late"
             );
         }
@@ -117,8 +124,12 @@ mod tests {
         let mut clock = Clock::new(BEGUN);
         for gone in [0, 1, 900, MINUTE, 3 * LASTING] {
             assert_eq!(clock.look(BEGUN + gone, gone), moment(gone, gone));
-            // Small corrections are.
-            assert_eq!(clock.look(BEGUN + gone + 400, gone), moment(gone + 400, gone + 400));
+        }
+        // A correction ahead is followed; one back lets time stand until it is made up for.
+        let (gone, wall) = (4 * LASTING, BEGUN + 4 * LASTING);
+        for (correction, told) in [(400, 400), (-100, 400), (399, 400), (401, 401)] {
+            let corrected = wall.saturating_add_signed(correction);
+            assert_eq!(clock.look(corrected, gone), moment(gone + told, gone + told));
         }
     }
 
@@ -146,11 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn steps_one_after_the_other_do_not_add_up() {
+    fn of_a_clock_that_runs_ahead_only_what_has_lasted_counts() {
         let mut clock = Clock::new(BEGUN);
-        for gone in (0..3 * LASTING).step_by(MINUTE as usize) {
-            let wall = BEGUN + gone + gone / MINUTE * 2 * SLACK;
-            assert!(clock.look(wall, gone).settled <= BEGUN + gone + SLACK, "after {gone}");
+        let ahead = |gone: u64| gone / MINUTE * 2 * SLACK;
+        for gone in (0..5 * LASTING).step_by(MINUTE as usize) {
+            let settled = clock.look(BEGUN + gone + ahead(gone), gone).settled;
+            assert!(settled <= BEGUN + gone + ahead(gone.saturating_sub(LASTING)) + SLACK, "after {gone}");
+            // And that does, however often it is set on: nothing waits for ever.
+            assert!(settled >= BEGUN + gone + ahead(gone.saturating_sub(3 * LASTING)), "after {gone}");
         }
     }
 

@@ -16,8 +16,10 @@ use crate::trie::{Duty, Header, Kind, SubtreeInfo};
 /// How often ages are held against the policy, and the first time after an unlock.
 const EVERY: Duration = Duration::from_secs(60);
 const FIRST_AFTER: Duration = Duration::from_secs(1);
-/// How long a layer is left alone after a rotation of it failed or a person cancelled one, in seconds.
-const AGAIN_SECONDS: u64 = 24 * 3600;
+/// How long a layer is left alone after a person cancelled a rotation of it, and after one failed, in seconds: damage does
+/// not go away by itself, and each try gives what is whole another key.
+const CANCELLED_SECONDS: u64 = 24 * 3600;
+const FAILED_SECONDS: u64 = 7 * 24 * 3600;
 /// How often the log is told of the same layer, in seconds.
 const WARN_SECONDS: u64 = 24 * 3600;
 
@@ -156,7 +158,7 @@ impl Vault {
             return Ok(None);
         }
         let records = rotate::all(&self.inner, &*self.session()?).await?;
-        if records.iter().any(|record| !ended(record.state)) {
+        if records.iter().any(|record| matches!(record.state, RotationState::Queued | RotationState::Running)) {
             return Ok(None);
         }
         for due in status.layers.iter().filter(|layer| layer.is_due(now) && layer.layer != Layer::Unlock) {
@@ -207,12 +209,17 @@ fn warn(status: &KeyStatus, now: Timestamp, warned: &mut Vec<(Layer, Timestamp)>
     }
 }
 
-/// Whether a layer is left alone after this rotation, its last: it failed, or a person wanted none.
+/// Whether a layer is left alone after this rotation, its last: it rests, a person wanted none, or it failed, and would most
+/// likely do so again.
 fn rests(last: &RotationRecord, now: Timestamp) -> bool {
+    let rest = match last.state {
+        RotationState::Paused => return true,
+        RotationState::Cancelled => CANCELLED_SECONDS,
+        RotationState::Failed => FAILED_SECONDS,
+        _ => return false,
+    };
     let ended = last.finished_at.unwrap_or(last.started_at);
-    matches!(last.state, RotationState::Failed | RotationState::Cancelled)
-        && ended <= now
-        && ended.plus_seconds(AGAIN_SECONDS) > now
+    ended <= now && ended.plus_seconds(rest) > now
 }
 
 /// None of the layer's keys is older: those that a rotation leaves alone were drawn since it began.
@@ -231,20 +238,28 @@ fn oldest(records: &[RotationRecord], layer: Layer, created_at: Timestamp) -> Ti
 
 /// The last done rotation of all keys of the layer.
 fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
-    let chosen = |work: &Work| matches!(work, Work::Deks(work) if matches!(work.which, WhichDeks::Of(_)));
     let mut done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
-    let record = done.rfind(|record| !chosen(&record.work))?;
+    let record = done.rfind(|record| !is_of_chosen(record))?;
     Some(LastRotation { id: record.id, finished_at: record.finished_at? })
 }
 
-/// What the last rotation of a layer has still to do, unless it was done or taken back.
+/// Whether it gives other keys to chosen subjects only.
+fn is_of_chosen(record: &RotationRecord) -> bool {
+    matches!(&record.work, Work::Deks(work) if matches!(work.which, WhichDeks::Of(_)))
+}
+
+/// What is still on older keys than the last rotation of a layer was to bring. A rotation of lookups that is taken back leaves
+/// all under the serving key.
 fn older(records: &[RotationRecord], layer: Layer) -> u64 {
-    match records.iter().rfind(|record| record.layer() == layer) {
-        Some(r) if !matches!(r.state, RotationState::Done | RotationState::Cancelled) => match &r.work {
+    let mut of_layer = records.iter().filter(|record| record.layer() == layer);
+    match of_layer.rfind(|record| !ended(record.state) || !is_of_chosen(record)) {
+        None => 0,
+        Some(r) if r.state == RotationState::Done => 0,
+        Some(r) if r.state == RotationState::Cancelled && layer == Layer::Lookups => 0,
+        Some(r) => match &r.work {
             Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
             _ => r.total - r.done.min(r.total),
         },
-        _ => 0,
     }
 }
 

@@ -334,7 +334,7 @@ fn new_record(asked: &NewErasure, subjects: usize, options: &VaultOptions) -> Er
     let id = uuid::Builder::from_unix_timestamp_millis(now.0, &Random::new(10).array()).into_uuid();
     let second = options.approve_above > 0 && subjects as u64 > options.approve_above;
     let approval = if second { Approval::Awaited } else { Approval::NotNeeded };
-    let not_before = asked.not_before.filter(|at| *at > now);
+    let not_before = asked.not_before.filter(|at| *at > Timestamp::settled());
     ErasureRecord {
         id: ErasureId(*id.as_bytes()),
         reason: asked.reason.clone(),

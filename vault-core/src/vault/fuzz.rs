@@ -164,7 +164,13 @@ pub(crate) mod sealed {
 
     pub(crate) fn meta() -> Vec<Vec<u8>> {
         let counts = Counts { subjects: 3, tombstones: 1, refused: 0, callers: 2, pages: 9, rows: 4, shreds: 1 };
-        let meta = Meta { head: MetaHead { vault: VaultId([7; 16]), epoch: 7 }, sequence: 11, counts, logged: 12 };
+        let meta = Meta {
+            head: MetaHead { vault: VaultId([7; 16]), epoch: 7 },
+            sequence: 11,
+            counts,
+            logged: 12,
+            at: Timestamp(13),
+        };
         vec![meta.seal(&MetaKey::from_slice(&[9; 32]).expect("32 bytes"))]
     }
 }

@@ -53,7 +53,8 @@ impl Vault {
 
         let mut header = Header::new(vault, Timestamp::now(), &mut random);
         let head = MetaHead { vault, epoch: header.epoch() };
-        let meta = Meta { head, sequence: 1, counts: Counts::default(), logged: 0 }.seal(header.meta_key());
+        let meta = Meta { head, sequence: 1, counts: Counts::default(), logged: 0, at: Timestamp::settled() }
+            .seal(header.meta_key());
         let header_row = header.seal(&root.key, &mut random);
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Absent));
@@ -159,6 +160,10 @@ impl Vault {
         if meta.head != (MetaHead { vault: inner.vault, epoch: header.epoch() }) {
             return Err(Error::Damaged("the META record and the vault header disagree"));
         }
+        // Vaults of all ages are opened by one process of tests.
+        if cfg!(not(test)) {
+            Timestamp::told_before(meta.at);
+        }
         if matches!(finalizing, Finalizing::Resumed) {
             inner.recover_outbox(&header).await?;
         }
@@ -170,7 +175,6 @@ impl Vault {
                 "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
             );
         }
-        inner.tell_clock();
         let Meta { counts, sequence, logged, .. } = meta;
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -293,6 +297,11 @@ impl Vault {
         if let Some(log) = self.inner.outbox.log() {
             log.close();
         }
+    }
+
+    /// What opens each of the root slots that unlock keys open: one in hardware has its own.
+    pub fn slot_unlocks(&self) -> Vec<Vec<Method>> {
+        self.inner.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).map(FileSlot::methods).collect()
     }
 
     /// What opens the root slots.

@@ -94,17 +94,6 @@ impl Inner {
         self.outbox.log().cloned().ok_or(Error::NotFound("audit log"))
     }
 
-    /// Tells the clock when the log was last written to: since then no time was told.
-    pub(super) fn tell_clock(&self) {
-        // Vaults of all ages are opened by one process of tests.
-        let Some(log) = self.outbox.log().filter(|_| cfg!(not(test))) else { return };
-        let last = log.size().checked_sub(1).and_then(|last| log.read(last, 1).ok());
-        let last = last.and_then(|read| Entry::decode(read.first()?));
-        if let Some(last) = last {
-            Timestamp::told_before(last.at);
-        }
-    }
-
     /// Gives the log its key; draws one for a vault that has none yet. Goes on with a change that a crash cut short.
     pub(super) async fn unlock_log(&self, session: &Session, at_rest: bool) -> Result<(), Error> {
         let Some(log) = self.outbox.log() else { return Ok(()) };

@@ -6,6 +6,7 @@
 //! off 34  sealed box under the header's META key, AAD = bytes 0..34:
 //!         u64 commit sequence ‖ u64 subjects ‖ u64 tombstones ‖ u64 refused ‖ u64 callers ‖ u64 pages ‖ u64 rows
 //!         ‖ u64 entries of the audit log that were durable by then ‖ u64 shreds
+//!         ‖ u64 settled time of the commit, ms
 //! ```
 //! Written with every commit, and expected by the next: two writers can not both go on. A truncated store opens cleanly
 //! in some engines, with every record gone; without a valid META the vault does not start on it.
@@ -14,6 +15,7 @@ use super::types::Counts;
 use crate::crypto::MetaKey;
 use crate::error::Error;
 use crate::ids::VaultId;
+use crate::time::Timestamp;
 
 /// The record's key in the store.
 pub(crate) const KEY: &[u8] = b"m";
@@ -37,6 +39,8 @@ pub(crate) struct Meta {
     pub(crate) counts: Counts,
     /// Entries of the audit log that were durable when it was written: with fewer, the log is not the one it was.
     pub(crate) logged: u64,
+    /// When it was written, as far as the clock was trusted then.
+    pub(crate) at: Timestamp,
 }
 
 impl MetaHead {
@@ -65,8 +69,18 @@ impl Meta {
     /// Seals the record.
     pub(crate) fn seal(&self, key: &MetaKey) -> Vec<u8> {
         let c = self.counts;
-        let numbers =
-            [self.sequence, c.subjects, c.tombstones, c.refused, c.callers, c.pages, c.rows, self.logged, c.shreds];
+        let numbers = [
+            self.sequence,
+            c.subjects,
+            c.tombstones,
+            c.refused,
+            c.callers,
+            c.pages,
+            c.rows,
+            self.logged,
+            c.shreds,
+            self.at.0,
+        ];
         let plaintext: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
         let head = self.head.encode();
         [&head[..], &key.seal_meta(&head, &plaintext)].concat()
@@ -80,11 +94,11 @@ impl Meta {
         let plaintext = key.open_meta(open, sealed).map_err(|_| DAMAGED)?;
         let numbers: Vec<u64> =
             plaintext.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("chunks of 8 bytes"))).collect();
-        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged, shreds] = numbers[..] else {
+        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged, shreds, at] = numbers[..] else {
             return Err(DAMAGED);
         };
         let counts = Counts { subjects, tombstones, refused, callers, pages, rows, shreds };
-        Ok(Self { head, sequence, counts, logged })
+        Ok(Self { head, sequence, counts, logged, at: Timestamp(at) })
     }
 }
 
@@ -98,7 +112,13 @@ mod tests {
     fn opens_unchanged_and_with_its_key_only() {
         let key = MetaKey::draw(&mut Random::for_keys(1));
         let counts = Counts { subjects: 3, tombstones: 1, refused: 0, callers: 2, pages: 9, rows: 4, shreds: 1 };
-        let meta = Meta { head: MetaHead { vault: VaultId([5; 16]), epoch: 7 }, sequence: 11, counts, logged: 12 };
+        let meta = Meta {
+            head: MetaHead { vault: VaultId([5; 16]), epoch: 7 },
+            sequence: 11,
+            counts,
+            logged: 12,
+            at: Timestamp(13),
+        };
         let bytes = meta.seal(&key);
         assert_eq!(Meta::open(&bytes, &key).unwrap(), meta);
         assert_eq!(MetaHead::decode(&bytes).unwrap(), meta.head);

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::root::{FileSlot, Finish, Refusals, RootEntry, SlotPlace, Unlock};
 use crate::store::{Batch, Store};
+use crate::time::Timestamp;
 use check::Checked;
 
 /// The key of the row that marks a restore as unfinished.
@@ -144,7 +145,7 @@ impl Vault {
         let sequence = meta.sequence.max(told) + 1;
         // Whatever log there is now: that of the archives may be lost.
         let logged = inner.outbox.log().map_or(0, Log::durable_size);
-        let meta_row = Meta { head, sequence, counts, logged }.seal(header.meta_key());
+        let meta_row = Meta { head, sequence, counts, logged, at: Timestamp::settled() }.seal(header.meta_key());
         rows::put(&*inner.store, vec![(meta::KEY.to_vec(), meta_row.clone())]).await?;
 
         // Beyond every epoch that the slots have seen, so that the next one is the vault's own.

@@ -23,12 +23,14 @@ use super::idempotency::{self, Begun, Claim, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, Layer, NewRotation, Rotation, RotationState};
+use super::unlocks::PlaceNew;
 use super::writer::Write;
 use super::{Inner, Vault, subject};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::RotationId;
+use crate::root::NewUnlock;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
 
@@ -36,6 +38,9 @@ use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
 pub const CHOSEN_MAX: usize = 256;
 /// How long an ended rotation is listed, in seconds: 30 days. The last one of each layer stays.
 const LISTED_SECONDS: u64 = 30 * 24 * 3600;
+/// What is told of a rotation of unlock keys that did not come to its end.
+const CUT_SHORT: &str = "it was cut short: what opens the vault now is to be kept; rotate unlock keys again";
+const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still the one from before: rotate the root";
 /// Bounds on a rotation's rate, in pages or subjects a second.
 const RATE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
@@ -91,8 +96,7 @@ impl Vault {
         let snapshot = session.snapshot();
         let earlier = all(&self.inner, &session).await?;
         if let NewRotation::Unlock { unlocks, place } = asked {
-            self.replace_unlock_keys(&session, unlocks, place).await?;
-            return self.note_unlock_keys(&session, now, claim.as_ref()).await;
+            return self.rotate_unlock_keys(&session, unlocks, place, claim.as_ref()).await;
         }
         let (work, total) = asked.work(&snapshot, now, &earlier);
         let record = RotationRecord { rate, ..RotationRecord::new(work, total, now) };
@@ -112,22 +116,43 @@ impl Vault {
         Ok(Made::now(shown(record)))
     }
 
-    /// Other unlock keys are in use: notes it, in a root batch.
-    async fn note_unlock_keys(
+    /// Noted before anything is done, so that one that is cut short is told; done when the root is another one as well.
+    async fn rotate_unlock_keys(
         &self,
         session: &Session,
-        begun: Timestamp,
+        unlocks: Vec<NewUnlock>,
+        place: PlaceNew,
         claim: Option<&Claim<'_>>,
     ) -> Result<Made<Rotation>, Error> {
-        let mut record = RotationRecord { done: 1, ..RotationRecord::new(Work::Unlock, 1, begun) };
-        end(&mut record);
+        let mut record = RotationRecord::new(Work::Unlock, 1, Timestamp::now());
+        record.state = RotationState::Running;
         let header = session.snapshot().header.clone();
-        let mut write = ending(&header, &record)?;
-        if let Some(claim) = claim {
-            claim.note(&header, record.id.0, &mut write)?;
+        session.commit(vec![noting(&header, &record)?]).await?;
+        let changed = async {
+            self.replace_unlock_keys(session, unlocks, place).await.map_err(|error| (error, "nothing was changed"))?;
+            let mut done = record.clone();
+            done.done = 1;
+            end(&mut done);
+            let mut write = ending(&header, &done).map_err(|error| (error, ROOT_STAYS))?;
+            if let Some(claim) = claim {
+                claim.note(&header, done.id.0, &mut write).map_err(|error| (error, ROOT_STAYS))?;
+            }
+            match session.finalize(write).await.map_err(|error| (error, ROOT_STAYS))? {
+                true => Ok(done),
+                false => Err((idempotency::made(&[false]).err().unwrap_or(Error::Failed), ROOT_STAYS)),
+            }
+        };
+        match changed.await {
+            Ok(done) => Ok(Made::now(shown(done))),
+            Err((error, detail)) => {
+                record.state = RotationState::Failed;
+                record.finished_at = Some(Timestamp::now());
+                // What cannot be told was not done either, and is told at the next unlock.
+                record.detail = Some(if matches!(error, Error::Slot(_)) { CUT_SHORT } else { detail }.to_owned());
+                session.commit(vec![ending(&header, &record)?]).await?;
+                Err(error)
+            }
         }
-        idempotency::made(&[session.finalize(write).await?])?;
-        Ok(Made::now(shown(record)))
     }
 
     /// Rotations of the last 30 days, oldest first, and the last of each layer.

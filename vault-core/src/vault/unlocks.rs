@@ -11,6 +11,7 @@ use super::finalizer::Job;
 use super::session::Session;
 use super::{Inner, Vault};
 use crate::error::Error;
+use crate::memory;
 use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
 
 /// Has a new unlock key put into its place, where it is kept in one.
@@ -65,19 +66,31 @@ impl Inner {
             let (slot, why) = slots.into_iter().next().unwrap_or_default();
             return Err(SlotError::Unreachable { slot, why }.into());
         }
-        let slots = || self.file_slots.iter().filter(|slot| slot.takes_unlock_keys());
-        for slot in slots() {
-            slot.add_unlock_keys(&unlocks).await?;
+        let slots: Vec<&FileSlot> = self.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).collect();
+        for (at, slot) in slots.iter().enumerate() {
+            if let Err(error) = slot.add_unlock_keys(&unlocks).await {
+                withdraw(&slots[..at], unlocks.len()).await;
+                return Err(error.into());
+            }
         }
-        let placed = tokio::task::spawn_blocking(place).await.map_err(|_| Error::Failed)?;
-        if let Err(why) = placed {
+        if let Err(why) = memory::blocking(place).await.map_err(|_| Error::Failed)? {
             tracing::error!(%why, "a new unlock key could not be put into its place");
+            withdraw(&slots, unlocks.len()).await;
             let told = "a new unlock key could not be put into its place, so those from before stay: the log says why";
             return Err(Error::Conflict(told));
         }
-        for slot in slots() {
+        for slot in slots {
             slot.replace_unlock_keys(&unlocks).await?;
         }
         Ok(())
+    }
+}
+
+/// Takes back what was added, as far as that goes.
+async fn withdraw(slots: &[&FileSlot], count: usize) {
+    for slot in slots {
+        if let Err(error) = slot.withdraw_unlock_keys(count).await {
+            tracing::warn!(slot = %slot.path().display(), %error, "a new unlock key that is not in use still opens a root slot");
+        }
     }
 }

@@ -172,6 +172,9 @@ async fn a_new_key_is_put_in_its_place_while_both_open() {
     assert!(matches!(refused.await, Err(Error::Conflict(_))));
     assert!(opens(&path, &fixture.key));
     assert!(fixture.vault.keys().await.unwrap().of(Layer::Unlock).unwrap().last.is_none());
+    assert!(!opens(&path, &key) && fixture.vault.slot_unlocks() == [[Method::KeyFile]], "it is taken back");
+    let failed = fixture.vault.rotations().await.unwrap().pop().unwrap();
+    assert_eq!((failed.layer, failed.state), (Layer::Unlock, super::RotationState::Failed));
 
     let seen = Arc::new(std::sync::Mutex::new(None));
     let (old, new, at, noted) = (fixture.key.duplicate(), key.duplicate(), path.clone(), seen.clone());

@@ -292,7 +292,7 @@ impl Writer {
         let header = &applied.header;
         let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
         let logged = before.logged.max(self.inner.outbox.log().map_or(0, Log::durable_size));
-        let meta = Meta { head, sequence: before.sequence + 1, counts, logged };
+        let meta = Meta { head, sequence: before.sequence + 1, counts, logged, at: Timestamp::settled() };
         let meta_row = meta.seal(header.meta_key());
         let stamped = rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry });
         let entries: Vec<Entry> = stamped.filter(|_| self.inner.outbox.log().is_some()).collect();

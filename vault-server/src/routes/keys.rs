@@ -132,7 +132,7 @@ impl<'a> Shape<'a> for NewRotation<'a> {
 
 impl NewRotation<'_> {
     /// What it asks for.
-    fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
+    async fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
         let layer = Layer::parse(&self.layer);
         let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of unlock, root, keks, deks, lookups"))?;
         let passphrase = self.passphrase.map(Zeroizing::new);
@@ -148,7 +148,8 @@ impl NewRotation<'_> {
             return match of_deks.into_iter().find(|(_, given)| *given) {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
                 None if layer == Layer::Unlock => {
-                    new_unlock::rotation(&app.vault.unlock_methods(), app.unlock_source.as_ref(), passphrase)
+                    let slots = app.vault.slot_unlocks();
+                    new_unlock::rotation(&slots, cut_short(app).await?, app.unlock_source.as_ref(), passphrase)
                 }
                 None => Ok(layer.into()),
             };
@@ -163,6 +164,13 @@ impl NewRotation<'_> {
         };
         Ok(vault::NewRotation::Deks { which, forget: self.forget })
     }
+}
+
+/// Whether the last rotation of unlock keys did not come to its end.
+async fn cut_short(app: &App) -> Result<bool, Problem> {
+    let rotations = app.vault.rotations().await?;
+    let last = rotations.iter().rfind(|rotation| rotation.layer == Layer::Unlock);
+    Ok(last.is_some_and(|rotation| rotation.state != RotationState::Done))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -248,7 +256,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let new = body.read::<NewRotation<'_>>()?;
     let rate = bounded(new.rate)?;
-    let asked = new.asked(&app)?;
+    let asked = new.asked(&app).await?;
     let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
     let asked = app.vault.rotate(asked, rate, once.as_ref()).await?;
     let rotation = &asked.made;

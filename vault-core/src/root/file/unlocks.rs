@@ -27,6 +27,14 @@ impl FileSlot {
         self.blocking(move |inner| inner.add_unlock_keys(&unlocks)).await
     }
 
+    /// Instead of the second step: the last `count` that were added open it no more.
+    ///
+    /// # Errors
+    /// As for the first step; then they still do.
+    pub async fn withdraw_unlock_keys(&self, count: usize) -> Result<(), SlotError> {
+        self.blocking(move |inner| inner.withdraw_unlock_keys(count)).await
+    }
+
     /// Second step: these and no others. Keys in an HSM that opened it before are destroyed, if they are in the HSM of
     /// one of these.
     ///
@@ -50,6 +58,17 @@ impl Inner {
         stanzas.extend(self.wrapping(unlocks, &key)?);
         let mut state = self.state();
         let (sequence, entries) = self.agreed(&state)?;
+        self.write_both(sequence, &stanzas, &entries, &key)?;
+        state.stanzas = stanzas;
+        Ok(())
+    }
+
+    fn withdraw_unlock_keys(&self, count: usize) -> Result<(), SlotError> {
+        let mut state = self.state();
+        let key = state.key.as_ref().ok_or_else(|| self.locked())?.duplicate();
+        let (sequence, entries) = self.agreed(&state)?;
+        let mut stanzas = state.stanzas.clone();
+        stanzas.truncate(stanzas.len().saturating_sub(count).max(1));
         self.write_both(sequence, &stanzas, &entries, &key)?;
         state.stanzas = stanzas;
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::walk::{self, Reached, Step, Task};
-use super::{Alteration, all, end, ended, ending, find, lookups, noting, replacing};
+use super::{Alteration, CUT_SHORT, all, end, ended, ending, find, lookups, noting, replacing};
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::RekeyStep;
@@ -222,7 +222,13 @@ impl Rotations {
                     let damaged = work.damaged;
                     end_of_walk(record, if damaged == 0 { Then::Done } else { Then::Failed }, damaged);
                 }
-                (Work::Lookups(_) | Work::Unlock, _) => {}
+                (Work::Unlock, _) => {
+                    // Nobody knows how far it came. The root is another one now, whatever opens the slots.
+                    record.state = RotationState::Failed;
+                    record.finished_at = Some(Timestamp::now());
+                    record.detail = Some(CUT_SHORT.to_owned());
+                }
+                (Work::Lookups(_), _) => {}
             }
             if ended(active.record.state) {
                 over.push(active.record.clone());

@@ -348,12 +348,15 @@ fn tell(dir: &Path, report: &SalvageReport, unprotected: Unprotected) -> Result<
              and the consents of {with_consents}, which are in their lines"
         ));
     }
-    if report.problems.is_empty() {
+    let missing = *lost + report.without_trace().unwrap_or(0);
+    if report.problems.is_empty() && missing == 0 {
         return Ok(());
     }
-    say(&report.problems.join("\n"));
+    if !report.problems.is_empty() {
+        say(&report.problems.join("\n"));
+    }
     Err(Failure::damage(format!(
-        "{} problems: keep the vault as it is until what is lost is dealt with",
+        "{} problems, {missing} subjects missing: keep the vault as it is until what is lost is dealt with",
         report.problems.len()
     )))
 }
