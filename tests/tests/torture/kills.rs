@@ -41,6 +41,9 @@ fn torture(engine: EngineName) {
             unlocks += u64::from(done);
             cut += u64::from(killed);
         }
+        if kill > 0 && kill % 50 == 0 {
+            stage.say(&format!("{kill} kills"));
+        }
         let running = stage.start();
         stage.settle(&running.admin, usize::MAX);
         let ids: Vec<String> = stage.workers.iter().flat_map(|worker| worker.ids().iter().cloned()).collect();

@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use vault_core::store::EngineName;
 
 use super::model::{Tally, Trouble};
 use super::rotator::Rotator;
 use super::workload::Worker;
-use crate::harness::{Choices, Client, Running, Vault, engine, run, seed, server_command, wait_for};
+use crate::harness::{Choices, Client, Running, Vault, engine, run, seed, server_command};
 
 /// How long a worker waits when the server is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
+/// Far more than erasures take to become final when nothing keeps them.
+const FINAL_LIMIT: Duration = Duration::from_secs(120);
 
 /// What everything of one torture is done on.
 pub(crate) struct Stage {
@@ -168,10 +171,17 @@ impl Stage {
         if let Err(trouble) = Rotator::new(running.admin.clone()).let_all_end() {
             self.fail(trouble);
         }
-        wait_for("erasures to be final", || {
-            let open = running.admin.get("/v1/erasures?state=refused&limit=1000").expect(200).json();
-            (open["data"].as_array().unwrap().is_empty() && open["next"].is_null()).then_some(())
-        });
+        // None stays refused for ever.
+        let deadline = Instant::now() + FINAL_LIMIT;
+        loop {
+            match refused(&running.admin) {
+                None => break,
+                Some(open) if Instant::now() > deadline => {
+                    self.fail(Trouble::Deviation(format!("an erasure does not become final: {open}")));
+                }
+                Some(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
         let tally = self.settle(&running.admin, usize::MAX);
         running.stop();
         let verified = self.vault.verify();
@@ -180,6 +190,18 @@ impl Stage {
         }
         self.say(&format!("at the end {} absent, {} live, {} shredded", tally.absent, tally.live, tally.shredded));
         tally
+    }
+}
+
+/// An erasure that is not final yet, looked for in all pages.
+fn refused(admin: &Client) -> Option<Value> {
+    let mut after = String::new();
+    loop {
+        let page = admin.get(&format!("/v1/erasures?state=refused&limit=1000{after}")).expect(200).json();
+        if let Some(open) = page["data"].as_array().unwrap().first() {
+            return Some(open.clone());
+        }
+        after = format!("&after={}", page["next"].as_str()?);
     }
 }
 

@@ -160,7 +160,7 @@ impl Salvage {
     /// # Errors
     /// [`Error::Store`] if the store cannot be reached. Damage is in the report.
     pub async fn next(&mut self) -> Result<Option<Salvaged>, Error> {
-        while let Some(key) = self.ahead.next() {
+        for key in self.ahead.by_ref() {
             let found = found::subject(&self.vault.inner, &self.header, &self.schema, key, self.now).await;
             let Some(found) = opened(found)? else {
                 self.report.problem("a directory entry cannot be read any more".to_owned());

@@ -12,6 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::commands::subject::{check_id, quoted};
 
+/// Fields of a line, by name, each with its value as JSON.
+type Columns = Vec<(Cow<'static, str>, Zeroizing<String>)>;
+
 /// The fields of the built-in schema.
 const FIELDS: [&str; 9] =
     ["nickname", "name", "phone", "email", "home_address", "birth_date", "ip_address", "device", "location"];
@@ -22,7 +25,7 @@ const EXPORTS: [&str; 2] = ["\"udv-export-1\"", "\"udv-salvage-1\""];
 /// A subject and its fields, each value as raw JSON.
 pub(crate) struct Record {
     pub(crate) subject: String,
-    pub(crate) fields: Vec<(Cow<'static, str>, Zeroizing<String>)>,
+    pub(crate) fields: Columns,
 }
 
 impl Record {
@@ -74,7 +77,7 @@ fn fields(
     given: Vec<(&'static str, &RawValue)>,
     national: Option<&RawValue>,
     region: Option<&RawValue>,
-) -> Result<Vec<(Cow<'static, str>, Zeroizing<String>)>, String> {
+) -> Result<Columns, String> {
     let mut fields: Vec<_> =
         given.into_iter().map(|(name, value)| (Cow::from(name), Zeroizing::new(value.get().to_owned()))).collect();
     let has_phone = fields.iter().any(|(name, _)| name == "phone");
@@ -90,7 +93,7 @@ fn fields(
 }
 
 /// The fields of a line that the vault itself wrote, whatever its schema; those without a value are over.
-fn exported(listed: &RawValue) -> Result<Vec<(Cow<'static, str>, Zeroizing<String>)>, String> {
+fn exported(listed: &RawValue) -> Result<Columns, String> {
     #[derive(Deserialize)]
     struct Exported<'a> {
         name: String,
