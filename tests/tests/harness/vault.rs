@@ -183,12 +183,14 @@ impl Vault {
 
     pub(crate) fn verify_with(&self, arguments: &[&str]) -> Finished {
         let mut command = server_command();
-        command.args(["verify", "--no-progress"]);
-        match self.how {
-            How::Dev => command.arg("--data").arg(self.data()),
-            How::Configured => command.arg("--config").arg(self.config()),
-        };
-        command.args(arguments);
+        command.args(["verify", "--no-progress", "--data"]).arg(self.data()).args(arguments);
+        run(command)
+    }
+
+    /// Checks the stopped vault as it is configured, which another key file may unlock than the usual one.
+    pub(crate) fn verify_as_configured(&self) -> Finished {
+        let mut command = server_command();
+        command.args(["verify", "--no-progress", "--config"]).arg(self.config());
         run(command)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `UDV_TEST_LONG=1` does it over a hundred thousand subjects with twenty kills.
 
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -79,10 +80,12 @@ fn rotate(engine: EngineName, size: &Size) {
 }
 
 fn enrol(stage: &mut Stage, running: &Running) {
-    for n in 0..stage.workers.len() {
-        let enrolled = stage.workers[n].enrol_all(&running.admin);
-        enrolled.unwrap_or_else(|trouble| stage.fail(trouble));
-    }
+    let enrolled: Result<(), Trouble> = thread::scope(|scope| {
+        let enrolling: Vec<_> =
+            stage.workers.iter_mut().map(|worker| scope.spawn(|| worker.enrol_all(&running.admin))).collect();
+        enrolling.into_iter().try_for_each(|enrolling| enrolling.join().unwrap())
+    });
+    enrolled.unwrap_or_else(|trouble| stage.fail(trouble));
     stage.say("enrolled");
 }
 

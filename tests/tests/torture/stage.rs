@@ -184,7 +184,7 @@ impl Stage {
         }
         let tally = self.settle(&running.admin, usize::MAX);
         running.stop();
-        let verified = self.vault.verify();
+        let verified = self.vault.verify_as_configured();
         if verified.code != Some(0) {
             self.fail(Trouble::Deviation(format!("verify: {}{}", verified.out, verified.err)));
         }
