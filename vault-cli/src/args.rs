@@ -212,7 +212,7 @@ mod tests {
     fn wrong_lines_are_refused() {
         for line in [
             &["subject", "put", "x", "a=b", "--json", "-"][..],
-            &["key", "rotate", "unlock"],
+            &["key", "rotate", "locks"],
             &["key", "rotate", "deks", "--older-than", "1d", "--subject", "x"],
             &["key", "rotate", "all", "--now", "--rate", "5"],
             &["key", "rotate", "keks", "--rate", "0"],
