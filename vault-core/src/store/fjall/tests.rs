@@ -161,6 +161,25 @@ async fn a_torn_last_batch_is_dropped_whole() {
 }
 
 #[tokio::test]
+async fn so_is_one_that_is_torn_where_its_parts_begin() {
+    let (whole, _, _) = with_a_long_batch().await;
+    let bytes = fs::read(whole.path().join("fjall/0.jnl")).unwrap();
+    let keys = [b"\0last a", b"\0last b"].map(|key| bytes.windows(7).rposition(|window| window == key).unwrap());
+    // From the batch's own head, and from that of its second item, the rest of the disk's sector is lost.
+    let (first, second) = (keys[0].min(keys[1]) - 13 - 21, keys[0].max(keys[1]) - 21);
+    let mut refused = 0;
+    for at in (first..first + 42).chain(second..second + 29) {
+        let dir = copy(whole.path());
+        punch(&dir.path().join("fjall/0.jnl"), at, 512);
+        let alone = copy(dir.path());
+        refused += usize::from(open_engine(&alone.path().join(FILES), 1 << 20).is_err());
+        let store = open(FJALL, dir.path()).unwrap_or_else(|error| panic!("torn {} bytes in: {error}", at - first));
+        assert_eq!(store.scan(b"", None, 99).await.unwrap().len(), 20, "torn {} bytes in", at - first);
+    }
+    assert!(refused > 0, "the control: fjall itself does not open some");
+}
+
+#[tokio::test]
 async fn damage_before_the_last_batch_is_told_and_left_as_it_is() {
     let (dir, journal, at) = with_a_long_batch().await;
     let later = open(FJALL, dir.path()).unwrap();

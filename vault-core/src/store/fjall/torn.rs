@@ -43,14 +43,15 @@ fn active_journal(dir: &Path) -> io::Result<Option<PathBuf>> {
 /// Where the last batch begins, if it is all that is wrong.
 fn torn_at(journal: &[u8]) -> Option<usize> {
     let mut at = 0;
-    loop {
-        let (len, whole) = batch(&journal[at..])?;
-        if !whole {
-            // Made longer than what is in it, a journal ends in zeros.
-            return journal[at + len..].iter().all(|byte| *byte == 0).then_some(at);
-        }
+    while let Some((len, true)) = batch(&journal[at..]) {
         at += len;
     }
+    let rest = &journal[at..];
+    // Made longer than what is in it, a journal ends in zeros.
+    let torn = rest.iter().any(|byte| *byte != 0);
+    // A hole may be in the batch's own heads, so that its end cannot be told; but behind it there is no other.
+    let later = (1..rest.len()).any(|from| matches!(batch(&rest[from..]), Some((_, true))));
+    (torn && !later).then_some(at)
 }
 
 /// How long the batch at the beginning is, and whether its checksum matches; none if there is no batch to its end.
