@@ -260,7 +260,7 @@ fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Fai
     };
     let passphrase = match args.layer {
         Layer::Unlock => new_passphrase(args.passphrase_file.as_deref(), client)?,
-        _ if args.passphrase_file.is_some() => return Err(Failure::usage("--passphrase-file is for the layer unlock")),
+        _ if args.passphrase_file.is_some() => return Err(Failure::usage("--passphrase-file is for unlock and all")),
         _ => None,
     };
     let body = NewRotation {

@@ -67,7 +67,7 @@ pub struct LayerStatus {
     pub version: Option<u64>,
     /// None of its keys is older.
     pub since: Timestamp,
-    /// What a rotation that has not ended, or failed, has still to do: pages or subjects.
+    /// What the last rotation did not bring to new keys, or not yet: pages or subjects.
     pub older: u64,
     /// The last rotation of all its keys.
     pub last: Option<LastRotation>,

@@ -197,22 +197,12 @@ impl Vault {
                 finalizer.run(job_queue).await;
             }
         });
-        let retention = match finalizing {
-            Finalizing::Resumed => Some(tokio::spawn(retention::run(inner.clone(), session.clone()))),
-            Finalizing::AtRest => None,
-        };
-        let slots = match finalizing {
-            Finalizing::Resumed => Some(tokio::spawn(slots::run(inner.clone(), session.clone()))),
-            Finalizing::AtRest => None,
-        };
-        let erasures = match finalizing {
-            Finalizing::Resumed => Some(tokio::spawn(erase::run(inner.clone(), session.clone()))),
-            Finalizing::AtRest => None,
-        };
-        let ages = match finalizing {
-            Finalizing::Resumed => Some(tokio::spawn(ages::run(self.clone(), session.clone()))),
-            Finalizing::AtRest => None,
-        };
+        // At rest nothing goes on by itself.
+        let goes_on = matches!(finalizing, Finalizing::Resumed);
+        let retention = goes_on.then(|| tokio::spawn(retention::run(inner.clone(), session.clone())));
+        let slots = goes_on.then(|| tokio::spawn(slots::run(inner.clone(), session.clone())));
+        let erasures = goes_on.then(|| tokio::spawn(erase::run(inner.clone(), session.clone())));
+        let ages = goes_on.then(|| tokio::spawn(ages::run(self.clone(), session.clone())));
         let tasks = Tasks { writer, finalizer, last_used, retention, slots, ages, erasures };
         if let Err(error) = inner.unlock_log(&session, matches!(finalizing, Finalizing::AtRest)).await {
             self.end(&session, tasks).await;

@@ -1,10 +1,9 @@
 //! Retention: values whose time is over are forgotten for good, in the background.
 //!
 //! They are unreadable from the moment their time is over, for every read looks at the clock; the sweep makes it final. It
-//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass looks at the clock once, a clock that has
-//! stepped ahead only once it has settled, and
-//! the change that forgets asks again whether a value's time was over then: a clock that jumps back makes a pass find less,
-//! and a value that was written meanwhile stays.
+//! goes the same way as forgetting one field does, and many subjects share a root batch. A pass goes by one settled time, and
+//! the change that forgets asks again whether a value's time was over then: a clock that jumps makes a pass find less, and a
+//! value that was written meanwhile stays.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

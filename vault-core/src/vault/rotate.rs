@@ -22,8 +22,7 @@ use super::finalizer::Job;
 use super::idempotency::{self, Begun, Claim, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
-use super::types::{DeksOf, Layer, NewRotation, Rotation, RotationState};
-use super::unlocks::PlaceNew;
+use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationState};
 use super::writer::Write;
 use super::{Inner, Vault, subject};
 use crate::audit::{Action, Entry, Outcome};
@@ -83,7 +82,7 @@ impl Vault {
     ) -> Result<Made<Rotation>, Error> {
         let session = self.session()?;
         check_rate(rate)?;
-        asked.check()?;
+        self.check_rotation(&asked)?;
         let claim = match self.inner.begin(&session, once).await? {
             Begun::First(claim) => claim,
             Begun::Done(earlier) => {
@@ -128,31 +127,47 @@ impl Vault {
         record.state = RotationState::Running;
         let header = session.snapshot().header.clone();
         session.commit(vec![noting(&header, &record)?]).await?;
-        let changed = async {
-            self.replace_unlock_keys(session, unlocks, place).await.map_err(|error| (error, "nothing was changed"))?;
-            let mut done = record.clone();
-            done.done = 1;
-            end(&mut done);
-            let mut write = ending(&header, &done).map_err(|error| (error, ROOT_STAYS))?;
-            if let Some(claim) = claim {
-                claim.note(&header, done.id.0, &mut write).map_err(|error| (error, ROOT_STAYS))?;
+        let error = match self.replace_unlock_keys(session, unlocks, place).await {
+            Ok(()) => {
+                let mut done = record.clone();
+                done.done = 1;
+                end(&mut done);
+                match self.replace_root_with(session, &done, claim).await {
+                    Ok(()) => return Ok(Made::now(shown(done))),
+                    Err(error) => {
+                        (record.state, record.detail) = (RotationState::Failed, Some(ROOT_STAYS.to_owned()));
+                        error
+                    }
+                }
             }
-            match session.finalize(write).await.map_err(|error| (error, ROOT_STAYS))? {
-                true => Ok(done),
-                false => Err((idempotency::made(&[false]).err().unwrap_or(Error::Failed), ROOT_STAYS)),
+            // It was taken back.
+            Err(error @ Error::Conflict(_)) => {
+                (record.state, record.detail) = (RotationState::Cancelled, Some("nothing was changed".to_owned()));
+                error
+            }
+            Err(error) => {
+                (record.state, record.detail) = (RotationState::Failed, Some(CUT_SHORT.to_owned()));
+                error
             }
         };
-        match changed.await {
-            Ok(done) => Ok(Made::now(shown(done))),
-            Err((error, detail)) => {
-                record.state = RotationState::Failed;
-                record.finished_at = Some(Timestamp::now());
-                // What cannot be told was not done either, and is told at the next unlock.
-                record.detail = Some(if matches!(error, Error::Slot(_)) { CUT_SHORT } else { detail }.to_owned());
-                session.commit(vec![ending(&header, &record)?]).await?;
-                Err(error)
-            }
+        record.finished_at = Some(Timestamp::now());
+        session.commit(vec![ending(&header, &record)?]).await?;
+        Err(error)
+    }
+
+    /// Notes in a root batch that a rotation is done.
+    async fn replace_root_with(
+        &self,
+        session: &Session,
+        done: &RotationRecord,
+        claim: Option<&Claim<'_>>,
+    ) -> Result<(), Error> {
+        let header = session.snapshot().header.clone();
+        let mut write = ending(&header, done)?;
+        if let Some(claim) = claim {
+            claim.note(&header, done.id.0, &mut write)?;
         }
+        idempotency::made(&[session.finalize(write).await?])
     }
 
     /// Rotations of the last 30 days, oldest first, and the last of each layer.
@@ -221,16 +236,22 @@ impl RotationRecord {
     }
 }
 
-impl NewRotation {
-    fn check(&self) -> Result<(), Error> {
-        match self {
-            Self::Deks { which: DeksOf::Subjects(subjects), .. } if !(1..=CHOSEN_MAX).contains(&subjects.len()) => {
+impl Vault {
+    /// What is refused before anything is noted.
+    fn check_rotation(&self, asked: &NewRotation) -> Result<(), Error> {
+        match asked {
+            NewRotation::Unlock { unlocks, .. } => self.check_unlock_keys(unlocks),
+            NewRotation::Deks { which: DeksOf::Subjects(subjects), .. }
+                if !(1..=CHOSEN_MAX).contains(&subjects.len()) =>
+            {
                 Err(Error::Invalid { field: "subjects", expected: "1 to 256 subjects" })
             }
             _ => Ok(()),
         }
     }
+}
 
+impl NewRotation {
     /// What it comes to in a vault as it is, and how many steps that takes.
     fn work(self, snapshot: &Snapshot, now: Timestamp, earlier: &[RotationRecord]) -> (Work, u64) {
         let counts = snapshot.counts;

@@ -329,6 +329,9 @@ word_enum! {
     }
 }
 
+/// Has a new unlock key put into its place, where it is kept in one.
+pub type PlaceNew = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
 /// What to rotate.
 pub enum NewRotation {
     /// What opens the root slots in files, for these. Done when it is answered.
@@ -337,7 +340,7 @@ pub enum NewRotation {
         unlocks: Vec<NewUnlock>,
         /// Called when they open every slot and those from before still do: whoever keeps one in a file puts it into its
         /// place here, and nothing is ever needed that is not in its place.
-        place: Box<dyn FnOnce() -> std::io::Result<()> + Send>,
+        place: PlaceNew,
     },
     /// The root key.
     Root,

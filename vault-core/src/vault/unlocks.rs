@@ -2,20 +2,17 @@
 //!
 //! Slots in hardware keep their own: those keys are replaced by slot rotations.
 
-use std::io;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::finalizer::Job;
 use super::session::Session;
+use super::types::PlaceNew;
 use super::{Inner, Vault};
 use crate::error::Error;
 use crate::memory;
 use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
-
-/// Has a new unlock key put into its place, where it is kept in one.
-pub(crate) type PlaceNew = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Other unlock keys, on their way to the finalizer.
 pub(crate) struct UnlocksAsk {
@@ -25,16 +22,8 @@ pub(crate) struct UnlocksAsk {
 }
 
 impl Vault {
-    /// Has these unlock keys, and no others, open the root slots in files. The root is replaced by who calls, so that an old
-    /// image of a slot and an old unlock key lead to no header that is written from then on.
-    ///
-    /// Whatever fails half way: one unlock key, of those before or of these, opens all slots, and it may be done again.
-    pub(super) async fn replace_unlock_keys(
-        &self,
-        session: &Session,
-        unlocks: Vec<NewUnlock>,
-        place: PlaceNew,
-    ) -> Result<(), Error> {
+    /// Whether these can take the place of those before.
+    pub(super) fn check_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), Error> {
         if unlocks.is_empty() {
             return Err(Error::Invalid {
                 field: "unlock keys",
@@ -45,6 +34,20 @@ impl Vault {
             let told = "every root slot is in hardware and is opened by its own key: rotate those with `slots rotate`";
             return Err(Error::Conflict(told));
         }
+        Ok(())
+    }
+
+    /// Has these unlock keys, and no others, open the root slots in files. The root is replaced by who calls, so that an old
+    /// image of a slot and an old unlock key lead to no header that is written from then on.
+    ///
+    /// A conflict says that nothing was changed. Whatever else fails half way: one unlock key, of those before or of these,
+    /// opens all slots, and it may be done again.
+    pub(super) async fn replace_unlock_keys(
+        &self,
+        session: &Session,
+        unlocks: Vec<NewUnlock>,
+        place: PlaceNew,
+    ) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         session.finalizer.send(Job::Unlocks(UnlocksAsk { unlocks, place, reply })).map_err(|_| Error::Locked)?;
         answer.await.map_err(|_| Error::Locked)?
@@ -69,13 +72,13 @@ impl Inner {
         let slots: Vec<&FileSlot> = self.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).collect();
         for (at, slot) in slots.iter().enumerate() {
             if let Err(error) = slot.add_unlock_keys(&unlocks).await {
-                withdraw(&slots[..at], unlocks.len()).await;
+                withdraw(&slots[..at], unlocks.len()).await?;
                 return Err(error.into());
             }
         }
         if let Err(why) = memory::blocking(place).await.map_err(|_| Error::Failed)? {
             tracing::error!(%why, "a new unlock key could not be put into its place");
-            withdraw(&slots, unlocks.len()).await;
+            withdraw(&slots, unlocks.len()).await?;
             let told = "a new unlock key could not be put into its place, so those from before stay: the log says why";
             return Err(Error::Conflict(told));
         }
@@ -86,11 +89,12 @@ impl Inner {
     }
 }
 
-/// Takes back what was added, as far as that goes.
-async fn withdraw(slots: &[&FileSlot], count: usize) {
+/// Takes back what was added.
+async fn withdraw(slots: &[&FileSlot], count: usize) -> Result<(), SlotError> {
+    let mut outcome = Ok(());
     for slot in slots {
-        if let Err(error) = slot.withdraw_unlock_keys(count).await {
-            tracing::warn!(slot = %slot.path().display(), %error, "a new unlock key that is not in use still opens a root slot");
-        }
+        let withdrawn = slot.withdraw_unlock_keys(count).await;
+        outcome = outcome.and(withdrawn);
     }
+    outcome
 }

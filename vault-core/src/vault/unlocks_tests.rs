@@ -163,18 +163,16 @@ async fn a_new_key_is_put_in_its_place_while_both_open() {
     let key = new_key_file().0;
     let opens =
         |path: &Path, key: &UnlockKey| FileSlot::open(path).unwrap().unlock(&Unlock::KeyFile(key.duplicate())).is_ok();
-    let asked = |place: Box<dyn FnOnce() -> std::io::Result<()> + Send>| NewRotation::Unlock {
-        unlocks: vec![NewUnlock::KeyFile(key.duplicate())],
-        place,
-    };
+    let asked =
+        |place: super::PlaceNew| NewRotation::Unlock { unlocks: vec![NewUnlock::KeyFile(key.duplicate())], place };
     // It cannot be put in its place: the one from before stays, and it may be tried again.
     let refused = fixture.vault.rotate(asked(Box::new(|| Err(std::io::ErrorKind::StorageFull.into()))), None, None);
     assert!(matches!(refused.await, Err(Error::Conflict(_))));
     assert!(opens(&path, &fixture.key));
     assert!(fixture.vault.keys().await.unwrap().of(Layer::Unlock).unwrap().last.is_none());
     assert!(!opens(&path, &key) && fixture.vault.slot_unlocks() == [[Method::KeyFile]], "it is taken back");
-    let failed = fixture.vault.rotations().await.unwrap().pop().unwrap();
-    assert_eq!((failed.layer, failed.state), (Layer::Unlock, super::RotationState::Failed));
+    let taken_back = fixture.vault.rotations().await.unwrap().pop().unwrap();
+    assert_eq!((taken_back.layer, taken_back.state), (Layer::Unlock, super::RotationState::Cancelled));
 
     let seen = Arc::new(std::sync::Mutex::new(None));
     let (old, new, at, noted) = (fixture.key.duplicate(), key.duplicate(), path.clone(), seen.clone());

@@ -38,7 +38,7 @@ struct KeyLayer {
     /// None of its keys is older.
     #[schema(value_type = String)]
     created_at: Shown<Timestamp>,
-    /// What a rotation has still to bring to the new version: pages or subjects.
+    /// What the last rotation did not bring to new keys, or not yet: pages or subjects.
     #[serde(skip_serializing_if = "Option::is_none")]
     older: Option<u64>,
     /// Pages, each under a key of its own.
@@ -170,7 +170,7 @@ impl NewRotation<'_> {
 async fn cut_short(app: &App) -> Result<bool, Problem> {
     let rotations = app.vault.rotations().await?;
     let last = rotations.iter().rfind(|rotation| rotation.layer == Layer::Unlock);
-    Ok(last.is_some_and(|rotation| rotation.state != RotationState::Done))
+    Ok(last.is_some_and(|rotation| rotation.state == RotationState::Failed))
 }
 
 #[derive(Deserialize, ToSchema)]
