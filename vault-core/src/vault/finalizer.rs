@@ -122,7 +122,7 @@ impl Finalizer {
     }
 
     /// Runs until it is told to stop or the engine fails.
-    pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    pub(super) async fn run(mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         self.settle_earlier().await;
         while !self.stopping {
             self.session.set_rotating(self.rotations.progress());
@@ -134,7 +134,7 @@ impl Finalizer {
                     }
                     self.round().await;
                 }
-                due => self.wait(&mut jobs, due).await,
+                due => self.wait(jobs, due).await,
             }
             if *self.inner.failed.borrow() {
                 return;

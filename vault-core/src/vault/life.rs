@@ -178,7 +178,7 @@ impl Vault {
         let Meta { counts, sequence, logged, .. } = meta;
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
-        let (jobs, job_queue) = mpsc::unbounded_channel();
+        let (jobs, mut job_queue) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));
         let writer = Writer::new(inner.clone(), session.clone(), row);
         let finalizer = match finalizing {
@@ -194,8 +194,11 @@ impl Vault {
         let finalizer = tokio::spawn(async move {
             // At rest the queue ends here, and whoever sends to it is told that the vault is locked.
             if let Some(finalizer) = finalizer {
-                finalizer.run(job_queue).await;
+                finalizer.run(&mut job_queue).await;
             }
+            // A queue that is only dropped may keep what was being sent just then, and who sent it would wait for ever.
+            job_queue.close();
+            while job_queue.recv().await.is_some() {}
         });
         // At rest nothing goes on by itself.
         let goes_on = matches!(finalizing, Finalizing::Resumed);

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::tests::{Fixture, erasure_of, id, slot};
+use super::writer::Command;
 use super::*;
 use crate::root::Unlock;
 
@@ -60,6 +63,24 @@ async fn locks_unlocks_and_writes_beside_each_other() {
         assert_eq!(fixture.read(subject, "nickname").await.unwrap(), r#""x""#);
     }
     assert!(written.len() + refused > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_while_the_writer_ends_is_answered() {
+    let fixture = Fixture::new().await;
+    let session = fixture.vault.inner.session.load_full().unwrap();
+    let being_sent = session.writer.reserve().await.unwrap();
+    let vault = fixture.vault.clone();
+    let locking = tokio::spawn(async move { vault.lock().await });
+    while !session.writer.is_closed() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // By now a queue that was only dropped would have been emptied as well.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (reply, answer) = oneshot::channel();
+    being_sent.send(Command::Data { writes: Vec::new(), reply });
+    tokio::time::timeout(WAIT, answer).await.expect("an answer").expect_err("the writer has ended");
+    locking.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

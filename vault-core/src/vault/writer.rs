@@ -96,9 +96,16 @@ impl Writer {
         Self { inner, session, meta_row }
     }
 
-    /// Runs until it is told to stop or the engine fails.
+    /// Runs until it is told to stop or the engine fails. Whoever asks later is told that the vault is locked.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let _alarm = Alarm(self.inner.failed.clone());
+        self.serve(&mut queue).await;
+        // A queue that is only dropped may keep what was being sent just then, and who sent it would wait for ever.
+        queue.close();
+        while queue.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, queue: &mut mpsc::Receiver<Command>) {
         let mut next = None;
         loop {
             let command = match next.take() {
@@ -108,7 +115,7 @@ impl Writer {
             match command {
                 Some(Command::Data { writes, reply }) => {
                     let mut group = vec![(writes, reply)];
-                    next = gather(&mut group, &mut queue);
+                    next = gather(&mut group, queue);
                     self.data(group).await;
                 }
                 Some(Command::Root { next, writes, rekey, reply }) => {
