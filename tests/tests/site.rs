@@ -106,6 +106,43 @@ fn both_a_passphrase_and_a_key_file_open_one_vault() {
 }
 
 #[test]
+fn a_passphrase_that_is_typed_and_a_key_file_in_a_safe_are_replaced_while_the_vault_serves() {
+    let vault = Vault::unmade("");
+    let [typed, next, safe, new] = ["typed", "next", "safe.key", "new.key"].map(|name| vault.root().join(name));
+    let [typed, next, safe, new] = [&typed, &next, &safe, &new].map(|path| path.to_str().unwrap());
+    fs::write(typed, "correct horse battery\n").unwrap();
+    fs::write(next, "staple by the window\n").unwrap();
+    vault.init(&["--passphrase-file", typed, "--key-file", safe]).expect(0);
+    let running = vault.start();
+    running.cli(&["unlock", "--passphrase-file", typed]).expect(0);
+    running.admin.set("jane", &json!({ "name": "Jane" })).expect(201);
+
+    let rotate = |more: &[&str]| running.cli(&[&["key", "rotate", "unlock", "--passphrase-file", next], more].concat());
+    rotate(&[]).refused(5, "--key-file FILE");
+    rotate(&["--key-file", safe]).refused(1, "safe.key");
+    running.cli(&["key", "rotate", "keks", "--key-file", new]).refused(2, "--key-file is for unlock");
+    fs::write(typed, "short").unwrap();
+    let refused = running.cli(&["key", "rotate", "unlock", "--passphrase-file", typed, "--key-file", new]);
+    refused.refused(1, "8 characters");
+    assert!(!Path::new(new).exists(), "what opens nothing is not left");
+    let done = rotate(&["--key-file", new]).expect(0);
+    assert!(done.out.contains("done"), "{}", done.out);
+    assert_eq!(mode(Path::new(new)), 0o600);
+
+    running.cli(&["lock"]).expect(0);
+    fs::write(typed, "correct horse battery\n").unwrap();
+    running.cli(&["unlock", "--passphrase-file", typed]).refused(4, "");
+    running.cli(&["unlock", "--passphrase-file", next]).expect(0);
+    assert_eq!(running.admin.field("jane", "name").expect(200).json()["value"], "Jane");
+    running.stop();
+    // The new key file opens it as well; the one from before does not.
+    fs::copy(safe, vault.data().join("unlock.key")).unwrap();
+    assert_ne!(vault.verify().code, Some(0));
+    fs::copy(new, vault.data().join("unlock.key")).unwrap();
+    vault.verify().expect(0);
+}
+
+#[test]
 fn a_configuration_is_checked_whole() {
     let vault = Vault::configured();
     check_config(&vault).expect(0);

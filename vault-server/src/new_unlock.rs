@@ -1,11 +1,12 @@
 //! What takes the place of the present unlock keys while the vault serves: each way to unlock gets another key.
 //!
-//! Only what the server itself has a place for can be replaced this way: the key file or passphrase file that it is configured
-//! with, its HSM token, a passphrase that a person sends. For anything else there is `vault-server unlock-key`.
+//! What the server itself has a place for, it replaces by itself: the key file or passphrase file that it is configured with,
+//! its HSM token. A passphrase that is typed and a key file that is kept elsewhere, a person sends. For anything else there is
+//! `vault-server unlock-key`.
 
 use std::path::PathBuf;
 
-use vault_core::crypto::passphrase::{Cost, new_key_file};
+use vault_core::crypto::passphrase::{Cost, new_key_file, parse_key_file};
 use vault_core::root::{Hsm, Method, NewUnlock};
 use vault_core::vault::NewRotation;
 use zeroize::Zeroizing;
@@ -17,23 +18,48 @@ use crate::unlock::{PASSPHRASE_MIN, Source};
 /// The longest passphrase, in bytes: whatever reads it again takes so much.
 const PASSPHRASE_MAX: usize = 1024;
 
+/// What a person sends, for the server has no place for it.
+#[derive(Default)]
+pub(crate) struct Sent {
+    pub(crate) passphrase: Option<Zeroizing<String>>,
+    /// The text of a new key file, in place of one that is kept elsewhere.
+    pub(crate) key_file: Option<Zeroizing<String>>,
+}
+
 /// New unlock keys in place of those that open `slots`. `cut_short`: an earlier rotation may have left keys of its own there.
 ///
 /// # Errors
-/// A conflict, if one of them cannot be replaced from here; an invalid value, if the passphrase is missing, not wanted, or none
-/// that can be kept in a file.
+/// A conflict, if one of them cannot be replaced from here; an invalid value, if what is sent is not wanted, is not whole, or is
+/// no passphrase that can be kept in a file.
 pub(crate) fn rotation(
     slots: &[Vec<Method>],
     cut_short: bool,
     source: Option<&Source>,
-    passphrase: Option<Zeroizing<String>>,
+    sent: Sent,
 ) -> Result<NewRotation, Problem> {
+    let Sent { passphrase, key_file } = sent;
     let has = |method: Method| slots.iter().flatten().any(|of| *of == method);
     let mut unlocks = Vec::new();
     let mut placed: Option<(PathBuf, Zeroizing<String>)> = None;
+    let configured = matches!(source, Some(Source::KeyFile(_)));
+    if key_file.is_some() && !has(Method::KeyFile) {
+        return Err(Problem::invalid("key_file", "none, for the vault is not opened by one"));
+    }
     for method in [Method::KeyFile, Method::Pkcs11, Method::Passphrase].into_iter().filter(|method| has(*method)) {
-        let several = |slot: &Vec<Method>| slot.iter().filter(|of| **of == method).count() > 1;
-        if slots.iter().any(several) && !cut_short {
+        let known = match method {
+            Method::KeyFile => usize::from(configured) + usize::from(key_file.is_some()),
+            Method::Pkcs11 | Method::Passphrase => 1,
+        };
+        let count = slots.iter().map(|slot| slot.iter().filter(|of| **of == method).count()).max().unwrap_or_default();
+        if method == Method::KeyFile && count > known && count <= usize::from(configured) + 1 && !cut_short {
+            let told = "a key file that is kept elsewhere opens the vault as well: send another one in its place \
+                        (`vault-cli key rotate unlock --key-file FILE` draws it)";
+            return Err(Problem::new(Kind::Conflict, told));
+        }
+        if method == Method::KeyFile && count < known && !cut_short {
+            return Err(Problem::invalid("key_file", "none, for no key file but the server's own opens the vault"));
+        }
+        if count > known && !cut_short {
             let told = format!(
                 "more than one {} opens the vault, and the server would take away those that it does not know: stop it and \
                  use `vault-server unlock-key`",
@@ -50,6 +76,8 @@ pub(crate) fn rotation(
             (Method::Pkcs11, Some(Source::Pkcs11(place))) => {
                 unlocks.push(NewUnlock::Pkcs11(Hsm::new(place.clone())));
             }
+            // What is sent comes below.
+            (Method::KeyFile, _) if key_file.is_some() => {}
             (Method::Passphrase, Some(Source::Credential(_))) | (Method::KeyFile | Method::Pkcs11, _) => {
                 let told = format!(
                     "the vault is opened by a {} as well, which this server has no place for: stop it and use \
@@ -60,6 +88,11 @@ pub(crate) fn rotation(
             }
             (Method::Passphrase, _) => {}
         }
+    }
+    if let Some(text) = key_file {
+        let whole = "the text of a key file: udv-unlock-key-1: and 64 hexadecimal digits";
+        let key = parse_key_file(&text).map_err(|_| Problem::invalid("key_file", whole))?;
+        unlocks.push(NewUnlock::KeyFile(key));
     }
     match (passphrase, has(Method::Passphrase)) {
         (None, false) => {}
@@ -102,8 +135,18 @@ mod tests {
         source: Option<&Source>,
         passphrase: Option<&str>,
     ) -> Result<Vec<&'static str>, String> {
-        let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
-        let outcome = rotation(&[methods.to_vec()], false, source, passphrase);
+        asked_with(methods, source, passphrase, None)
+    }
+
+    fn asked_with(
+        methods: &[Method],
+        source: Option<&Source>,
+        passphrase: Option<&str>,
+        key_file: Option<&str>,
+    ) -> Result<Vec<&'static str>, String> {
+        let secret = |text: &str| Zeroizing::new(text.to_owned());
+        let sent = Sent { passphrase: passphrase.map(secret), key_file: key_file.map(secret) };
+        let outcome = rotation(&[methods.to_vec()], false, source, sent);
         let NewRotation::Unlock { unlocks, place } = outcome.map_err(|problem| format!("{problem:?}"))? else {
             panic!("another rotation")
         };
@@ -138,12 +181,9 @@ mod tests {
     #[test]
     fn what_the_server_has_no_place_for_is_not_taken_away() {
         let credential = Source::Credential("udv-unlock".into());
-        for (methods, source, passphrase) in [
-            (&[Method::KeyFile][..], None, None),
-            (&[Method::KeyFile, Method::Passphrase], None, Some("correct horse")),
-            (&[Method::Pkcs11], None, None),
-            (&[Method::Passphrase], Some(&credential), Some("correct horse")),
-        ] {
+        for (methods, source, passphrase) in
+            [(&[Method::Pkcs11][..], None, None), (&[Method::Passphrase], Some(&credential), Some("correct horse"))]
+        {
             let refused = asked(methods, source, passphrase).unwrap_err();
             assert!(refused.contains("vault-server unlock-key"), "{refused}");
         }
@@ -163,7 +203,37 @@ mod tests {
         // One in a safe, perhaps; or left by a rotation that was cut short.
         let two = vec![Method::KeyFile, Method::KeyFile];
         let refused = asked(&two, Some(&file), None).unwrap_err();
+        assert!(refused.contains("--key-file"), "{refused}");
+        assert!(rotation(&[two], true, Some(&file), Sent::default()).is_ok());
+        let three = [Method::KeyFile; 3];
+        let refused = asked(&three, Some(&file), None).unwrap_err();
         assert!(refused.contains("more than one key file"), "{refused}");
-        assert!(rotation(&[two], true, Some(&file), None).is_ok());
+    }
+
+    #[test]
+    fn a_key_file_that_is_kept_elsewhere_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unlock.key");
+        std::fs::write(&path, "the old one").unwrap();
+        let file = Source::KeyFile(path.clone());
+        let (_, text) = new_key_file();
+        let with = |methods: &[Method], source, passphrase| asked_with(methods, source, passphrase, Some(&text));
+
+        let both = [Method::KeyFile, Method::Passphrase];
+        assert_eq!(with(&both, None, Some("correct horse")).unwrap(), ["key file", "passphrase"]);
+        assert_eq!(with(&[Method::KeyFile], None, None).unwrap(), ["key file"]);
+        // One of them is the server's.
+        assert_eq!(with(&[Method::KeyFile; 2], Some(&file), None).unwrap(), ["key file", "key file"]);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("udv-unlock-key-1:"));
+
+        for (methods, source, text, told) in [
+            (&[Method::KeyFile][..], Some(&file), &**text, "but the server's own"),
+            (&[Method::Pkcs11], None, &**text, "not opened by one"),
+            (&[Method::KeyFile; 3], Some(&file), &**text, "more than one key file"),
+            (&[Method::KeyFile], None, "udv-unlock-key-1:00", "64 hexadecimal digits"),
+        ] {
+            let refused = asked_with(methods, source, None, Some(text)).unwrap_err();
+            assert!(refused.contains(told), "{refused}");
+        }
     }
 }

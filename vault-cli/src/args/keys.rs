@@ -25,6 +25,7 @@ successor, so that older backups of the data still open for the living; --forget
 Examples:
   vault-cli key rotate unlock
   vault-cli key rotate unlock --passphrase-file new-passphrase.txt
+  vault-cli key rotate unlock --key-file /media/safe/new.key --wait
   vault-cli key rotate root --wait
   vault-cli key rotate keks --rate 500
   vault-cli key rotate deks --older-than 90d
@@ -90,6 +91,9 @@ pub(crate) struct Rotate {
     /// Of unlock and all: read the new passphrase from FILE (- is standard input) instead of asking for it
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Of unlock and all: draw a new key file and write it to FILE, in place of one kept elsewhere than on the server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     /// Follow it until it ends
     #[arg(long)]
     pub(crate) wait: bool,

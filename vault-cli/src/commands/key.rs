@@ -2,12 +2,14 @@
 
 mod emergency;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use vault_core::crypto::passphrase::new_key_file;
 use zeroize::Zeroizing;
 
 use super::Context;
@@ -100,6 +102,8 @@ struct NewRotation<'a> {
     forget: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     passphrase: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -253,32 +257,79 @@ fn show_rotations(rows: &[Vec<String>], context: &Context) -> Result<(), Failure
 fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
     let Some(layer) = args.layer.name().filter(|_| !args.now) else {
         return match (args.layer, args.now) {
-            (Layer::All, true) => emergency::run(args.passphrase_file.as_deref(), client, context),
+            (Layer::All, true) => emergency::run(args, client, context),
             (Layer::All, false) => Err(Failure::usage("all layers are rotated at once only with --now")),
             (_, _) => Err(Failure::usage("--now is for all layers: `vault-cli key rotate all --now`")),
         };
     };
-    let passphrase = match args.layer {
-        Layer::Unlock => new_passphrase(args.passphrase_file.as_deref(), client)?,
+    let unlocks = match args.layer {
+        Layer::Unlock => NewUnlocks::of(args, client)?,
         _ if args.passphrase_file.is_some() => return Err(Failure::usage("--passphrase-file is for unlock and all")),
-        _ => None,
+        _ if args.key_file.is_some() => return Err(Failure::usage("--key-file is for unlock and all")),
+        _ => NewUnlocks::default(),
     };
     let body = NewRotation {
         layer,
-        passphrase: passphrase.as_ref().map(|text| text.as_str()),
+        passphrase: unlocks.passphrase(),
+        key_file: unlocks.key_file(),
         rate: args.rate,
         older_than: args.older_than,
         subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),
         forget: args.forget,
     };
-    let answer = client.post(ROTATIONS, &body)?;
+    let answer = client.post(ROTATIONS, &body).inspect_err(|failure| unlocks.refused(failure, context))?;
     let rotation: Rotation = answer.json()?;
+    if unlocks.key_file.is_some() {
+        context.ui.note("keep the key file from before until this one is done");
+    }
     if args.wait {
         return watch(&rotation.id, client, context);
     }
     show(&answer, &rotation, context)?;
     context.ui.note(&format!("follow it with: vault-cli key watch {}", printable(&rotation.id)));
     Ok(Exit::Done)
+}
+
+/// What a person gives in place of the unlock keys that the server has no place for.
+#[derive(Default)]
+struct NewUnlocks {
+    passphrase: Option<Zeroizing<String>>,
+    /// The text of a new key file, and where it is already on disk.
+    key_file: Option<(Zeroizing<String>, PathBuf)>,
+}
+
+impl NewUnlocks {
+    fn of(args: &Rotate, client: &Client) -> Result<Self, Failure> {
+        let passphrase = new_passphrase(args.passphrase_file.as_deref(), client)?;
+        let key_file = args.key_file.as_ref().map(|path| {
+            let (_, text) = new_key_file();
+            // On disk before anything can be opened by it alone.
+            secret::write_private(&mut secret::create_private(path)?, text.trim_end())?;
+            Ok::<_, Failure>((text, path.clone()))
+        });
+        Ok(Self { passphrase, key_file: key_file.transpose()? })
+    }
+
+    fn passphrase(&self) -> Option<&str> {
+        self.passphrase.as_ref().map(|text| text.as_str())
+    }
+
+    fn key_file(&self) -> Option<&str> {
+        self.key_file.as_ref().map(|(text, _)| text.trim_end())
+    }
+
+    /// A key file that opens nothing is not left lying about; one that perhaps opens the vault is.
+    fn refused(&self, failure: &Failure, context: &Context) {
+        let Some((_, path)) = &self.key_file else { return };
+        if !failure.status.is_some_and(|status| (400..500).contains(&status)) {
+            context.ui.warn(&format!(
+                "the rotation may have begun: keep {} and the key file from before, and do it again",
+                path.display()
+            ));
+        } else if let Err(error) = fs::remove_file(path) {
+            context.ui.warn(&format!("{} opens nothing and can be removed: {error}", path.display()));
+        }
+    }
 }
 
 /// The new passphrase, if the vault is opened by one.

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer, subject};
 use crate::idempotency::{self, Once};
-use crate::new_unlock;
+use crate::new_unlock::{self, Sent};
 use crate::problem::Problem;
 
 #[derive(Serialize, ToSchema)]
@@ -111,6 +111,8 @@ pub(crate) struct NewRotation<'a> {
     rate: Option<u32>,
     /// Of `unlock`: the new passphrase, if the vault is opened by one. A key file is drawn anew.
     passphrase: Option<String>,
+    /// Of `unlock`: the text of a new key file, in place of one that is kept elsewhere than on the server.
+    key_file: Option<String>,
     /// Of `deks`: only keys that are older than so many seconds.
     older_than: Option<u64>,
     /// Of `deks`: only those of these subjects, at most 256.
@@ -125,7 +127,7 @@ pub(crate) struct NewRotation<'a> {
 impl<'a> Shape<'a> for NewRotation<'a> {
     const SHAPE: &'static str = concat!(
         r#"{"layer": "unlock", "root", "keks", "deks" or "lookups", "rate"?: pages or subjects a second, "#,
-        r#"of unlock also "passphrase"?: the new one, "#,
+        r#"of unlock also "passphrase"?: the new one, "key_file"?: the text of a new one, "#,
         r#"of deks also "older_than"?: seconds, or "subjects"?: [ids], and "forget"?: true}"#
     );
 }
@@ -135,9 +137,13 @@ impl NewRotation<'_> {
     async fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
         let layer = Layer::parse(&self.layer);
         let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of unlock, root, keks, deks, lookups"))?;
-        let passphrase = self.passphrase.map(Zeroizing::new);
-        if layer != Layer::Unlock && passphrase.is_some() {
-            return Err(Problem::invalid("passphrase", "only with the layer unlock"));
+        let sent =
+            Sent { passphrase: self.passphrase.map(Zeroizing::new), key_file: self.key_file.map(Zeroizing::new) };
+        if layer != Layer::Unlock {
+            let of_unlock = [("passphrase", sent.passphrase.is_some()), ("key_file", sent.key_file.is_some())];
+            if let Some((field, _)) = of_unlock.into_iter().find(|(_, given)| *given) {
+                return Err(Problem::invalid(field, "only with the layer unlock"));
+            }
         }
         if layer != Layer::Deks {
             let of_deks = [
@@ -149,7 +155,7 @@ impl NewRotation<'_> {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
                 None if layer == Layer::Unlock => {
                     let slots = app.vault.slot_unlocks();
-                    new_unlock::rotation(&slots, cut_short(app).await?, app.unlock_source.as_ref(), passphrase)
+                    new_unlock::rotation(&slots, cut_short(app).await?, app.unlock_source.as_ref(), sent)
                 }
                 None => Ok(layer.into()),
             };

@@ -3,11 +3,10 @@
 //! From the root downwards: once the page keys are others, who has those from before cannot follow what comes below them,
 //! so new data keys are drawn only then. What was exposed is told by the times at which each layer ended.
 
-use std::path::Path;
-
 use serde::Serialize;
 
-use super::{NewRotation, ROTATIONS, Rotation, until_ended};
+use super::{NewRotation, NewUnlocks, ROTATIONS, Rotation, until_ended};
+use crate::args::Rotate;
 use crate::client::Client;
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
@@ -39,22 +38,25 @@ struct Ended {
 }
 
 const LEFT: &str = "copies of the store and of the slots from before stay open to the keys from before";
-const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: stop the server and change it \
-                           with `vault-server unlock-key`. Copies of the store from before stay open to the keys from before";
+const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: see above. Copies of the store from before stay open to the keys from before";
 
-pub(super) fn run(passphrase_file: Option<&Path>, client: &Client, context: &Context) -> Result<Exit, Failure> {
-    let passphrase = super::new_passphrase(passphrase_file, client)?;
+pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
     context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
+    let unlocks = NewUnlocks::of(args, client)?;
     let mut layers = Vec::new();
     let mut left = LEFT;
     for (layer, exposed) in LAYERS {
-        let asked = NewRotation {
-            layer,
-            forget: layer == "deks",
-            passphrase: passphrase.as_ref().filter(|_| layer == "unlock").map(|text| text.as_str()),
-            ..NewRotation::default()
-        };
-        let ended = match rotated(&asked, client, context) {
+        let mut asked = NewRotation { layer, forget: layer == "deks", ..NewRotation::default() };
+        if layer == "unlock" {
+            (asked.passphrase, asked.key_file) = (unlocks.passphrase(), unlocks.key_file());
+        }
+        let ended = rotated(&asked, client, context);
+        if layer == "unlock"
+            && let Err(failure) = &ended
+        {
+            unlocks.refused(failure, context);
+        }
+        let ended = match ended {
             // The server has no place for one of them; the other layers do not wait for that.
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
