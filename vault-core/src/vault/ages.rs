@@ -1,5 +1,6 @@
 //! How old keys are, and what is done about those that get too old.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Vault;
@@ -224,23 +225,44 @@ fn rests(last: &RotationRecord, now: Timestamp) -> bool {
 
 /// None of the layer's keys is older: those that a rotation leaves alone were drawn since it began.
 fn oldest(records: &[RotationRecord], layer: Layer, created_at: Timestamp) -> Timestamp {
-    let done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
-    let bounds = done.filter_map(|record| match &record.work {
+    done(records, layer).filter_map(bound).fold(created_at, Ord::max)
+}
+
+fn done(records: &[RotationRecord], layer: Layer) -> impl DoubleEndedIterator<Item = &RotationRecord> {
+    records.iter().filter(move |record| record.layer() == layer && record.state == RotationState::Done)
+}
+
+/// None of its layer's keys is older once it is done.
+fn bound(record: &RotationRecord) -> Option<Timestamp> {
+    match &record.work {
         Work::Deks(work) => match work.which {
             WhichDeks::All => Some(record.started_at),
             WhichDeks::Before(at) => Some(at.min(record.started_at)),
             WhichDeks::Of(_) => None,
         },
         _ => Some(record.started_at),
-    });
-    bounds.fold(created_at, Ord::max)
+    }
 }
 
 /// The last done rotation of all keys of the layer.
 fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
-    let mut done = records.iter().filter(|record| record.layer() == layer && record.state == RotationState::Done);
-    let record = done.rfind(|record| !is_of_chosen(record))?;
+    let record = done(records, layer).rfind(|record| !is_of_chosen(record))?;
     Some(LastRotation { id: record.id, finished_at: record.finished_at? })
+}
+
+/// The rotations that anything is told from, which therefore stay: all others may be forgotten.
+pub(super) fn telling(records: &[RotationRecord]) -> BTreeSet<RotationId> {
+    let of_layer = |layer| {
+        let mut own = records.iter().filter(move |record| record.layer() == layer);
+        let (newest, of_all) = (own.clone().next_back(), own.rfind(|record| !is_of_chosen(record)));
+        let bounding =
+            done(records, layer).filter_map(|record| Some((bound(record)?, record))).max_by_key(|(at, _)| *at);
+        let done_of_all = done(records, layer).rfind(|record| !is_of_chosen(record));
+        [newest, of_all, done_of_all, bounding.map(|(_, record)| record)]
+    };
+    let serving = records.iter().filter_map(|record| Some((serving_shreds(record)?, record))).max_by_key(|(of, _)| *of);
+    let told = Layer::ALL.iter().copied().flat_map(of_layer).chain([serving.map(|(_, record)| record)]);
+    told.flatten().map(|record| record.id).collect()
 }
 
 /// Whether it gives other keys to chosen subjects only.
@@ -265,11 +287,14 @@ fn older(records: &[RotationRecord], layer: Layer) -> u64 {
 
 /// Shreds that there had been when the serving tag key of lookups was drawn.
 fn shreds_before(records: &[RotationRecord]) -> u64 {
-    let serving = records.iter().rev().filter_map(|record| match &record.work {
+    records.iter().filter_map(serving_shreds).max().unwrap_or(0)
+}
+
+fn serving_shreds(record: &RotationRecord) -> Option<u64> {
+    match &record.work {
         Work::Lookups(work) if work.serves() => Some(work.shreds),
         _ => None,
-    });
-    serving.max().unwrap_or(0)
+    }
 }
 
 fn serving_lookups(header: &Header) -> Result<SubtreeInfo, Error> {

@@ -116,3 +116,36 @@ async fn what_a_person_cancelled_rests_for_a_day() {
     let tomorrow = now.plus_seconds(DAY + 1);
     assert_eq!(fixture.vault.rotate_what_is_due(&status, tomorrow).await.unwrap(), Some(Layer::Keks));
 }
+
+#[tokio::test]
+async fn old_rotations_are_forgotten_but_for_those_that_ages_are_told_from() {
+    let fixture = fixture([10, 30, 30, 30, 30], false).await;
+    for layer in [Layer::Lookups, Layer::Deks, Layer::Deks, Layer::Keks, Layer::Keks, Layer::Root, Layer::Root] {
+        fixture.rotate(NewRotation::from(layer)).await;
+    }
+    let chosen = || NewRotation::Deks { which: DeksOf::Subjects(vec![id("s1")]), forget: false };
+    fixture.rotate(chosen()).await;
+    fixture.rotate(chosen()).await;
+    fixture.shred(&["s2"]).await;
+    let told = || async {
+        let mut layers = fixture.vault.keys().await.unwrap().layers;
+        // Forgetting is a root batch itself.
+        let root = layers.iter_mut().find(|status| status.layer == Layer::Root).unwrap();
+        (root.version, root.since, root.due) = (None, Timestamp(0), None);
+        format!("{layers:?}")
+    };
+    let before = told().await;
+    assert_eq!(fixture.vault.rotations().await.unwrap().len(), 9);
+
+    let session = fixture.vault.session().unwrap();
+    let forget = |at| rotate::forget_unlisted(&fixture.vault.inner, &session, at);
+    assert_eq!(forget(in_days(29)).await.unwrap().len(), 0, "they are listed");
+    for write in forget(in_days(31)).await.unwrap() {
+        assert_eq!(session.finalize(write).await.unwrap(), true);
+    }
+    // One of each layer; of deks the last of all and the last of chosen ones.
+    assert_eq!(fixture.vault.rotations().await.unwrap().len(), 5);
+    assert_eq!(told().await, before);
+    assert_eq!(forget(in_days(365)).await.unwrap().len(), 0);
+    assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
+}

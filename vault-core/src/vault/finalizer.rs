@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Inner;
 use super::records::RotationRecord;
 use super::retained::RetainedAsk;
-use super::rotate::{Alteration, Rotations};
+use super::rotate::{self, Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
 use super::unlocks::UnlocksAsk;
@@ -77,6 +77,8 @@ pub(crate) struct Finalizer {
     worn: BTreeSet<(Kind, EntryKey)>,
     /// When to look for what ordinary writes left behind.
     tidy_at: Instant,
+    /// Whether this round tidies what is looked for now and then only.
+    thorough: bool,
     /// Until when rounds do without tidying, for one met damage.
     untidy_until: Option<Instant>,
     retry_at: Option<Instant>,
@@ -114,6 +116,7 @@ impl Finalizer {
             rotations,
             worn: BTreeSet::new(),
             tidy_at: Instant::now() + TIDY_EVERY,
+            thorough: false,
             untidy_until: None,
             retry_at: None,
             retry_after: RETRY.0,
@@ -241,7 +244,9 @@ impl Finalizer {
         if self.inner.drop_unconfirmed(&self.session) {
             self.settle_earlier().await;
         }
+        self.thorough = true;
         let writes = self.tidying().await.unwrap_or_default();
+        self.thorough = !writes.is_empty();
         let edits: usize = writes.iter().map(|write| write.edits.len()).sum();
         // One batch takes so much and no more: if it is full there is more.
         let again = if edits < expire::SWEEP_MAX { TIDY_EVERY } else { TIDY_AGAIN };
@@ -303,6 +308,9 @@ impl Finalizer {
         writes.extend(expire::sweep(&self.inner, &self.session).await?);
         writes.extend(tokens::sweep(&self.inner, &self.session).await?);
         writes.extend(evidence::forget_keys(&self.inner, &self.session).await?);
+        if self.thorough {
+            writes.extend(rotate::forget_unlisted(&self.inner, &self.session, Timestamp::settled()).await?);
+        }
         if !self.worn.is_empty() {
             let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();
             writes.push(Write { edits, ..Write::default() });
@@ -337,6 +345,7 @@ impl Finalizer {
         self.retry_after = RETRY.0;
         self.session.set_waiting(Vec::new());
         self.worn.clear();
+        self.thorough = false;
         if committed.missed {
             self.part_missed();
         }

@@ -78,7 +78,8 @@ impl Vault {
         self.inner.put(&session, id, &changes, options).await
     }
 
-    /// Puts many subjects in one durable commit. Each item succeeds or fails on its own.
+    /// Puts many subjects in one durable commit, but for those that change meanwhile or are listed twice, and for final changes:
+    /// each of these has a commit of its own. Each item succeeds or fails on its own.
     pub async fn write_batch(&self, items: Vec<(SubjectId, Changes, PutOptions)>) -> Vec<Result<PutOutcome, Error>> {
         let Ok(session) = self.session() else { return items.iter().map(|_| Err(Error::Locked)).collect() };
         let mut results: Vec<Option<Result<PutOutcome, Error>>> = items.iter().map(|_| None).collect();

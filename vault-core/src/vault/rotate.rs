@@ -24,7 +24,7 @@ use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Wor
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationState};
 use super::writer::Write;
-use super::{Inner, Vault, subject};
+use super::{Inner, Vault, ages, subject};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -37,6 +37,8 @@ use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
 pub const CHOSEN_MAX: usize = 256;
 /// How long an ended rotation is listed, in seconds: 30 days. The last one of each layer stays.
 const LISTED_SECONDS: u64 = 30 * 24 * 3600;
+/// Rotations that one root batch forgets.
+const FORGOTTEN_MAX: usize = 100;
 /// What is told of a rotation of unlock keys that did not come to its end.
 const CUT_SHORT: &str = "it was cut short: what opens the vault now is to be kept; rotate unlock keys again";
 const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still the one from before: rotate the root";
@@ -321,6 +323,20 @@ pub(super) async fn all(inner: &Inner, session: &Session) -> Result<Vec<Rotation
             return Ok(records);
         }
     }
+}
+
+/// Removes rotations that are not listed any more, unless the age of a layer is told from them. For a root batch.
+pub(super) async fn forget_unlisted(inner: &Inner, session: &Session, now: Timestamp) -> Result<Vec<Write>, Error> {
+    let records = all(inner, session).await?;
+    let telling = ages::telling(&records);
+    let header = &session.snapshot().header;
+    let old = |record: &&RotationRecord| {
+        let over = record.finished_at.is_some_and(|at| at.plus_seconds(LISTED_SECONDS) <= now);
+        over && ended(record.state) && !telling.contains(&record.id)
+    };
+    let removals = records.iter().filter(old).take(FORGOTTEN_MAX);
+    let edits: Vec<_> = removals.map(|record| (Kind::System, key(header, record.id), Op::Remove)).collect();
+    Ok(if edits.is_empty() { Vec::new() } else { vec![Write { edits, reclaim: true, ..Write::default() }] })
 }
 
 async fn find(inner: &Inner, header: &Header, id: RotationId) -> Result<RotationRecord, Error> {

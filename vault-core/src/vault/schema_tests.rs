@@ -282,7 +282,7 @@ async fn a_subject_never_grows_beyond_what_can_be_noted_and_shredded() {
         n += 1;
         fixture.put("a", &[(&long(n % held), &format!(r#""x {n}""#))]).await.unwrap();
     }
-    assert!(n > 5, "{n}");
+    assert!(n > 0, "nothing was written meanwhile");
     assert_eq!(fixture.vault.verify(&|_, _| {}).await.unwrap().problems, [""; 0]);
     for hold in &holds {
         fixture.vault.release_hold(&id("a"), hold).await.unwrap();

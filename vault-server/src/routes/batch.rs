@@ -111,7 +111,8 @@ pub(crate) struct ReadResult<'a> {
     problem: Option<&'a Problem>,
 }
 
-/// Put fields of many subjects; those that succeed are one durable commit.
+/// Put fields of many subjects, in one durable commit but for those that change meanwhile. After a lost connection some of
+/// them may be written: send the batch again.
 #[utoipa::path(
     post, path = "/v1/batch/write", tag = "batch", request_body = WriteBatch,
     params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_WRITES)),

@@ -147,7 +147,7 @@ pub(crate) struct TokenValueResult<'a> {
     problem: Option<&'a Problem>,
 }
 
-/// Create a value token, or many in one durable commit.
+/// Create a value token, or many at once.
 #[utoipa::path(
     post, path = "/v1/tokens", tag = "tokens", request_body = CreateToken,
     params(("Idempotency-Key" = Option<String>, Header, description = idempotency::NO_EFFECT_ON_TOKENS)),

@@ -73,7 +73,7 @@ impl Vault {
         self.create_tokens(&[new]).await.pop().unwrap_or(Err(Error::Failed))
     }
 
-    /// Creates many in one durable commit, and answers them in order. Each succeeds or fails on its own.
+    /// Creates many in one durable commit, but for those whose subject changes meanwhile, and answers them in order. Each succeeds or fails on its own.
     pub async fn create_tokens(&self, items: &[NewToken]) -> Vec<Outcome> {
         let Ok(session) = self.session() else { return items.iter().map(|_| Err(Error::Locked)).collect() };
         let mut outcomes: Vec<Option<Outcome>> = items.iter().map(|_| None).collect();
