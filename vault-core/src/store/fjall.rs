@@ -2,7 +2,7 @@
 //!
 //! Known of fjall 3.1.13, and answered here: it takes no empty keys (every key gets a byte in front); reads without a
 //! snapshot may see half of a batch (every read takes one); a power loss can leave a torn last batch, beside which it
-//! refuses to open (`torn` cuts it off); a kill while the database is made leaves files that it trips over (they are
+//! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); a kill while the database is made leaves files that it trips over (they are
 //! removed while nothing can be in them); a worker that fails leaves writers waiting for ever (we wait for the workers
 //! ourselves, and look whether they live); compaction needs room, and a disk without it ends all writing (its need is kept
 //! free).
@@ -19,6 +19,7 @@ use std::time::Duration;
 use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable, UserKey};
 
+use self::torn::Found;
 use super::disk::{OnDisk, unavailable};
 use super::group::Changes;
 use super::{Row, StoreError, panics};
@@ -62,10 +63,8 @@ impl Fjall {
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Fjall, StoreError> {
         let dir = dir.join(FILES);
         remove_unmade(&dir)?;
-        let (db, rows) = match open_engine(&dir, cache_bytes) {
-            Err(StoreError::Corrupt(_)) if cut_torn(&dir)? => open_engine(&dir, cache_bytes)?,
-            opened => opened?,
-        };
+        mend_journals(&dir)?;
+        let (db, rows) = open_engine(&dir, cache_bytes)?;
         sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
         Ok(Fjall { db, rows, dir })
     }
@@ -157,13 +156,23 @@ fn sync_names(dir: &Path) -> io::Result<()> {
     [&dir.join("keyspaces"), dir, above].into_iter().try_for_each(|names| fs::File::open(names)?.sync_all())
 }
 
-/// Cuts off a torn last batch; whether there was one.
-fn cut_torn(dir: &Path) -> Result<bool, StoreError> {
-    let cut = torn::cut(dir).map_err(unavailable("its journal cannot be mended"))?;
-    if cut {
-        tracing::warn!("the last write before a loss of power was torn: it was acknowledged to nobody, and is dropped");
+/// Cuts off a torn last batch.
+fn mend_journals(dir: &Path) -> Result<(), StoreError> {
+    if !dir.is_dir() {
+        return Ok(());
     }
-    Ok(cut)
+    match torn::mend(dir).map_err(unavailable("its journals cannot be looked through"))? {
+        Found::Whole => {}
+        Found::Cut => {
+            tracing::warn!(
+                "the last write before a loss of power was torn: it was acknowledged to nobody, and is dropped"
+            );
+        }
+        Found::Damaged(journal) => {
+            return Err(StoreError::Corrupt(format!("{} is damaged before its end", journal.display())));
+        }
+    }
+    Ok(())
 }
 
 fn open_engine(dir: &Path, cache_bytes: u64) -> Result<(Database, Keyspace), StoreError> {
