@@ -80,6 +80,12 @@ pub(crate) fn write_private(file: &mut File, secret: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Makes sure that the name of a file is on disk as well.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
 /// A secret of one line from standard input.
 pub(crate) fn read_line() -> Result<Zeroizing<String>, Failure> {
     let text = read_all(io::stdin().lock(), "standard input")?;

@@ -25,6 +25,9 @@ use crate::secret;
 const ROTATIONS: &str = "/v1/keys/rotations";
 const SLOTS: &str = "/v1/slots";
 const ROTATE_SLOTS: &str = "/v1/slots/rotate";
+/// How a request for a rotation is refused before anything is done, or once all is taken back. Not 423: the vault may have been
+/// locked half way.
+const NOTHING_DONE: [u16; 6] = [400, 401, 403, 409, 422, 429];
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -277,17 +280,19 @@ fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Fai
         subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),
         forget: args.forget,
     };
-    let answer = client.post(ROTATIONS, &body).inspect_err(|failure| unlocks.refused(failure, context))?;
+    let answer = begin(&body, &unlocks, client, context)?;
     let rotation: Rotation = answer.json()?;
-    if unlocks.key_file.is_some() {
-        context.ui.note("keep the key file from before until this one is done");
-    }
     if args.wait {
         return watch(&rotation.id, client, context);
     }
     show(&answer, &rotation, context)?;
     context.ui.note(&format!("follow it with: vault-cli key watch {}", printable(&rotation.id)));
     Ok(Exit::Done)
+}
+
+/// Asks for a rotation.
+fn begin(asked: &NewRotation<'_>, unlocks: &NewUnlocks, client: &Client, context: &Context) -> Result<Answer, Failure> {
+    client.post(ROTATIONS, asked).inspect_err(|failure| unlocks.refused(failure, context))
 }
 
 /// What a person gives in place of the unlock keys that the server has no place for.
@@ -304,7 +309,13 @@ impl NewUnlocks {
         let key_file = args.key_file.as_ref().map(|path| {
             let (_, text) = new_key_file();
             // On disk before anything can be opened by it alone.
-            secret::write_private(&mut secret::create_private(path)?, text.trim_end())?;
+            let mut file = secret::create_private(path)?;
+            let written = secret::write_private(&mut file, text.trim_end()).and_then(|()| secret::sync_name(path));
+            if let Err(error) = written {
+                // Nothing opens by it, and the name is free for the next try.
+                let _ = fs::remove_file(path);
+                return Err(Failure::failed(format!("cannot write {}: {error}", path.display())));
+            }
             Ok::<_, Failure>((text, path.clone()))
         });
         Ok(Self { passphrase, key_file: key_file.transpose()? })
@@ -321,9 +332,10 @@ impl NewUnlocks {
     /// A key file that opens nothing is not left lying about; one that perhaps opens the vault is.
     fn refused(&self, failure: &Failure, context: &Context) {
         let Some((_, path)) = &self.key_file else { return };
-        if !failure.status.is_some_and(|status| (400..500).contains(&status)) {
+        if !failure.status.is_some_and(|status| NOTHING_DONE.contains(&status)) {
             context.ui.warn(&format!(
-                "the rotation may have begun: keep {} and the key file from before, and do it again",
+                "the new unlock keys may be in use: keep {} and the key file from before until a rotation of unlock is done; \
+                 do it again with another FILE",
                 path.display()
             ));
         } else if let Err(error) = fs::remove_file(path) {

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{NewRotation, NewUnlocks, ROTATIONS, Rotation, until_ended};
+use super::{NewRotation, NewUnlocks, Rotation, begin, until_ended};
 use crate::args::Rotate;
 use crate::client::Client;
 use crate::commands::Context;
@@ -46,17 +46,15 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
     let mut layers = Vec::new();
     let mut left = LEFT;
     for (layer, exposed) in LAYERS {
-        let mut asked = NewRotation { layer, forget: layer == "deks", ..NewRotation::default() };
-        if layer == "unlock" {
-            (asked.passphrase, asked.key_file) = (unlocks.passphrase(), unlocks.key_file());
-        }
-        let ended = rotated(&asked, client, context);
-        if layer == "unlock"
-            && let Err(failure) = &ended
-        {
-            unlocks.refused(failure, context);
-        }
-        let ended = match ended {
+        let own = if layer == "unlock" { &unlocks } else { &NewUnlocks::default() };
+        let asked = NewRotation {
+            layer,
+            forget: layer == "deks",
+            passphrase: own.passphrase(),
+            key_file: own.key_file(),
+            ..NewRotation::default()
+        };
+        let ended = match rotated(&asked, own, client, context) {
             // The server has no place for one of them; the other layers do not wait for that.
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
@@ -87,9 +85,14 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
     Ok(Exit::Done)
 }
 
-fn rotated(asked: &NewRotation<'_>, client: &Client, context: &Context) -> Result<Rotation, Failure> {
+fn rotated(
+    asked: &NewRotation<'_>,
+    unlocks: &NewUnlocks,
+    client: &Client,
+    context: &Context,
+) -> Result<Rotation, Failure> {
     let layer = asked.layer;
-    let begun: Rotation = client.post(ROTATIONS, asked)?.json()?;
+    let begun: Rotation = begin(asked, unlocks, client, context)?.json()?;
     let bar = progress::counting(&context.ui, layer, begun.total);
     let answer = until_ended(client, &begun.id, |rotation| {
         bar.set_length(rotation.total);
