@@ -38,20 +38,34 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 /// file system lets that reach them.
 ///
 /// # Errors
-/// What the system says; then the file is as it was, and the new secret is nowhere.
+/// What the system says; then the file is as it was, and the new secret is nowhere. If not even that can be brought about, the
+/// old one is beside it, with `.old` behind its name.
 pub(crate) fn replace_secret(path: &Path, text: &str) -> io::Result<()> {
     // Behind a link, for the link is to stay.
     let path = path.canonicalize()?;
     let old = OpenOptions::new().write(true).open(&path)?;
     let next = path.with_added_extension("new");
-    // One that is there was left by a process that was killed.
+    let before = path.with_added_extension("old");
+    // Those that are there were left by a process that was killed.
     remove(&next)?;
-    if let Err(why) = write_secret(&next, text).and_then(|()| std::fs::rename(&next, &path)) {
+    remove(&before)?;
+    let placed = write_secret(&before, &read_secret(&path)?)
+        .and_then(|()| write_secret(&next, text))
+        .and_then(|()| std::fs::rename(&next, &path));
+    if let Err(why) = placed {
         remove(&next)?;
+        wipe_away(&before)?;
+        return Err(why);
+    }
+    if let Err(why) = sync_dir(parent(&path)) {
+        // Until its name is durable the old one may come back, and must open something then.
+        if let Err(why) = std::fs::rename(&before, &path) {
+            tracing::error!(path = %before.display(), %why, "the old secret could not be put back: do so by hand");
+        }
         return Err(why);
     }
     // It is in its place now, whatever happens to the old bytes.
-    if let Err(why) = sync_dir(parent(&path)).and_then(|()| wipe(old)) {
+    if let Err(why) = wipe(old).and_then(|()| wipe_away(&before)) {
         tracing::warn!(path = %path.display(), %why, "a secret was replaced, and what it was may still be on the disk");
     }
     Ok(())
@@ -61,6 +75,14 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
         _ => Ok(()),
+    }
+}
+
+/// Writes zeros over a file and removes it, if it is there.
+fn wipe_away(path: &Path) -> io::Result<()> {
+    match overwrite(path) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+        _ => remove(path),
     }
 }
 

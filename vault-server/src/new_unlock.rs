@@ -24,20 +24,17 @@ pub(crate) struct Sent {
     pub(crate) passphrase: Option<Zeroizing<String>>,
     /// The text of a new key file, in place of one that is kept elsewhere.
     pub(crate) key_file: Option<Zeroizing<String>>,
+    /// Take away what is not replaced as well: a key file that is lost, or keys that an attempt left that was cut short.
+    pub(crate) replace_all: bool,
 }
 
-/// New unlock keys in place of those that open `slots`. `cut_short`: an earlier rotation may have left keys of its own there.
+/// New unlock keys in place of those that open `slots`.
 ///
 /// # Errors
 /// A conflict, if one of them cannot be replaced from here; an invalid value, if what is sent is not wanted, is not whole, or is
 /// no passphrase that can be kept in a file.
-pub(crate) fn rotation(
-    slots: &[Vec<Method>],
-    cut_short: bool,
-    source: Option<&Source>,
-    sent: Sent,
-) -> Result<NewRotation, Problem> {
-    let Sent { passphrase, key_file } = sent;
+pub(crate) fn rotation(slots: &[Vec<Method>], source: Option<&Source>, sent: Sent) -> Result<NewRotation, Problem> {
+    let Sent { passphrase, key_file, replace_all } = sent;
     let has = |method: Method| slots.iter().flatten().any(|of| *of == method);
     let mut unlocks = Vec::new();
     let mut placed: Option<(PathBuf, Zeroizing<String>)> = None;
@@ -51,19 +48,17 @@ pub(crate) fn rotation(
             Method::Pkcs11 | Method::Passphrase => 1,
         };
         let count = slots.iter().map(|slot| slot.iter().filter(|of| **of == method).count()).max().unwrap_or_default();
-        if method == Method::KeyFile && count > known && count <= usize::from(configured) + 1 && !cut_short {
-            let told = "a key file that is kept elsewhere opens the vault as well: send another one in its place \
-                        (`vault-cli key rotate unlock --key-file FILE` draws it)";
-            return Err(Problem::new(Kind::Conflict, told));
-        }
-        if method == Method::KeyFile && count < known && !cut_short {
+        if method == Method::KeyFile && count < known {
             return Err(Problem::invalid("key_file", "none, for no key file but the server's own opens the vault"));
         }
-        if count > known && !cut_short {
+        if count > known && !replace_all {
+            let elsewhere = method == Method::KeyFile && key_file.is_none();
             let told = format!(
-                "more than one {} opens the vault, and the server would take away those that it does not know: stop it and \
-                 use `vault-server unlock-key`",
-                method.as_str()
+                "{} {}s open the vault, and {known} would be replaced{}. `--replace-all` takes the others away: one that is \
+                 lost, or that a rotation left which was cut short",
+                count,
+                method.as_str(),
+                if elsewhere { ": `--key-file FILE` draws another one for one that is kept elsewhere" } else { "" }
             );
             return Err(Problem::new(Kind::Conflict, told));
         }
@@ -78,6 +73,7 @@ pub(crate) fn rotation(
             }
             // What is sent comes below.
             (Method::KeyFile, _) if key_file.is_some() => {}
+            (Method::KeyFile | Method::Pkcs11, None | Some(Source::PassphraseFile(_))) if replace_all => {}
             (Method::Passphrase, Some(Source::Credential(_))) | (Method::KeyFile | Method::Pkcs11, _) => {
                 let told = format!(
                     "the vault is opened by a {} as well, which this server has no place for: stop it and use \
@@ -145,8 +141,12 @@ mod tests {
         key_file: Option<&str>,
     ) -> Result<Vec<&'static str>, String> {
         let secret = |text: &str| Zeroizing::new(text.to_owned());
-        let sent = Sent { passphrase: passphrase.map(secret), key_file: key_file.map(secret) };
-        let outcome = rotation(&[methods.to_vec()], false, source, sent);
+        let sent = Sent { passphrase: passphrase.map(secret), key_file: key_file.map(secret), replace_all: false };
+        told(rotation(&[methods.to_vec()], source, sent))
+    }
+
+    /// What takes the place of which, put there.
+    fn told(outcome: Result<NewRotation, Problem>) -> Result<Vec<&'static str>, String> {
         let NewRotation::Unlock { unlocks, place } = outcome.map_err(|problem| format!("{problem:?}"))? else {
             panic!("another rotation")
         };
@@ -200,14 +200,33 @@ mod tests {
         let file = Source::KeyFile("unlock.key".into());
         let unwanted = asked(&[Method::KeyFile], Some(&file), Some("correct horse")).unwrap_err();
         assert!(unwanted.contains("not opened by one"), "{unwanted}");
+    }
+
+    #[test]
+    fn what_is_not_replaced_is_taken_away_only_if_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unlock.key");
+        std::fs::write(&path, "the old one").unwrap();
+        let file = Source::KeyFile(path);
         // One in a safe, perhaps; or left by a rotation that was cut short.
-        let two = vec![Method::KeyFile, Method::KeyFile];
+        let two = [Method::KeyFile; 2];
         let refused = asked(&two, Some(&file), None).unwrap_err();
-        assert!(refused.contains("--key-file"), "{refused}");
-        assert!(rotation(&[two], true, Some(&file), Sent::default()).is_ok());
-        let three = [Method::KeyFile; 3];
-        let refused = asked(&three, Some(&file), None).unwrap_err();
-        assert!(refused.contains("more than one key file"), "{refused}");
+        assert!(refused.contains("--key-file FILE") && refused.contains("--replace-all"), "{refused}");
+        let refused = asked(&[Method::Passphrase; 2], None, Some("correct horse")).unwrap_err();
+        assert!(!refused.contains("--key-file") && refused.contains("--replace-all"), "{refused}");
+
+        let all = |passphrase: Option<&str>| Sent {
+            passphrase: passphrase.map(|text| Zeroizing::new(text.to_owned())),
+            replace_all: true,
+            ..Sent::default()
+        };
+        assert_eq!(told(rotation(&[two.to_vec()], Some(&file), all(None))).unwrap(), ["key file"]);
+        let both = vec![Method::KeyFile, Method::Passphrase];
+        assert_eq!(told(rotation(&[both], None, all(Some("correct horse")))).unwrap(), ["passphrase"]);
+        // Never what the server itself unlocks with.
+        let credential = Source::Credential("udv-unlock".into());
+        let refused = told(rotation(&[vec![Method::Passphrase]], Some(&credential), all(Some("correct horse"))));
+        assert!(refused.unwrap_err().contains("vault-server unlock-key"));
     }
 
     #[test]
@@ -229,7 +248,7 @@ mod tests {
         for (methods, source, text, told) in [
             (&[Method::KeyFile][..], Some(&file), &**text, "but the server's own"),
             (&[Method::Pkcs11], None, &**text, "not opened by one"),
-            (&[Method::KeyFile; 3], Some(&file), &**text, "more than one key file"),
+            (&[Method::KeyFile; 3], Some(&file), &**text, "--replace-all"),
             (&[Method::KeyFile], None, "udv-unlock-key-1:00", "64 hexadecimal digits"),
         ] {
             let refused = asked_with(methods, source, None, Some(text)).unwrap_err();

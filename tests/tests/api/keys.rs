@@ -317,7 +317,10 @@ fn a_server_that_is_killed_while_unlock_keys_change_starts_again() {
         thread::scope(|scope| {
             let admin = running.admin.clone();
             scope.spawn(move || {
-                while admin.attempt("POST", "/v1/keys/rotations", &[], Some(br#"{"layer":"unlock"}"#)).is_ok() {}
+                while admin
+                    .attempt("POST", "/v1/keys/rotations", &[], Some(br#"{"layer":"unlock","replace_all":true}"#))
+                    .is_ok()
+                {}
             });
             thread::sleep(Duration::from_millis(20 + 37 * round));
             let log = running.server.kill();
@@ -325,8 +328,9 @@ fn a_server_that_is_killed_while_unlock_keys_change_starts_again() {
         });
     }
     let running = vault.start();
-    running.admin.post("/v1/keys/rotations", &json!({ "layer": "unlock" })).expect(202);
+    let all = json!({ "layer": "unlock", "replace_all": true });
+    running.admin.post("/v1/keys/rotations", &all).expect(202);
     running.stop();
-    assert!(!vault.data().join("unlock.key.new").exists());
+    assert!(!vault.data().join("unlock.key.new").exists() && !vault.data().join("unlock.key.old").exists());
     vault.verify().expect(0);
 }

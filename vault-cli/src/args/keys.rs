@@ -94,6 +94,9 @@ pub(crate) struct Rotate {
     /// Of unlock and all: draw a new key file and write it to FILE, in place of one kept elsewhere than on the server
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
+    /// Of unlock and all: also take away unlock keys that are not replaced: one that is lost, or that a rotation left
+    #[arg(long)]
+    pub(crate) replace_all: bool,
     /// Follow it until it ends
     #[arg(long)]
     pub(crate) wait: bool,

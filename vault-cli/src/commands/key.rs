@@ -107,6 +107,8 @@ struct NewRotation<'a> {
     passphrase: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replace_all: bool,
 }
 
 #[derive(Serialize)]
@@ -269,12 +271,14 @@ fn rotate(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Fai
         Layer::Unlock => NewUnlocks::of(args, client)?,
         _ if args.passphrase_file.is_some() => return Err(Failure::usage("--passphrase-file is for unlock and all")),
         _ if args.key_file.is_some() => return Err(Failure::usage("--key-file is for unlock and all")),
+        _ if args.replace_all => return Err(Failure::usage("--replace-all is for unlock and all")),
         _ => NewUnlocks::default(),
     };
     let body = NewRotation {
         layer,
         passphrase: unlocks.passphrase(),
         key_file: unlocks.key_file(),
+        replace_all: args.replace_all,
         rate: args.rate,
         older_than: args.older_than,
         subjects: Some(args.subjects.as_slice()).filter(|subjects| !subjects.is_empty()),

@@ -32,6 +32,8 @@ pub struct LogReport {
     pub log_key: Option<String>,
     /// What it tells of each erasure.
     pub erasures: BTreeMap<ErasureId, ToldErasure>,
+    /// The newest commit of the store that it tells of; 0 if it tells of none.
+    pub commit: u64,
     /// What does not fit, each with its place.
     pub problems: Vec<String>,
 }
@@ -126,8 +128,8 @@ pub fn check_with(
         problems.push(format!("and {more} more"));
     }
     progress(end.max(1), end.max(1));
-    let (moved, erasures) = (seen.moved, seen.erasures);
-    Ok(LogReport { size: tree.size(), moved, signed: heads.signed(), log_key, erasures, problems })
+    let Seen { moved, erasures, commit, .. } = seen;
+    Ok(LogReport { size: tree.size(), moved, signed: heads.signed(), log_key, erasures, commit, problems })
 }
 
 /// A journal that ends within a frame: what a crash leaves, unless it was signed already.
@@ -162,6 +164,7 @@ struct Seen {
     /// Entries that tell of a change of the key, by their index.
     changes: Vec<(u64, KeyChange)>,
     erasures: BTreeMap<ErasureId, ToldErasure>,
+    commit: u64,
     moved: u64,
     /// Entries that could not be looked at, the moved ones among them.
     unseen: u64,
@@ -170,6 +173,7 @@ struct Seen {
 impl Seen {
     fn take(&mut self, index: u64, entry: Entry) {
         ToldErasure::take(&mut self.erasures, &entry);
+        self.commit = self.commit.max(entry.commit.unwrap_or(0));
         self.changes.extend(entry.log_key.map(|change| (index, change)));
     }
 }

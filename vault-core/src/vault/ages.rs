@@ -123,7 +123,9 @@ impl Vault {
         let header = &snapshot.header;
         let lookups = serving_lookups(header)?;
         let shreds = snapshot.counts.shreds.saturating_sub(shreds_before(&records));
-        let created_at = header.created_at();
+        let (created_at, now) = (header.created_at(), Timestamp::now());
+        // Dated by a clock that was wrong then, or is wrong now, nothing says that they are young.
+        let past = |at| if at <= now { at } else { created_at };
         let layer = |layer: Layer, version: Option<u64>, since| LayerStatus {
             layer,
             version,
@@ -132,13 +134,13 @@ impl Vault {
             last: last(&records, layer),
             due: None,
         };
-        let since_last = |of| oldest(&records, of, created_at);
+        let since_last = |of| oldest(&records, of, created_at, now);
         let mut layers = vec![
             layer(Layer::Unlock, None, since_last(Layer::Unlock)),
-            layer(Layer::Root, Some(header.epoch()), header.root_created_at()),
+            layer(Layer::Root, Some(header.epoch()), past(header.root_created_at())),
             layer(Layer::Keks, None, since_last(Layer::Keks)),
             layer(Layer::Deks, None, since_last(Layer::Deks)),
-            layer(Layer::Lookups, Some(lookups.generation.into()), lookups.created_at),
+            layer(Layer::Lookups, Some(lookups.generation.into()), past(lookups.created_at)),
         ];
         let policy = &self.inner.options.keys;
         for status in &mut layers {
@@ -224,8 +226,8 @@ fn rests(last: &RotationRecord, now: Timestamp) -> bool {
 }
 
 /// None of the layer's keys is older: those that a rotation leaves alone were drawn since it began.
-fn oldest(records: &[RotationRecord], layer: Layer, created_at: Timestamp) -> Timestamp {
-    done(records, layer).filter_map(bound).fold(created_at, Ord::max)
+fn oldest(records: &[RotationRecord], layer: Layer, created_at: Timestamp, now: Timestamp) -> Timestamp {
+    done(records, layer).filter_map(bound).filter(|at| *at <= now).fold(created_at, Ord::max)
 }
 
 fn done(records: &[RotationRecord], layer: Layer) -> impl DoubleEndedIterator<Item = &RotationRecord> {
@@ -254,7 +256,7 @@ fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
 pub(super) fn telling(records: &[RotationRecord]) -> BTreeSet<RotationId> {
     let of_layer = |layer| {
         let mut own = records.iter().filter(move |record| record.layer() == layer);
-        let (newest, of_all) = (own.clone().next_back(), own.rfind(|record| !is_of_chosen(record)));
+        let (newest, of_all) = (own.clone().next_back(), own.rfind(|record| is_of_all(record)));
         let bounding =
             done(records, layer).filter_map(|record| Some((bound(record)?, record))).max_by_key(|(at, _)| *at);
         let done_of_all = done(records, layer).rfind(|record| !is_of_chosen(record));
@@ -270,16 +272,24 @@ fn is_of_chosen(record: &RotationRecord) -> bool {
     matches!(&record.work, Work::Deks(work) if matches!(work.which, WhichDeks::Of(_)))
 }
 
+/// Whether it leaves none of the layer's keys as it was.
+fn is_of_all(record: &RotationRecord) -> bool {
+    !matches!(&record.work, Work::Deks(work) if !matches!(work.which, WhichDeks::All))
+}
+
 /// What is still on older keys than the last rotation of a layer was to bring. A rotation of lookups that is taken back leaves
 /// all under the serving key.
 fn older(records: &[RotationRecord], layer: Layer) -> u64 {
     let mut of_layer = records.iter().filter(|record| record.layer() == layer);
-    match of_layer.rfind(|record| !ended(record.state) || !is_of_chosen(record)) {
+    match of_layer.rfind(|record| !ended(record.state) || is_of_all(record)) {
         None => 0,
         Some(r) if r.state == RotationState::Done => 0,
         Some(r) if r.state == RotationState::Cancelled && layer == Layer::Lookups => 0,
         Some(r) => match &r.work {
             Work::Deks(work) => r.total - r.done.min(r.total) + work.damaged,
+            // It goes through all subjects three times, and the new key serves after the first.
+            Work::Lookups(work) if work.serves() => 0,
+            Work::Lookups(_) => r.total.div_ceil(3),
             _ => r.total - r.done.min(r.total),
         },
     }

@@ -4,6 +4,9 @@
 //! A round: stage a fresh root in every slot, have the writer commit the root batch, overwrite the old root in every
 //! slot, then tell everybody that it is final. Ordinary writes go on meanwhile, for slots are never waited for by the
 //! writer. A slot that does not answer leaves shreds refused and not final; the round is tried again by itself.
+//!
+//! A round that meets damage is not committed, and whose damage it is cannot be told. So for a while each round takes one
+//! kind of work only, one shred or the finals or the rotations, and what meets damage alone is set aside or ended.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,6 +35,8 @@ use crate::trie::{EntryKey, Kind, Op};
 const SHRED_MAX: usize = 500;
 /// First and longest wait before a failed round is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// First and longest wait before a shred that met damage is tried again.
+const ASIDE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
 /// Before a part of the shreds that met a change is tried again, in smaller parts.
 const MISSED: Duration = Duration::from_millis(10);
 /// How often entries that ordinary writes left behind are looked for.
@@ -64,14 +69,38 @@ pub(crate) enum Job {
 }
 
 type Reply = oneshot::Sender<Result<bool, Error>>;
+type Item = (ErasureId, EntryKey);
+
+/// What a round takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    All,
+    Shred,
+    Finals,
+    Rotations,
+}
+
+/// A shred that met damage.
+struct Aside {
+    item: Item,
+    until: Instant,
+    wait: Duration,
+}
 
 /// The finalizer's own state.
 pub(crate) struct Finalizer {
     inner: Arc<Inner>,
     session: Arc<Session>,
-    shreds: VecDeque<(ErasureId, EntryKey)>,
+    shreds: VecDeque<Item>,
     /// How many of them share a root batch; one at a time after damage, so that it holds up nobody else.
     together: usize,
+    /// Those that wait for their next try by themselves.
+    aside: Vec<Aside>,
+    /// What the last round took, and how long the shred that it took had waited.
+    taking: Taking,
+    waited: Duration,
+    /// What came while a slot did not answer.
+    later: VecDeque<Job>,
     finals: Vec<(Write, Reply)>,
     rotations: Rotations,
     worn: BTreeSet<(Kind, EntryKey)>,
@@ -112,6 +141,10 @@ impl Finalizer {
             session,
             shreds,
             together: SHRED_MAX,
+            aside: Vec::new(),
+            taking: Taking::All,
+            waited: Duration::ZERO,
+            later: VecDeque::new(),
             finals: Vec::new(),
             rotations,
             worn: BTreeSet::new(),
@@ -126,16 +159,19 @@ impl Finalizer {
 
     /// Runs until it is told to stop or the engine fails.
     pub(super) async fn run(mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
-        self.settle_earlier().await;
+        self.settle_earlier(jobs).await;
         while !self.stopping {
+            while let Some(job) = self.later.pop_front() {
+                self.take(job, jobs).await;
+            }
             self.session.set_rotating(self.rotations.progress());
             match self.next_round() {
                 Some(at) if at <= Instant::now() => {
                     // Take what else waits, so that it shares the round.
                     while let Ok(job) = jobs.try_recv() {
-                        self.take(job).await;
+                        self.take(job, jobs).await;
                     }
-                    self.round().await;
+                    self.round(jobs).await;
                 }
                 due => self.wait(jobs, due).await,
             }
@@ -146,9 +182,9 @@ impl Finalizer {
     }
 
     /// Recovery may have left a slot behind that could not be reached; until it is settled nothing from before is final.
-    async fn settle_earlier(&mut self) {
+    async fn settle_earlier(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         let root = self.session.root.load_full();
-        if self.finish(&root).await
+        if self.finish(&root, jobs).await
             && let Err(error) = evidence::tell(&self.inner, &self.session).await
         {
             tracing::warn!(%error, "the times of final erasures could not be noted; they are with the next one");
@@ -161,18 +197,18 @@ impl Finalizer {
         let due = due.unwrap_or_else(|| Instant::now() + TIDY_EVERY);
         tokio::select! {
             job = jobs.recv() => match job {
-                Some(job) => self.take(job).await,
+                Some(job) => self.take(job, jobs).await,
                 None => self.stopping = true,
             },
             () = tokio::time::sleep_until(due) => {}
         }
     }
 
-    async fn take(&mut self, job: Job) {
+    async fn take(&mut self, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         match job {
             Job::Shred { erasure, subjects } => self.shreds.extend(subjects.into_iter().map(|s| (erasure, s))),
             Job::Final { write, reply } => self.finals.push((write, reply)),
-            Job::Rotation(record) => self.rotations.add(record),
+            Job::Rotation(record) => self.rotations.take(&self.inner, &self.session, record).await,
             Job::Worn(places) => self.worn.extend(places),
             Job::Alter(ask) => {
                 let outcome = self.rotations.alter(&self.inner, &self.session, &ask).await;
@@ -192,7 +228,7 @@ impl Finalizer {
                 let changed = self.inner.change_retained(&self.session, change).await;
                 // Who asked does not wait for a slot that is away.
                 let _ = reply.send(changed);
-                self.settle_earlier().await;
+                self.settle_earlier(jobs).await;
             }
             Job::Stop => self.stopping = true,
         }
@@ -202,14 +238,15 @@ impl Finalizer {
     fn next_round(&self) -> Option<Instant> {
         let now = Instant::now();
         let work = if self.shreds.is_empty() && self.finals.is_empty() { None } else { Some(now) };
-        let due = [work, self.rotations.due(), Some(self.tidy_at)].into_iter().flatten().min()?;
+        let aside = self.aside.iter().map(|aside| aside.until).min();
+        let due = [work, self.rotations.due(), Some(self.tidy_at), aside].into_iter().flatten().min()?;
         Some(self.retry_at.map_or(due, |retry| due.max(retry)))
     }
 
     /// One root batch, from staging to the acknowledgement. What fails cleanly stays queued.
-    async fn round(&mut self) {
+    async fn round(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         self.rotations.work(&self.inner, &self.session).await;
-        if !self.has_work().await {
+        if !self.has_work(jobs).await {
             return;
         }
         let current = self.session.root.load_full();
@@ -224,7 +261,7 @@ impl Finalizer {
         };
         match committed {
             Ok(committed) => {
-                if self.finish(&staged).await {
+                if self.finish(&staged, jobs).await {
                     self.settle(committed).await;
                 }
             }
@@ -234,15 +271,17 @@ impl Finalizer {
         }
     }
 
-    async fn has_work(&mut self) -> bool {
-        if !self.shreds.is_empty() || !self.finals.is_empty() || self.rotations.need_round() {
+    async fn has_work(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) -> bool {
+        let now = Instant::now();
+        let again = self.aside.iter().any(|aside| aside.until <= now);
+        if again || !self.shreds.is_empty() || !self.finals.is_empty() || self.rotations.need_round() {
             return true;
         }
         if self.tidy_at > Instant::now() {
             return false;
         }
         if self.inner.drop_unconfirmed(&self.session) {
-            self.settle_earlier().await;
+            self.settle_earlier(jobs).await;
         }
         self.thorough = true;
         let writes = self.tidying().await.unwrap_or_default();
@@ -256,12 +295,24 @@ impl Finalizer {
 
     /// Prepares the batch and has the writer commit it.
     async fn commit(&mut self, next: Arc<RootEntry>) -> Result<Committed, Error> {
-        let (shredded, mut writes) = self.prepare().await?;
-        let (step, rotating) = self.rotations.begin(&self.inner, &self.session).await?;
+        self.taking = self.choose();
+        let takes = |kind| self.taking == kind || self.taking == Taking::All;
+        let (shreds, rotates, finals) = (takes(Taking::Shred), takes(Taking::Rotations), takes(Taking::Finals));
+        let (shredded, mut writes) = if shreds { self.prepare().await? } else { (None, Vec::new()) };
+        let (step, rotating) = match rotates {
+            true => self.rotations.begin(&self.inner, &self.session).await?,
+            false => (None, Vec::new()),
+        };
         let rotations = writes.len()..writes.len() + rotating.len();
         writes.extend(rotating);
         let own = writes.len();
-        let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..).unzip();
+        let finals = match (finals, self.taking) {
+            (false, _) => 0,
+            // Whoever meets damage ends with it, and nobody else does.
+            (true, Taking::Finals) => 1,
+            (true, _) => self.finals.len(),
+        };
+        let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..finals).unzip();
         writes.extend(finals);
         let (reply, answer) = oneshot::channel();
         let sent = self.session.writer.send(Command::Root { next, writes, rekey: step, reply }).await;
@@ -284,6 +335,31 @@ impl Finalizer {
                 Err(error.into())
             }
         }
+    }
+
+    /// What the round takes: all there is, unless some of it met damage of late.
+    fn choose(&mut self) -> Taking {
+        let now = Instant::now();
+        self.waited = Duration::ZERO;
+        if let Some(at) = self.aside.iter().position(|aside| aside.until <= now) {
+            let Aside { item, wait, .. } = self.aside.swap_remove(at);
+            self.shreds.push_front(item);
+            self.waited = wait;
+            self.together = 1;
+            return Taking::Shred;
+        }
+        if self.untidy_until.is_none_or(|until| until <= now) {
+            return Taking::All;
+        }
+        let kinds = [
+            (Taking::Shred, !self.shreds.is_empty()),
+            (Taking::Finals, !self.finals.is_empty()),
+            (Taking::Rotations, self.rotations.need_round()),
+        ];
+        // In turns, so that none keeps the others from theirs.
+        let last = kinds.iter().position(|(kind, _)| *kind == self.taking).map_or(0, |at| at + 1);
+        let next = kinds.iter().cycle().skip(last).take(kinds.len()).find(|(_, waits)| *waits);
+        next.map_or(Taking::All, |(kind, _)| *kind)
     }
 
     async fn prepare(&self) -> Result<(Option<ShredPart>, Vec<Write>), Error> {
@@ -320,22 +396,43 @@ impl Finalizer {
 
     /// Overwrites the old root in every slot, for as long as it takes: nothing is final before.
     /// Answers `false` if it was told to stop first: then recovery goes on with it at the next start.
-    async fn finish(&mut self, next: &RootEntry) -> bool {
+    /// What comes meanwhile and needs a slot is told of it; the rest waits.
+    async fn finish(&mut self, next: &RootEntry, jobs: &mut mpsc::UnboundedReceiver<Job>) -> bool {
         let mut wait = RETRY.0;
         loop {
-            match self.inner.roots.finish(next).await {
+            let away = match self.inner.roots.finish(next).await {
                 Finish::Done => return true,
                 Finish::Waiting(slots) => {
+                    let away = slots.first().map(|(slot, why)| (slot.clone(), why.clone()));
                     let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
                     tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
                     self.session.set_waiting(reasons);
+                    away.unwrap_or_default()
                 }
-            }
+            };
             if self.session.stopping() {
                 return false;
             }
-            tokio::time::sleep(wait).await;
+            let until = Instant::now() + wait;
+            while let Ok(Some(job)) = tokio::time::timeout_at(until, jobs.recv()).await {
+                let (slot, why) = away.clone();
+                self.take_later(job, SlotError::Unreachable { slot, why });
+                if self.session.stopping() {
+                    return false;
+                }
+            }
             wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// Nobody waits for a slot that may be away for days.
+    fn take_later(&mut self, job: Job, away: SlotError) {
+        match job {
+            Job::Final { reply, .. } => drop(reply.send(Err(away.into()))),
+            Job::Alter(ask) => drop(ask.reply.send(Err(away.into()))),
+            Job::Unlocks(ask) => ask.refuse(away.into()),
+            Job::Reseal { reply } => drop(reply.send(Err(away))),
+            job => self.later.push_back(job),
         }
     }
 
@@ -393,23 +490,34 @@ impl Finalizer {
             let slots: Vec<&String> = slots.iter().map(|(name, _)| name).collect();
             tracing::warn!(?slots, "a staged root that was not used could not be wiped yet");
         }
-        if matches!(error, Error::Damaged(_)) {
-            self.step_aside(error).await;
+        match error {
+            Error::Damaged(_) => self.step_aside(error).await,
+            _ => self.postpone(error.to_string()),
         }
-        self.postpone(error.to_string());
     }
 
     /// Something that the round needs is damaged: what meets the damage must not keep the rest from becoming final.
     async fn step_aside(&mut self, error: &Error) {
-        if let Err(error) = self.rotations.fail(&self.session, &error.to_string()).await {
-            tracing::warn!(%error, "a failed rotation could not be noted");
-        }
-        if self.together == 1 {
-            self.shreds.rotate_left(usize::from(!self.shreds.is_empty()));
+        match self.taking {
+            Taking::Rotations => {
+                if let Err(error) = self.rotations.fail(&self.session, &error.to_string()).await {
+                    tracing::warn!(%error, "a failed rotation could not be noted");
+                }
+            }
+            Taking::Shred => {
+                let wait = (self.waited * 2).clamp(ASIDE.0, ASIDE.1);
+                let until = Instant::now() + wait;
+                self.aside.extend(self.shreds.pop_front().map(|item| Aside { item, until, wait }));
+            }
+            // Or what is tidied away: nobody waits for that.
+            Taking::Finals | Taking::All => {}
         }
         self.together = 1;
-        // It may have been what is tidied away; shreds do not wait for that.
         self.untidy_until = Some(Instant::now() + TIDY_EVERY);
+        self.session.set_waiting(vec![error.to_string()]);
+        self.rotations.postponed();
+        // What it was is set aside: the rest does not wait.
+        self.retry_at = Some(Instant::now() + MISSED);
     }
 
     fn postpone(&mut self, reason: String) {

@@ -7,11 +7,11 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::finalizer::{Finalizer, Job};
 use super::meta::{self, Meta, MetaHead};
-use super::outbox::Outbox;
+use super::outbox::{self, Outbox};
 use super::session::{Session, Snapshot};
 use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
-use super::writer::{Command, QUEUE, Writer};
+use super::writer::{Alarm, Command, QUEUE, Writer};
 use super::{Inner, Tasks, Vault, ages, callers, erase, idempotency, restore, retained, retention, schema, slots};
 use crate::audit::trail;
 use crate::crypto::Random;
@@ -137,8 +137,7 @@ impl Vault {
         };
         if life.is_none() {
             // Nothing was started: no key stays behind.
-            self.inner.file_slots.iter().for_each(FileSlot::lock);
-            self.inner.pages.clear();
+            self.inner.forget_keys();
         }
         started
     }
@@ -175,7 +174,18 @@ impl Vault {
                 "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
             );
         }
+        let told = inner.told_of(meta.logged);
+        if told > meta.sequence {
+            tracing::error!(
+                commit = meta.sequence,
+                told,
+                "the store is older than its audit log: what the log tells of later commits is lost. Stop the server and restore \
+                 a backup, or do again what the log tells"
+            );
+        }
         let Meta { counts, sequence, logged, .. } = meta;
+        // The outbox would take the next commits for told. At rest there is none, and the difference stays to be seen.
+        let sequence = if matches!(finalizing, Finalizing::Resumed) { sequence.max(told) } else { sequence };
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, mut job_queue) = mpsc::unbounded_channel();
@@ -191,9 +201,11 @@ impl Vault {
             // At rest nothing is written by itself.
             tokio::spawn(callers::note_now_and_then(inner.clone(), session.clone()))
         });
+        let alarmed = inner.clone();
         let finalizer = tokio::spawn(async move {
             // At rest the queue ends here, and whoever sends to it is told that the vault is locked.
             if let Some(finalizer) = finalizer {
+                let _alarm = Alarm::of(&alarmed);
                 finalizer.run(&mut job_queue).await;
             }
             // A queue that is only dropped may keep what was being sent just then, and who sent it would wait for ever.
@@ -226,11 +238,7 @@ impl Vault {
         if let (Some(session), Some(tasks)) = (session, life.take()) {
             self.end(&session, tasks).await;
         }
-        self.inner.outbox.clear();
-        self.inner.roots.forget_retained_keys();
-        self.inner.keeper.clear();
-        self.inner.file_slots.iter().for_each(FileSlot::lock);
-        self.inner.pages.clear();
+        self.inner.forget_keys();
         Ok(())
     }
 
@@ -344,6 +352,21 @@ impl Vault {
 }
 
 impl Inner {
+    /// Drops every key that is held outside of a session.
+    fn forget_keys(&self) {
+        self.outbox.clear();
+        self.roots.forget_retained_keys();
+        self.keeper.clear();
+        self.file_slots.iter().for_each(FileSlot::lock);
+        self.pages.clear();
+    }
+
+    /// The newest commit that the log tells of, as far as it has entries from `begin` on. A log that does not read is told of
+    /// where it is checked.
+    fn told_of(&self, begin: u64) -> u64 {
+        self.outbox.log().map_or(0, |log| outbox::newest_commit(log, begin).unwrap_or(0))
+    }
+
     async fn recover(&self, epoch: u64) -> Result<RootEntry, Error> {
         let recovered = self.roots.recover(epoch, |root| {
             let (store, vault, pages) = (self.store.clone(), self.vault, self.pages.clone());

@@ -187,7 +187,7 @@ impl Inner {
             start = [&last[..], &[0]].concat();
             let mut logged = match newest {
                 Some(logged) => logged,
-                None => Newest::of(log)?,
+                None => Newest::since(log, 0)?,
             };
             for (key, sealed) in rows {
                 let entries = logged.missing(open(header, &key, &sealed)?);
@@ -218,12 +218,12 @@ pub(super) async fn all(inner: &Inner, header: &Header) -> Result<Vec<Entry>, Er
     }
 }
 
-/// The newest commit that the log tells of; 0 if it tells of none.
+/// The newest commit that the log tells of in its entries from `begin` on; 0 if they tell of none.
 ///
 /// # Errors
 /// The log's.
-pub(super) fn newest_commit(log: &Log) -> Result<u64, LogError> {
-    Ok(Newest::of(log)?.commit)
+pub(super) fn newest_commit(log: &Log, begin: u64) -> Result<u64, LogError> {
+    Ok(Newest::since(log, begin)?.commit)
 }
 
 /// The newest commit that the log tells of, and how many of its entries it has.
@@ -235,12 +235,12 @@ struct Newest {
 impl Newest {
     /// Looks from the end of the log: behind the last entry of a commit there are but entries of requests. The entries of
     /// one commit are appended together, and a crash may leave the first of them only.
-    fn of(log: &Log) -> Result<Self, LogError> {
+    fn since(log: &Log, begin: u64) -> Result<Self, LogError> {
         let mut newest = Self { commit: 0, entries: 0 };
         let mut end = log.size();
-        while end > 0 {
+        while end > begin {
             // One bundle at a time: those before it may have been moved away.
-            let from = (end - 1) / WIDTH * WIDTH;
+            let from = ((end - 1) / WIDTH * WIDTH).max(begin);
             let lines = match log.read(from, usize::try_from(end - from).expect("at most a bundle")) {
                 Err(LogError::MovedAway { .. }) if newest.entries > 0 => return Ok(newest),
                 read => read?,

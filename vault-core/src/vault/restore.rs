@@ -131,7 +131,7 @@ impl Vault {
         let inner = &self.inner;
         let checked = check::archives(inner, ask, progress).await?;
         let refusals = self.refusals_since(&checked, ask.accept_unknown_refusals)?;
-        let told = inner.outbox.log().map(outbox::newest_commit).transpose()?.unwrap_or(0);
+        let told = inner.outbox.log().map(|log| outbox::newest_commit(log, 0)).transpose()?.unwrap_or(0);
         rows::clear(&*inner.store).await?;
         let mark = serde_json::to_vec(&checked.keys).map_err(|_| Error::Failed)?;
         rows::put(&*inner.store, vec![(MARKER.to_vec(), mark)]).await?;

@@ -40,7 +40,8 @@ const LISTED_SECONDS: u64 = 30 * 24 * 3600;
 /// Rotations that one root batch forgets.
 const FORGOTTEN_MAX: usize = 100;
 /// What is told of a rotation of unlock keys that did not come to its end.
-const CUT_SHORT: &str = "it was cut short: what opens the vault now is to be kept; rotate unlock keys again";
+const CUT_SHORT: &str =
+    "it was cut short: keep what opens the vault now, and rotate unlock keys again, with --replace-all";
 const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still the one from before: rotate the root";
 /// Bounds on a rotation's rate, in pages or subjects a second.
 const RATE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
@@ -152,8 +153,13 @@ impl Vault {
                 error
             }
         };
+        let begun = record.clone();
         record.finished_at = Some(Timestamp::now());
-        session.commit(vec![ending(&header, &record)?]).await?;
+        if session.commit(vec![ending(&header, &record)?]).await.is_err() {
+            // It is not left running for ever: whoever cannot be told now is told by the finalizer.
+            let begun = RotationRecord { state: RotationState::Running, detail: None, ..begun };
+            session.finalizer.send(Job::Rotation(begun)).map_err(|_| Error::Locked)?;
+        }
         Err(error)
     }
 

@@ -330,7 +330,7 @@ word_enum! {
 }
 
 /// Has a new unlock key put into its place, where it is kept in one.
-pub type PlaceNew = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+pub type PlaceNew = Box<dyn FnOnce() -> std::io::Result<()> + Send + Sync>;
 
 /// What to rotate.
 pub enum NewRotation {

@@ -21,6 +21,13 @@ pub(crate) struct UnlocksAsk {
     reply: oneshot::Sender<Result<(), Error>>,
 }
 
+impl UnlocksAsk {
+    /// Nothing was done.
+    pub(super) fn refuse(self, error: Error) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
 impl Vault {
     /// Whether these can take the place of those before.
     pub(super) fn check_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), Error> {

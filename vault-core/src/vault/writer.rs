@@ -98,7 +98,7 @@ impl Writer {
 
     /// Runs until it is told to stop or the engine fails. Whoever asks later is told that the vault is locked.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let _alarm = Alarm(self.inner.failed.clone());
+        let _alarm = Alarm::of(&self.inner);
         self.serve(&mut queue).await;
         // A queue that is only dropped may keep what was being sent just then, and who sent it would wait for ever.
         queue.close();
@@ -356,7 +356,13 @@ impl Writer {
 }
 
 /// Tells that the engine failed if the writer panics: whether its last batch landed is not known then.
-struct Alarm(watch::Sender<bool>);
+pub(super) struct Alarm(watch::Sender<bool>);
+
+impl Alarm {
+    pub(super) fn of(inner: &Inner) -> Self {
+        Self(inner.failed.clone())
+    }
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {

@@ -113,6 +113,10 @@ pub(crate) struct NewRotation<'a> {
     passphrase: Option<String>,
     /// Of `unlock`: the text of a new key file, in place of one that is kept elsewhere than on the server.
     key_file: Option<String>,
+    /// Of `unlock`: take away unlock keys that are not replaced as well, such as one that is lost, or that a rotation left which
+    /// was cut short.
+    #[serde(default)]
+    replace_all: bool,
     /// Of `deks`: only keys that are older than so many seconds.
     older_than: Option<u64>,
     /// Of `deks`: only those of these subjects, at most 256.
@@ -127,20 +131,27 @@ pub(crate) struct NewRotation<'a> {
 impl<'a> Shape<'a> for NewRotation<'a> {
     const SHAPE: &'static str = concat!(
         r#"{"layer": "unlock", "root", "keks", "deks" or "lookups", "rate"?: pages or subjects a second, "#,
-        r#"of unlock also "passphrase"?: the new one, "key_file"?: the text of a new one, "#,
+        r#"of unlock also "passphrase"?: the new one, "key_file"?: the text of a new one, "replace_all"?: true, "#,
         r#"of deks also "older_than"?: seconds, or "subjects"?: [ids], and "forget"?: true}"#
     );
 }
 
 impl NewRotation<'_> {
     /// What it asks for.
-    async fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
+    fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
         let layer = Layer::parse(&self.layer);
         let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of unlock, root, keks, deks, lookups"))?;
-        let sent =
-            Sent { passphrase: self.passphrase.map(Zeroizing::new), key_file: self.key_file.map(Zeroizing::new) };
+        let sent = Sent {
+            passphrase: self.passphrase.map(Zeroizing::new),
+            key_file: self.key_file.map(Zeroizing::new),
+            replace_all: self.replace_all,
+        };
         if layer != Layer::Unlock {
-            let of_unlock = [("passphrase", sent.passphrase.is_some()), ("key_file", sent.key_file.is_some())];
+            let of_unlock = [
+                ("passphrase", sent.passphrase.is_some()),
+                ("key_file", sent.key_file.is_some()),
+                ("replace_all", sent.replace_all),
+            ];
             if let Some((field, _)) = of_unlock.into_iter().find(|(_, given)| *given) {
                 return Err(Problem::invalid(field, "only with the layer unlock"));
             }
@@ -155,7 +166,7 @@ impl NewRotation<'_> {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
                 None if layer == Layer::Unlock => {
                     let slots = app.vault.slot_unlocks();
-                    new_unlock::rotation(&slots, cut_short(app).await?, app.unlock_source.as_ref(), sent)
+                    new_unlock::rotation(&slots, app.unlock_source.as_ref(), sent)
                 }
                 None => Ok(layer.into()),
             };
@@ -170,13 +181,6 @@ impl NewRotation<'_> {
         };
         Ok(vault::NewRotation::Deks { which, forget: self.forget })
     }
-}
-
-/// Whether the last rotation of unlock keys did not come to its end.
-async fn cut_short(app: &App) -> Result<bool, Problem> {
-    let rotations = app.vault.rotations().await?;
-    let last = rotations.iter().rfind(|rotation| rotation.layer == Layer::Unlock);
-    Ok(last.is_some_and(|rotation| rotation.state == RotationState::Failed))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -262,7 +266,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let new = body.read::<NewRotation<'_>>()?;
     let rate = bounded(new.rate)?;
-    let asked = new.asked(&app).await?;
+    let asked = new.asked(&app)?;
     let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
     let asked = app.vault.rotate(asked, rate, once.as_ref()).await?;
     let rotation = &asked.made;

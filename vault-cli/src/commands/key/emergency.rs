@@ -52,6 +52,7 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
             forget: layer == "deks",
             passphrase: own.passphrase(),
             key_file: own.key_file(),
+            replace_all: args.replace_all && layer == "unlock",
             ..NewRotation::default()
         };
         let ended = match rotated(&asked, own, client, context) {

@@ -27,6 +27,10 @@ const LATER: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Rotations {
     active: Vec<Active>,
+    /// Ended, and not yet written down: the store did not take it.
+    untold: Vec<RotationRecord>,
+    /// When that is tried again.
+    tell_at: Option<Instant>,
 }
 
 struct Active {
@@ -53,7 +57,16 @@ impl Rotations {
         Ok(rotations)
     }
 
-    pub(crate) fn add(&mut self, record: RotationRecord) {
+    /// Takes one that was begun, unless somebody who saw it in the list has changed it before it came here.
+    pub(crate) async fn take(&mut self, inner: &Inner, session: &Session, begun: RotationRecord) {
+        let found = reading!(session, |snapshot| find(inner, &snapshot.header, begun.id).await);
+        let known = self.active.iter().any(|active| active.record.id == begun.id);
+        if !known && found.is_ok_and(|record| record.state == begun.state) {
+            self.add(begun);
+        }
+    }
+
+    fn add(&mut self, record: RotationRecord) {
         let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
         self.active.push(Active { record, due, taking_part: false, step: None, next: None, together });
     }
@@ -70,7 +83,7 @@ impl Rotations {
 
     /// When the next step is due.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.active.iter().map(|a| a.due).min()
+        self.active.iter().map(|a| a.due).chain(self.tell_at).min()
     }
 
     /// Whether a step is due that is part of a root batch.
@@ -97,23 +110,39 @@ impl Rotations {
             record.state = RotationState::Running;
             record.detail = Some("it is cancelled: what it has built is taken out".to_owned());
         }
-        if let Some(at) = at {
-            self.active.remove(at);
-        }
         if record.state == RotationState::Cancelled {
             record.finished_at = Some(Timestamp::now());
         }
         let write = noting(&session.snapshot().header, &record)?;
-        let noted = session.commit(vec![write]).await.map(|_| ());
+        session.commit(vec![write]).await?;
+        if let Some(at) = at {
+            self.active.remove(at);
+        }
         if matches!(record.state, RotationState::Queued | RotationState::Running) {
             self.add(record);
         }
-        noted
+        Ok(())
+    }
+
+    /// Writes down what has ended.
+    async fn tell(&mut self, session: &Session) -> Result<(), Error> {
+        let header = session.snapshot().header.clone();
+        let writes: Vec<Write> = self.untold.iter().map(|record| ending(&header, record)).collect::<Result<_, _>>()?;
+        if !writes.is_empty() {
+            self.tell_at = Some(Instant::now() + LATER);
+            session.commit(writes).await?;
+            self.untold.clear();
+        }
+        self.tell_at = None;
+        Ok(())
     }
 
     /// Does the steps that are due and need no root batch. What fails is tried again, or ends the rotation if it is damage.
     pub(crate) async fn work(&mut self, inner: &Inner, session: &Session) {
         let now = Instant::now();
+        if let Err(error) = self.tell(session).await {
+            tracing::warn!(%error, "the end of a rotation could not be noted; it is tried again");
+        }
         for active in self.active.iter_mut().filter(|a| a.due <= now && !a.needs_round()) {
             if let Err(error) = active.ordinary_step(inner, session).await {
                 tracing::warn!(%error, "a step of a rotation did not go through; it is tried again");
@@ -183,7 +212,7 @@ impl Rotations {
 
     /// After a round: moves the cursors on, and ends what is complete. `held`: which of the rotations' writes were committed.
     pub(crate) async fn advance(&mut self, session: &Session, done: &RootDone, held: &[bool]) -> Result<(), Error> {
-        let mut over = Vec::new();
+        let over = &mut self.untold;
         for active in self.active.iter_mut().filter(|a| a.taking_part) {
             active.taking_part = false;
             if let Some((step, writes)) = active.step.take() {
@@ -235,12 +264,7 @@ impl Rotations {
             }
         }
         self.active.retain(|a| !ended(a.record.state));
-        if over.is_empty() {
-            return Ok(());
-        }
-        let header = session.snapshot().header.clone();
-        let writes = over.iter().map(|record| ending(&header, record)).collect::<Result<_, _>>()?;
-        session.commit(writes).await.map(|_| ())
+        self.tell(session).await
     }
 
     /// Ends those that take part in a round which met damage.
@@ -248,24 +272,21 @@ impl Rotations {
         let (failed, rest): (Vec<Active>, Vec<Active>) =
             std::mem::take(&mut self.active).into_iter().partition(|a| a.taking_part);
         self.active = rest;
-        let header = session.snapshot().header.clone();
-        let mut writes = Vec::new();
         for Active { mut record, .. } in failed {
             if let Work::Lookups(work) = &mut record.work
                 && work.take_back(Then::Failed).is_ok()
             {
                 // What it has built goes first.
                 record.detail = Some(detail.to_owned());
-                writes.push(noting(&header, &record)?);
                 self.add(record);
                 continue;
             }
             record.state = RotationState::Failed;
             record.finished_at = Some(Timestamp::now());
             record.detail = Some(detail.to_owned());
-            writes.push(ending(&header, &record)?);
+            self.untold.push(record);
         }
-        session.commit(writes).await.map(|_| ())
+        self.tell(session).await
     }
 
     /// The round did not take place.

@@ -5,8 +5,8 @@
 //! living; who shreds the successor shreds what it opens. A rotation that forgets replaces the record in a root batch and
 //! drops that chain: nothing leads from the new DEK to an older one.
 //!
-//! A DEK drawn since the rotation began is left alone, so a step that is repeated after a crash does nothing twice. A
-//! subject that is refused is renewed like any other: its erasure may yet be taken back.
+//! A DEK drawn since the rotation began is left alone, so a step that is repeated after a crash does nothing twice. One that
+//! is dated later than now, by a clock that was wrong then or is wrong now, is of an unknown age and is renewed. A subject that is refused is renewed like any other: its erasure may yet be taken back.
 
 use zeroize::Zeroizing;
 
@@ -97,7 +97,7 @@ impl DeksWork {
             WhichDeks::Before(at) => (*at).min(began),
             WhichDeks::All | WhichDeks::Of(_) => began,
         };
-        keys.dek_since < before
+        keys.dek_since < before || keys.dek_since > Timestamp::now().max(began)
     }
 }
 

@@ -3,14 +3,16 @@
 //! Each subject is one guarded write: what was written or shredded since it was read wins, and the subject is read again.
 //! Steps may be repeated after a crash, so what is done for a subject must leave one alone that is done.
 
-use super::super::records::{DeksWork, LookupsStage, LookupsWork, RotationRecord, Walk, WhichDeks, Work};
+use super::super::records::{
+    DeksWork, DirectoryEntry, LookupsStage, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode,
+};
 use super::super::session::{Session, Snapshot, reading};
 use super::super::writer::Write;
 use super::super::{Inner, subject};
 use super::{deks, lookups};
 use crate::error::Error;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Kind};
+use crate::trie::{self, EntryKey, Kind, Payload};
 
 /// Subjects that one step takes.
 pub(super) const STEP_SUBJECTS: u32 = 64;
@@ -54,14 +56,22 @@ impl<'r> Task<'r> {
 pub(super) struct Step {
     /// Where the walk was before.
     from: Walk,
-    /// Those that it looked at, in order; and the write of each that it changes.
-    subjects: Vec<(EntryKey, Option<Write>)>,
+    /// The entries that it looked at, in order; and the write of each subject that it changes.
+    subjects: Vec<(Looked, Option<Write>)>,
     /// Whether nobody comes after them.
     last: bool,
     /// Whose writes were taken out of it for a root batch.
     taken: Vec<EntryKey>,
     /// Compartments whose rows do not open.
     pub(super) damaged: u64,
+}
+
+/// An entry that a walk comes by.
+#[derive(Clone, Copy)]
+struct Looked {
+    key: EntryKey,
+    /// Whether it counts: a tombstone does not.
+    subject: bool,
 }
 
 /// How far a step got.
@@ -76,7 +86,8 @@ pub(super) struct Reached {
 impl Step {
     /// The writes, for a root batch.
     pub(super) fn take_writes(&mut self) -> Vec<Write> {
-        let (taken, writes) = self.subjects.iter_mut().filter_map(|(key, write)| Some((*key, write.take()?))).unzip();
+        let (taken, writes) =
+            self.subjects.iter_mut().filter_map(|(looked, write)| Some((looked.key, write.take()?))).unzip();
         self.taken = taken;
         writes
     }
@@ -88,14 +99,16 @@ impl Step {
 
     /// How far it got, if these subjects were changed meanwhile.
     pub(super) fn reached(&self, missed: impl Fn(&EntryKey) -> bool) -> Reached {
-        let done = self.subjects.iter().take_while(|(key, _)| !missed(key)).count();
+        let done = self.subjects.iter().take_while(|(looked, _)| !missed(&looked.key)).count();
         let all = done == self.subjects.len();
-        let at = match (all && self.last, self.subjects[..done].last()) {
+        let done = &self.subjects[..done];
+        let at = match (all && self.last, done.last()) {
             (true, _) => Walk::End,
-            (false, Some((key, _))) => Walk::After(Some(*key)),
+            (false, Some((looked, _))) => Walk::After(Some(looked.key)),
             (false, None) => self.from,
         };
-        Reached { at, subjects: done as u64, missed: !all }
+        let subjects = done.iter().filter(|(looked, _)| looked.subject).count() as u64;
+        Reached { at, subjects, missed: !all }
     }
 }
 
@@ -114,11 +127,11 @@ pub(super) async fn prepare(
     let subjects = Vec::with_capacity(keys.len());
     let mut step = Step { from: *at, subjects, last: false, taken: Vec::new(), damaged: 0 };
     let (mut bytes, count) = (0, keys.len());
-    for key in keys {
-        let (write, damaged) = task.write_for(inner, session, key).await?;
+    for looked in keys {
+        let (write, damaged) = task.write_for(inner, session, looked.key).await?;
         bytes += write.iter().flat_map(|write| &write.put).map(|(_, value)| value.len()).sum::<usize>();
         step.damaged += damaged;
-        step.subjects.push((key, write));
+        step.subjects.push((looked, write));
         if bytes > STEP_BYTES {
             last &= step.subjects.len() == count;
             break;
@@ -160,13 +173,17 @@ async fn next_subjects(
     task: &Task<'_>,
     after: Option<EntryKey>,
     most: usize,
-) -> Result<(Vec<EntryKey>, bool), Error> {
+) -> Result<(Vec<Looked>, bool), Error> {
     if let Task::Renew(DeksWork { which: WhichDeks::Of(tags), .. }, _) = task {
         let keys = tags.iter().map(|tag| subject::directory_of(*tag)).filter(|key| after.is_none_or(|at| *key > at));
         let rest = keys.clone().count();
-        return Ok((keys.take(most).collect(), rest <= most));
+        return Ok((keys.take(most).map(|key| Looked { key, subject: true }).collect(), rest <= most));
     }
     let entries = trie::scan(&inner.pages, &snapshot.header, Kind::Directory, &[], after.as_ref(), most).await?;
     let last = entries.len() < most;
-    Ok((entries.into_iter().map(|(key, _)| key).collect(), last))
+    let looked = |(key, payload): (EntryKey, Payload)| {
+        let subject = matches!(decode(&payload)?, DirectoryEntry::Subject(_));
+        Ok(Looked { key, subject })
+    };
+    Ok((entries.into_iter().map(looked).collect::<Result<_, Error>>()?, last))
 }

@@ -27,6 +27,13 @@ impl Vault {
                 log.size, snapshot.logged
             ));
         }
+        if log.commit > snapshot.sequence {
+            problems.push(format!(
+                "the store is older than its audit log: its last commit is {}, the log tells of {}; what the log tells of \
+                 later commits is lost",
+                snapshot.sequence, log.commit
+            ));
+        }
         let mut after = None;
         loop {
             let page = erase::list(&self.inner, &snapshot.header, after, 1000).await?;
