@@ -12,8 +12,8 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
+pub(crate) use stack::{apart, ciphering, outside};
 pub use stack::{blocking, wipe_stack, wiped, wiping};
-pub(crate) use stack::{ciphering, outside};
 
 /// Switches core dumps off, which would write keys and values to disk. The process can then be traced, and its memory
 /// read, by root alone.

@@ -4,6 +4,7 @@
 //! secrets and now waits calls [`wipe_stack`] from about the depth that the work began at.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 
 use tokio::task::JoinHandle;
 
@@ -23,14 +24,14 @@ pub fn wipe_stack() {
 
 /// Runs `work`, then overwrites what it had on the stack.
 pub fn wiped<T>(work: impl FnOnce() -> T) -> T {
-    let outcome = apart(work);
+    let outcome = below(work);
     wipe::<DEPTH>();
     outcome
 }
 
 /// Runs a cipher or a hash, then overwrites what it had on the stack.
 pub(crate) fn ciphering<T>(work: impl FnOnce() -> T) -> T {
-    let outcome = apart(work);
+    let outcome = below(work);
     wipe::<CIPHER_DEPTH>();
     outcome
 }
@@ -51,7 +52,7 @@ fn wipe<const BYTES: usize>() {
 
 /// A frame of its own, below the caller's.
 #[inline(never)]
-fn apart<T>(work: impl FnOnce() -> T) -> T {
+fn below<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
@@ -60,6 +61,13 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 pub fn wiping<F: Future>(work: F) -> impl Future<Output = F::Output> {
     let mut work = Box::pin(work);
     poll_fn(move |cx| wiped(|| work.as_mut().poll(cx)))
+}
+
+/// Work of a task that lives long, in memory of its own, which is freed and wiped when it ends: a task's own state keeps what
+/// it held until something else comes to lie there. Made in here, for a future that a task makes and hands on has its place in
+/// that state all the same.
+pub(crate) fn apart<F: Future>(work: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(work())
 }
 
 /// Runs `work` in a thread where it may block, as `tokio::task::spawn_blocking` does, then overwrites what it had on the

@@ -10,6 +10,7 @@ use super::session::Session;
 use super::types::{Layer, RotationState};
 use crate::error::Error;
 use crate::ids::RotationId;
+use crate::memory;
 use crate::root::Method;
 use crate::time::Timestamp;
 use crate::trie::{Duty, Header, Kind, SubtreeInfo};
@@ -184,13 +185,13 @@ pub(super) async fn run(vault: Vault, session: std::sync::Arc<Session>) {
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
-        let outcome = async {
+        let outcome = memory::apart(|| async {
             let status = vault.keys().await?;
             let now = Timestamp::now();
             session.set_key_ages(status.layers.clone());
             warn(&status, now, &mut warned);
             vault.rotate_what_is_due(&status, now).await
-        };
+        });
         match outcome.await {
             Ok(_) => {}
             // It is on the way to be unlocked.

@@ -27,6 +27,7 @@ use super::{erase, evidence, expire, slots, stale, tokens};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::ErasureId;
+use crate::memory;
 use crate::root::{Finish, RootEntry, SlotError};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
@@ -159,19 +160,19 @@ impl Finalizer {
 
     /// Runs until it is told to stop or the engine fails.
     pub(super) async fn run(mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
-        self.settle_earlier(jobs).await;
+        memory::apart(|| self.settle_earlier(jobs)).await;
         while !self.stopping {
             while let Some(job) = self.later.pop_front() {
-                self.take(job, jobs).await;
+                memory::apart(|| self.take(job, jobs)).await;
             }
             self.session.set_rotating(self.rotations.progress());
             match self.next_round() {
                 Some(at) if at <= Instant::now() => {
                     // Take what else waits, so that it shares the round.
                     while let Ok(job) = jobs.try_recv() {
-                        self.take(job, jobs).await;
+                        memory::apart(|| self.take(job, jobs)).await;
                     }
-                    self.round(jobs).await;
+                    memory::apart(|| self.round(jobs)).await;
                 }
                 due => self.wait(jobs, due).await,
             }
@@ -197,7 +198,7 @@ impl Finalizer {
         let due = due.unwrap_or_else(|| Instant::now() + TIDY_EVERY);
         tokio::select! {
             job = jobs.recv() => match job {
-                Some(job) => self.take(job, jobs).await,
+                Some(job) => memory::apart(|| self.take(job, jobs)).await,
                 None => self.stopping = true,
             },
             () = tokio::time::sleep_until(due) => {}

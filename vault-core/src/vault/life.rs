@@ -113,7 +113,7 @@ impl Vault {
     /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
     /// changed; [`Error::Damaged`].
     pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
-        self.unlock_and_start(unlock, Finalizing::Resumed).await
+        memory::apart(|| self.unlock_and_start(unlock, Finalizing::Resumed)).await
     }
 
     /// As [`Vault::unlock`], but nothing goes on by itself: what an earlier run left unfinished stays so, and the store
@@ -122,7 +122,7 @@ impl Vault {
     /// # Errors
     /// As [`Vault::unlock`].
     pub async fn unlock_at_rest(&self, unlock: Unlock) -> Result<(), Error> {
-        self.unlock_and_start(unlock, Finalizing::AtRest).await
+        memory::apart(|| self.unlock_and_start(unlock, Finalizing::AtRest)).await
     }
 
     async fn unlock_and_start(&self, unlock: Unlock, finalizing: Finalizing) -> Result<(), Error> {
@@ -236,7 +236,7 @@ impl Vault {
         let mut life = self.inner.life.lock().await;
         let session = self.inner.session.swap(None);
         if let (Some(session), Some(tasks)) = (session, life.take()) {
-            self.end(&session, tasks).await;
+            memory::apart(|| self.end(&session, tasks)).await;
         }
         self.inner.forget_keys();
         Ok(())

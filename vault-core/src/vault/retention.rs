@@ -21,6 +21,7 @@ use super::{Inner, Vault, subject};
 use crate::audit::{Action, Trail};
 use crate::error::Error;
 use crate::ids::{Compartment, FieldName, SubjectId};
+use crate::memory;
 use crate::schema::{FieldSpec, Schema, SchemaError};
 use crate::time::Timestamp;
 use crate::trie::EntryKey;
@@ -78,7 +79,7 @@ pub(super) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
     let every = Duration::from_secs(inner.options.sweep_seconds.max(1));
     tokio::time::sleep(every.min(FIRST_AFTER)).await;
     loop {
-        match inner.sweep_expired(&session).await {
+        match memory::apart(|| inner.sweep_expired(&session)).await {
             Ok(_) => {}
             Err(Error::Locked) => return,
             Err(error) => {

@@ -75,7 +75,7 @@ pub(super) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
     while period > 0 && !session.stopping() {
         match inner.until_due(period) {
             Some(wait) if !wait.is_zero() => tokio::time::sleep(wait.min(NAP)).await,
-            _ => match rotate(&inner, &session).await {
+            _ => match memory::apart(|| rotate(&inner, &session)).await {
                 Ok(_) => retry = RETRY.0,
                 Err(error) => {
                     tracing::warn!(%error, "a slot rotation waits; it is tried again");

@@ -116,14 +116,14 @@ impl Writer {
                 Some(Command::Data { writes, reply }) => {
                     let mut group = vec![(writes, reply)];
                     next = gather(&mut group, queue);
-                    self.data(group).await;
+                    memory::apart(|| self.data(group)).await;
                 }
                 Some(Command::Root { next, writes, rekey, reply }) => {
-                    let outcome = self.root(&next, writes, rekey).await;
+                    let outcome = memory::apart(|| self.root(&next, writes, rekey)).await;
                     // The finalizer is gone only if the vault is being locked; then recovery settles the slots.
                     let _ = reply.send(outcome);
                 }
-                Some(Command::Stop) => return self.empty_outbox().await,
+                Some(Command::Stop) => return memory::apart(|| self.empty_outbox()).await,
                 None => return,
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::table::LastUsed;
 use super::{find, noting};
 use crate::error::Error;
+use crate::memory;
 use crate::time::Timestamp;
 use crate::vault::Inner;
 use crate::vault::session::{Session, reading};
@@ -19,7 +20,7 @@ const NOTE_AFTER: u64 = 5 * 60 * 1000;
 pub(crate) async fn note_now_and_then(inner: Arc<Inner>, session: Arc<Session>) {
     loop {
         tokio::time::sleep(NOTE_EVERY).await;
-        warn_of(inner.note_used(&session, NOTE_AFTER).await);
+        warn_of(memory::apart(|| inner.note_used(&session, NOTE_AFTER)).await);
     }
 }
 

@@ -7,6 +7,7 @@ use super::{find_guarded, item_key, items_of, note};
 use crate::audit::{Action, Entry, Outcome, trail};
 use crate::error::Error;
 use crate::ids::{CallerId, ErasureId};
+use crate::memory;
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Header, Kind, Op};
 use crate::vault::finalizer::Job;
@@ -110,7 +111,7 @@ pub(crate) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
         // What is shredded is gone: not because a clock is wrong for a moment.
         let now = Timestamp::settled();
         for id in session.open.due(now) {
-            if let Err(error) = advance(&inner, &session, id).await {
+            if let Err(error) = memory::apart(|| advance(&inner, &session, id)).await {
                 tracing::warn!(%error, "an erasure that is due waits; it is tried again");
             }
         }
