@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use vault_core::backup::Recipients;
 use vault_core::root::HsmPlace;
 use vault_core::store::EngineName;
-use vault_core::vault::KeyPolicy;
+use vault_core::vault::{KeyPolicy, RATE_MAX};
 
 use crate::logging::LogFormat;
 
@@ -408,6 +408,9 @@ impl Config {
             return Err("listen is not a loopback address and there is no TLS: add [tls] with cert and key, \
                         or listen on 127.0.0.1");
         }
+        if self.rotation.rate.is_some_and(|rate| rate > RATE_MAX) {
+            return Err("[rotation] rate is more than 1,000,000: leave it out for as fast as it goes");
+        }
         if self.rotation.has_a_nought() {
             return Err("a number under [rotation] is 0: give it at least 1, or leave it out for no bound");
         }
@@ -566,6 +569,7 @@ mod tests {
             (format!("{GOOD}{HSM}"), false),
             (format!("{GOOD}[unlock]\nkey_file = \"k\"\n{HSM}"), true),
             (format!("{GOOD}[rotation]\ndeks_days = 0\n"), true),
+            (format!("{GOOD}[rotation]\nrate = 1000001\n"), true),
             (format!("{GOOD}[rotation]\nlookups_shreds = 9\nroot_days = 30\nwhen_due = \"rotate\"\n"), false),
             (format!("{GOOD}[retention]\nsweep_seconds = 0\n"), true),
             (format!("{GOOD}[retention]\nsweep_seconds = 60\n"), false),

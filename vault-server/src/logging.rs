@@ -1,6 +1,6 @@
 //! Log lines: structured, on standard error, without a value, a subject id or a path that holds one.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Stderr, Write};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -23,12 +23,26 @@ pub(crate) enum LogFormat {
 /// Starts logging, and makes panics say where they happened and nothing else.
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lossy(io::stderr()));
     match format {
         LogFormat::Text => builder.with_ansi(colours()).with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).init(),
     }
     quiet_panics();
+}
+
+/// Standard error, or nothing where it takes nothing: a full disk, or a reader that has gone, must not end who logs.
+struct Lossy(Stderr);
+
+impl Write for Lossy {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 fn colours() -> bool {

@@ -63,6 +63,7 @@ impl Fjall {
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Fjall, StoreError> {
         let dir = dir.join(FILES);
         remove_unmade(&dir)?;
+        look_for_missing(&dir)?;
         mend_journals(&dir)?;
         let (db, rows) = open_engine(&dir, cache_bytes)?;
         sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
@@ -147,6 +148,33 @@ fn remove_unmade(dir: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Corrupt("the engine's version marker is missing".into()));
     }
     fs::remove_dir_all(dir).map_err(unavailable("what was left half made cannot be removed"))
+}
+
+/// A file that a database always has, and without which fjall takes it for a new one and clears away what is there.
+fn look_for_missing(dir: &Path) -> Result<(), StoreError> {
+    if !dir.join("version").exists() {
+        return Ok(());
+    }
+    let missing = |name: String| StoreError::Corrupt(format!("{name} is missing; put it back before anything else"));
+    let listed = |path: &Path| match fs::read_dir(path) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let list = |path: &Path| listed(path).map_err(unavailable("its directory cannot be read"));
+    if !list(dir)?.iter().any(|path| path.extension().is_some_and(|extension| extension == "jnl")) {
+        return Err(missing("its journal".to_owned()));
+    }
+    let keyspaces = list(&dir.join("keyspaces"))?;
+    for keyspace in &keyspaces {
+        let current = keyspace.join("current");
+        // The first one lists the others.
+        let of_others = keyspace.ends_with("0") && keyspaces.len() > 1;
+        if !current.exists() && (of_others || !list(&keyspace.join("tables"))?.is_empty()) {
+            return Err(missing(current.display().to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names of the directories durable: fjall syncs what it puts into a keyspace's directory, but not that there is

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::ids::ErasureId;
 use crate::memory;
 use crate::root::{Finish, RootEntry, SlotError};
+use crate::store::HealthState;
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
 
@@ -36,6 +37,8 @@ use crate::trie::{EntryKey, Kind, Op};
 const SHRED_MAX: usize = 500;
 /// First and longest wait before a failed round is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// How long rotations rest when the disk is full.
+const FULL: Duration = Duration::from_secs(10);
 /// First and longest wait before a shred that met damage is tried again.
 const ASIDE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
 /// Before a part of the shreds that met a change is tried again, in smaller parts.
@@ -299,6 +302,9 @@ impl Finalizer {
         self.taking = self.choose();
         let takes = |kind| self.taking == kind || self.taking == Taking::All;
         let (shreds, rotates, finals) = (takes(Taking::Shred), takes(Taking::Rotations), takes(Taking::Finals));
+        // Not along with shreds, which may use the space that is kept for them.
+        let full = self.inner.store.health().state == HealthState::Full;
+        let rotates = rotates && self.rotations.need_round() && !(full && shreds && !self.shreds.is_empty());
         let (shredded, mut writes) = if shreds { self.prepare().await? } else { (None, Vec::new()) };
         let (step, rotating) = match rotates {
             true => self.rotations.begin(&self.inner, &self.session).await?,
@@ -493,6 +499,12 @@ impl Finalizer {
         }
         match error {
             Error::Damaged(_) => self.step_aside(error).await,
+            // Only a rotation needs more space than a shred may use: it waits, and nobody else does.
+            Error::DiskFull if self.rotations.takes_part() => {
+                self.session.set_waiting(vec![error.to_string()]);
+                self.rotations.postponed();
+                self.rotations.rest(FULL);
+            }
             _ => self.postpone(error.to_string()),
         }
     }

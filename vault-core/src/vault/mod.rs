@@ -131,7 +131,7 @@ pub use read::LOOKUP_MAX;
 pub use restore::{DrillReport, RestoreAsk, RestoreProgress, RestoreReport, RestoreStep};
 pub use restriction::Restriction;
 pub use retained::RetainedRoot;
-pub use rotate::CHOSEN_MAX;
+pub use rotate::{CHOSEN_MAX, RATE_MAX};
 pub use salvage::{LostPart, Salvage, SalvageReport, Salvaged, SalvagedField};
 pub use tokens::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 pub use types::*;

@@ -43,8 +43,10 @@ const FORGOTTEN_MAX: usize = 100;
 const CUT_SHORT: &str =
     "it was cut short: keep what opens the vault now, and rotate unlock keys again, with --replace-all";
 const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still the one from before: rotate the root";
+/// The highest rate of a rotation, in pages or subjects a second.
+pub const RATE_MAX: u32 = 1_000_000;
 /// Bounds on a rotation's rate, in pages or subjects a second.
-const RATE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+const RATE: std::ops::RangeInclusive<u32> = 1..=RATE_MAX;
 
 /// What a person changes about a rotation.
 pub(crate) struct Alteration {

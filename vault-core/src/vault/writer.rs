@@ -168,11 +168,14 @@ impl Writer {
     ) -> Result<RootDone, GroupError> {
         let snapshot = self.session.snapshot();
         let merged = self.merge(&snapshot, writes).await?;
+        let rekeys = rekey.is_some();
         let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
         let applied =
             trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
-        let mut rest = Rest { reclaim: true, ..merged.rest };
+        // A shred may use the space that is kept for it, whatever goes along with it; a rotation of pages alone may not.
+        let reclaim = !merged.rest.shreds.is_empty() || !rekeys;
+        let mut rest = Rest { reclaim, ..merged.rest };
         let evidence = self.evidence(&snapshot.header, &applied, &rest.shreds).await?;
         rest.put.extend(evidence);
         self.commit(&snapshot, applied, rest).await?;

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{NewRotation, NewUnlocks, Rotation, begin, until_ended};
+use super::{Keys, NewRotation, NewUnlocks, Rotation, begin, until_ended};
 use crate::args::Rotate;
 use crate::client::Client;
 use crate::commands::Context;
@@ -25,6 +25,8 @@ const LAYERS: [(&str, &str); 5] = [
 #[derive(Serialize)]
 struct Report {
     layers: Vec<Ended>,
+    /// Layers that could not be rotated.
+    not_rotated: Vec<&'static str>,
     /// What no rotation changes.
     left: &'static str,
 }
@@ -32,6 +34,8 @@ struct Report {
 #[derive(Serialize)]
 struct Ended {
     layer: &'static str,
+    /// The age of the oldest key that was replaced.
+    exposed_from: String,
     started_at: String,
     finished_at: String,
     exposed_until_then: &'static str,
@@ -43,7 +47,8 @@ const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can
 pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
     context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
     let unlocks = NewUnlocks::of(args, client)?;
-    let mut layers = Vec::new();
+    let before: Keys = client.get("/v1/keys")?.json()?;
+    let (mut layers, mut not_rotated) = (Vec::new(), Vec::new());
     let mut left = LEFT;
     for (layer, exposed) in LAYERS {
         let own = if layer == "unlock" { &unlocks } else { &NewUnlocks::default() };
@@ -60,30 +65,42 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
                 left = UNLOCK_LEFT;
+                not_rotated.push(layer);
                 continue;
             }
             ended => ended?,
         };
         let finished_at = ended.finished_at.clone().unwrap_or_default();
-        layers.push(Ended { layer, started_at: ended.started_at, finished_at, exposed_until_then: exposed });
+        let since =
+            before.layers.iter().find(|before| before.layer == layer).and_then(|before| before.created_at.clone());
+        let exposed_from = since.unwrap_or_default();
+        layers.push(Ended {
+            layer,
+            exposed_from,
+            started_at: ended.started_at,
+            finished_at,
+            exposed_until_then: exposed,
+        });
     }
-    let report = Report { layers, left };
+    let exit = if not_rotated.is_empty() { Exit::Done } else { Exit::Partial };
+    let report = Report { layers, not_rotated, left };
     if context.ui.wants_json() {
         context.ui.json(&report)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let row = |ended: &Ended| {
         vec![
             ended.layer.to_owned(),
-            ended.started_at.clone(),
+            ended.exposed_from.clone(),
             ended.finished_at.clone(),
             ended.exposed_until_then.to_owned(),
         ]
     };
     let rows: Vec<_> = report.layers.iter().map(row).collect();
-    context.ui.table(&["LAYER", "STARTED", "ENDED", "EXPOSED UNTIL THEN"], &rows)?;
+    context.ui.table(&["LAYER", "EXPOSED FROM", "UNTIL", "WHAT WAS EXPOSED"], &rows)?;
+    report.not_rotated.iter().for_each(|layer| context.ui.warn(&format!("{layer} was not rotated")));
     context.ui.note(left);
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn rotated(

@@ -192,6 +192,26 @@ async fn damage_before_the_last_batch_is_told_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_missing_costs_no_other() {
+    let whole = with_tables().await;
+    let keyspaces = Path::new("fjall/keyspaces");
+    for name in [keyspaces.join("0/current"), keyspaces.join("1/current"), "fjall/*.jnl".into()] {
+        let dir = copy(whole.path());
+        let journals = files(dir.path(), |path| path.extension().is_some_and(|extension| extension == "jnl"));
+        let gone = if name.ends_with("current") { vec![dir.path().join(&name)] } else { journals };
+        assert!(!gone.is_empty());
+        let kept: Vec<_> = gone.iter().map(|path| fs::read(path).unwrap()).collect();
+        gone.iter().for_each(|path| fs::remove_file(path).unwrap());
+        let before = files(dir.path(), |_| true);
+        assert!(matches!(open(FJALL, dir.path()), Err(StoreError::Corrupt(_))), "{name:?}");
+        assert_eq!(files(dir.path(), |_| true), before, "{name:?}");
+        gone.iter().zip(kept).for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        let rows = async |dir: &Path| open(FJALL, dir).unwrap().scan(b"", None, 100_000).await.unwrap().len();
+        assert_eq!(rows(dir.path()).await, rows(copy(whole.path()).path()).await, "put back, all is there");
+    }
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_a_journal_takes_nothing_that_was_acknowledged() {
     let whole = filled(FJALL, 1).await;
     for key in [b"a", b"b"] {

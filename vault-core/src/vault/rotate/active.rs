@@ -289,6 +289,17 @@ impl Rotations {
         self.tell(session).await
     }
 
+    /// Whether one has a part in the round under way.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.active.iter().any(|active| active.taking_part)
+    }
+
+    /// Does nothing for a while.
+    pub(crate) fn rest(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        self.active.iter_mut().for_each(|active| active.due = active.due.max(until));
+    }
+
     /// The round did not take place.
     pub(crate) fn postponed(&mut self) {
         for active in &mut self.active {
