@@ -420,6 +420,7 @@ fn place(id: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::args::Globals;
     use crate::fake::FakeVault;
 
     fn state(state: &str, done: u64) -> (u16, String) {
@@ -441,6 +442,23 @@ mod tests {
         let fake = FakeVault::answering(vec![state("queued", 0), state("failed", 2)]);
         let client = Client::anonymous(&fake.connection()).unwrap();
         assert_eq!(rotate_and_wait(&client, "keks").unwrap_err().exit, Exit::Failed);
+    }
+
+    #[test]
+    fn a_new_key_file_is_removed_only_if_nothing_was_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new.key");
+        // Locked half way, the vault may be opened by it alone.
+        let context = Context { ui: Globals::default().ui(), globals: Globals::default() };
+        for (status, stays) in [(409, false), (422, false), (423, true), (500, true), (503, true)] {
+            fs::write(&path, "udv-unlock-key-1:").unwrap();
+            let fake = FakeVault::answering(vec![(status, "{}".into())]);
+            let client = Client::anonymous(&fake.connection()).unwrap();
+            let unlocks = NewUnlocks { passphrase: None, key_file: Some((Zeroizing::new("k".into()), path.clone())) };
+            let asked = NewRotation { layer: "unlock", key_file: unlocks.key_file(), ..NewRotation::default() };
+            begin(&asked, &unlocks, &client, &context).err().unwrap();
+            assert_eq!(path.exists(), stays, "{status}");
+        }
     }
 
     #[test]
