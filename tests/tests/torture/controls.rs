@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::model::{Change, PHONE, Trouble};
 use super::rotator::Rotator;
 use super::stage::Stage;
-use crate::harness::{Keys, Running, copy_dir, engine};
+use crate::harness::{Client, Keys, Running, copy_dir, engine};
 
 /// Has the workers do so many steps each.
 fn steps(stage: &mut Stage, running: &Running, each: u64) {
@@ -129,4 +129,21 @@ fn keys_that_are_left_old_are_found() {
     assert_eq!(layers(&left), ["lookups"]);
     let left = keys_after(&mut stage, &["lookups"]).left_of(&first);
     assert_eq!(layers(&left), [""; 0], "all were rotated");
+}
+
+#[test]
+fn no_rotation_may_fail_but_one_of_unlock_keys_that_a_kill_cut_short() {
+    let ended = |layer: &str, state: &str, detail: Value| json!({ "layer": layer, "state": state, "detail": detail });
+    let cut_short = ended("unlock", "failed", "it was cut short: rotate unlock keys again".into());
+    let rotator = |killed| Rotator::new(Client::new("http://127.0.0.1:1", None)).after_kills(killed);
+    assert!(rotator(true).allowed(&cut_short).is_ok());
+    assert!(deviates(rotator(false).allowed(&cut_short)), "nothing cut it short");
+    for other in [
+        ended("root", "failed", "it was cut short".into()),
+        ended("unlock", "failed", "the new unlock keys are in use, and the root is still the one from before".into()),
+        ended("unlock", "failed", Value::Null),
+    ] {
+        assert!(deviates(rotator(true).allowed(&other)), "{other}");
+    }
+    assert!(rotator(false).allowed(&ended("deks", "done", Value::Null)).is_ok());
 }

@@ -50,6 +50,11 @@ fn torture(engine: EngineName) {
         let admin = running.admin.clone();
         stage.under_load(&admin, |ending, choices| round(running, &ids, ending, choices));
     }
+    // What a kill cut short is done again.
+    let running = stage.start();
+    let again = stage.rotator(&running).rotate_unlock();
+    again.unwrap_or_else(|trouble| stage.fail(trouble));
+    running.stop();
     let tally = stage.finish();
     let steps: u64 = stage.workers.iter().map(|worker| worker.steps).sum();
     stage.say(&format!("{kills} kills, {steps} answered steps, unlock keys changed {unlocks} times, {cut} cut short"));
