@@ -12,6 +12,8 @@ use crate::harness::{Answer, Choices, Client, run};
 const ROTATIONS: &str = "/v1/keys/rotations";
 /// Ten times what the slowest is seen to take.
 const END_LIMIT: Duration = Duration::from_secs(1800);
+/// Milliseconds at most between two changes of the unlock key: about as long as one takes.
+const UNLOCK_PAUSE: u64 = 200;
 
 pub(crate) struct Rotator {
     admin: Client,
@@ -112,13 +114,36 @@ impl Rotator {
         if answer.status == 409 {
             // An attempt that was cut short has left a key that the server does not know: it is to be taken away.
             asked["replace_all"] = true.into();
-            answer = self.expect(&[202], self.send("POST", ROTATIONS, &asked))?;
+            let again = self.expect(&[202], self.send("POST", ROTATIONS, &asked));
+            answer = again.map_err(|trouble| match trouble {
+                Trouble::Deviation(told) => Trouble::Deviation(format!("{told}, after {}", answer.body)),
+                trouble => trouble,
+            })?;
         }
         let rotation = answer.json();
         match is_done(&rotation) {
             true => Ok(()),
             false => Err(Trouble::Deviation(format!("unlock keys are not replaced: {rotation}"))),
         }
+    }
+
+    /// Does that again and again until the server is gone, which is at one of them as likely as not; returns how many were done.
+    pub(crate) fn rotate_unlock_on_and_on(&self, mut choices: Choices) -> Result<u64, Trouble> {
+        let mut done = 0;
+        loop {
+            thread::sleep(Duration::from_millis(choices.below(UNLOCK_PAUSE)));
+            match self.rotate_unlock() {
+                Ok(()) => done += 1,
+                Err(Trouble::Busy) => {}
+                Err(Trouble::Gone) => return Ok(done),
+                Err(deviation) => return Err(deviation),
+            }
+        }
+    }
+
+    /// How many rotations of unlock keys were cut short.
+    pub(crate) fn cut_short(&self) -> Result<usize, Trouble> {
+        Ok(self.list()?.iter().filter(|rotation| is_cut_short(rotation)).count())
     }
 
     /// Waits until a rotation has come so far, or to its end; returns it as it is then.
