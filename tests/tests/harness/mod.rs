@@ -3,6 +3,7 @@
 mod choices;
 mod client;
 mod customers;
+mod keys;
 mod process;
 mod programs;
 mod rows;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::choices::{Choices, number_from, seed};
 pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::customers::{CUSTOMERS, Customer, customers};
+pub(crate) use self::keys::{Key, Keys};
 pub(crate) use self::process::{Finished, Refusal, Server, plain_words, run, run_within};
 pub(crate) use self::programs::{able_python, program, target};
 pub(crate) use self::rows::Rows;

@@ -101,6 +101,12 @@ impl Vault {
         fs::write(self.config(), text.lines().map(line).collect::<String>()).unwrap();
     }
 
+    /// The key file that is configured, beside the configuration.
+    pub(crate) fn key_file(&self) -> String {
+        let text = fs::read_to_string(self.config()).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("key_file = \"")?.strip_suffix('"')).unwrap().to_owned()
+    }
+
     /// Leaves the vault where it is when it is dropped, for who wants to see what became of it.
     pub(crate) fn keep(&mut self) {
         self.root.disable_cleanup(true);

@@ -5,8 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use super::keys::Key;
-use crate::harness::{Finished, run};
+use crate::harness::{Finished, Key, run};
 
 const PAGE: usize = 4096;
 

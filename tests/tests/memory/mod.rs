@@ -3,7 +3,6 @@
 //! Each search has its control: the same one, before, finds them.
 
 mod image;
-mod keys;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,8 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::image::Wanted;
-use self::keys::Keys;
-use crate::harness::{CUSTOMERS, Client, Running, Vault, copy_dir, customers, engine, skip, wait_for};
+use crate::harness::{CUSTOMERS, Client, Keys, Running, Vault, customers, engine, skip, wait_for};
 
 /// The threads that answered last go to rest, or the server has taken in what was sent.
 const REST: Duration = Duration::from_millis(500);
@@ -92,15 +90,6 @@ fn end(mut stream: TcpStream) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// The keys of a running vault to which nobody writes.
-fn keys(vault: &Vault, scratch: &Path) -> Keys {
-    let copy = scratch.join("copy");
-    copy_dir(&vault.data(), &copy);
-    let keys = Keys::of(&copy, engine());
-    std::fs::remove_dir_all(&copy).unwrap();
-    keys
-}
-
 /// The sockets that a server has.
 fn sockets(running: &Running) -> usize {
     let handles = std::fs::read_dir(format!("/proc/{}/fd", running.server.id())).unwrap();
@@ -137,7 +126,7 @@ fn memory_holds_nothing_of_who_was_shredded_and_nothing_at_all_once_locked() {
     let value_token = live(&admin);
 
     // While it lives, with a request that is under way.
-    let before = keys(&vault, &scratch);
+    let before = Keys::with_those_of_items(&vault, engine());
     let request = begin_to_write(&running);
     std::thread::sleep(REST);
     let alive = image::take(running.server.id(), &scratch);
@@ -145,7 +134,7 @@ fn memory_holds_nothing_of_who_was_shredded_and_nothing_at_all_once_locked() {
 
     admin.delete(&format!("/v1/subjects/{SHREDDED}")).expect(200);
     admin.get(&format!("/v1/subjects/{SHREDDED}")).problem(410, "shredded");
-    let after = keys(&vault, &scratch);
+    let after = Keys::with_those_of_items(&vault, engine());
     assert!(!after.subjects.contains_key(SHREDDED));
     let shredded = image(&running, at_rest, &scratch);
     admin.send("POST", "/v1/lock", &[], None).expect(200);

@@ -1,8 +1,13 @@
 //! The tortures can fail: what a vault must not do is done to it, and has to be found.
 
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
 use super::model::{Change, PHONE, Trouble};
+use super::rotator::Rotator;
 use super::stage::Stage;
-use crate::harness::{Running, copy_dir, engine};
+use crate::harness::{Client, Keys, Running, copy_dir, engine};
 
 /// Has the workers do so many steps each.
 fn steps(stage: &mut Stage, running: &Running, each: u64) {
@@ -86,4 +91,59 @@ fn an_older_store_is_noticed() {
     let shreds = rolled_back(|stage, running| steps(stage, running, 60));
     eprintln!("an older store after writes: {writes}; after shreds: {shreds}");
     assert_eq!(shreds, "refused", "a slot knows a newer root than the older store has");
+}
+
+/// The keys once these layers were rotated, and the server is stopped.
+fn keys_after(stage: &mut Stage, layers: &[&str]) -> Keys {
+    let running = stage.start();
+    let rotator = Rotator::new(running.admin.clone());
+    for layer in layers {
+        let id = rotator.begin(&json!({ "layer": layer })).unwrap();
+        let rotation = rotator.wait_until(&id, |_| false).unwrap();
+        assert_eq!(rotation["state"], "done");
+    }
+    running.stop();
+    Keys::of(&stage.vault, engine())
+}
+
+#[test]
+fn keys_that_are_left_old_are_found() {
+    let mut stage = Stage::new("control of old keys", engine(), 2, 40);
+    let running = stage.start();
+    stage.workers.iter_mut().for_each(|worker| worker.enrol_all(&running.admin).unwrap());
+    running.stop();
+    let first = Keys::of(&stage.vault, engine());
+    let deks = first.deks().count();
+    assert_eq!((first.subjects.len(), deks), (80, 80));
+    let layers = |left: &BTreeMap<&'static str, usize>| left.keys().copied().collect::<Vec<_>>();
+
+    let left = keys_after(&mut stage, &[]).left_of(&first);
+    assert_eq!(layers(&left), ["deks", "keks", "lookups", "root"], "nothing was rotated");
+    assert!(left["deks"] == deks && left["keks"] > 10, "{left:?}");
+    let left = keys_after(&mut stage, &["root"]).left_of(&first);
+    assert_eq!(layers(&left), ["deks", "keks", "lookups"], "only the root was rotated");
+    assert!(left["deks"] == deks && left["keks"] > 10, "{left:?}");
+    let left = keys_after(&mut stage, &["keks"]).left_of(&first);
+    assert_eq!(layers(&left), ["deks", "lookups"]);
+    let left = keys_after(&mut stage, &["deks"]).left_of(&first);
+    assert_eq!(layers(&left), ["lookups"]);
+    let left = keys_after(&mut stage, &["lookups"]).left_of(&first);
+    assert_eq!(layers(&left), [""; 0], "all were rotated");
+}
+
+#[test]
+fn no_rotation_may_fail_but_one_of_unlock_keys_that_a_kill_cut_short() {
+    let ended = |layer: &str, state: &str, detail: Value| json!({ "layer": layer, "state": state, "detail": detail });
+    let cut_short = ended("unlock", "failed", "it was cut short: rotate unlock keys again".into());
+    let rotator = |killed| Rotator::new(Client::new("http://127.0.0.1:1", None)).after_kills(killed);
+    assert!(rotator(true).allowed(&cut_short).is_ok());
+    assert!(deviates(rotator(false).allowed(&cut_short)), "nothing cut it short");
+    for other in [
+        ended("root", "failed", "it was cut short".into()),
+        ended("unlock", "failed", "the new unlock keys are in use, and the root is still the one from before".into()),
+        ended("unlock", "failed", Value::Null),
+    ] {
+        assert!(deviates(rotator(true).allowed(&other)), "{other}");
+    }
+    assert!(rotator(false).allowed(&ended("deks", "done", Value::Null)).is_ok());
 }

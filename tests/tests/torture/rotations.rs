@@ -11,7 +11,7 @@ use vault_core::store::EngineName;
 use super::model::Trouble;
 use super::rotator::Rotator;
 use super::stage::{Stage, other_engine};
-use crate::harness::{Running, engine};
+use crate::harness::{Keys, Running, engine};
 
 const WORKERS: u64 = 4;
 /// The layers that rotate online, twice each; those of one step are cut short seldom.
@@ -58,16 +58,21 @@ fn rotate(engine: EngineName, size: &Size) {
     let mut stage = Stage::new("rotations", engine, WORKERS, size.subjects / WORKERS);
     let mut running = stage.start();
     enrol(&mut stage, &running);
+    running.stop();
+    let mut before = Keys::of(&stage.vault, engine);
+    running = stage.start();
     let mut kills = [0; ROTATIONS.len()];
     (0..size.kills).for_each(|n| kills[CUT[n % CUT.len()]] += 1);
     for ((layer, forget), kills) in ROTATIONS.into_iter().zip(kills) {
         running = one(&mut stage, running, size, layer, forget, kills);
         if layer == "lookups" {
             running.server.kill();
+            all_others(&mut stage, &before, engine);
             let cut = stage.choices.one_in(2);
             if !stage.rotate_unlock(cut) {
                 stage.rotate_unlock(false);
             }
+            before = Keys::of(&stage.vault, engine);
             running = stage.start();
             stage.settle(&running.admin, size.lookups);
         }
@@ -77,6 +82,21 @@ fn rotate(engine: EngineName, size: &Size) {
     let steps: u64 = stage.workers.iter().map(|worker| worker.steps).sum();
     stage.say(&format!("{} kills, {steps} answered steps", size.kills));
     assert!(steps > 100 && tally.live > 0 && tally.shredded > 0, "the load was no load");
+}
+
+/// Asserts that no key of before is in use, whatever the vault says of its rotations.
+fn all_others(stage: &mut Stage, before: &Keys, engine: EngineName) {
+    let begun = Instant::now();
+    let now = Keys::of(&stage.vault, engine);
+    let living = now.subjects.keys().filter(|id| before.subjects.contains_key(*id)).count();
+    let left = now.left_of(before);
+    stage.say(&format!(
+        "looked at the keys in {:.1} s: {living} subjects lived through the round, left of its keys: {left:?}",
+        begun.elapsed().as_secs_f64()
+    ));
+    if living == 0 || !left.is_empty() {
+        stage.fail(Trouble::Deviation(format!("keys of before are in use: {left:?}; of {living} subjects")));
+    }
 }
 
 fn enrol(stage: &mut Stage, running: &Running) {

@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     /// Names the torture and its seed, in whatever goes wrong.
     name: String,
     begun: Instant,
+    /// Whether a server, or a program on the stopped vault, was killed.
+    killed: bool,
     /// The key file in use, and how many were made after the first.
     key_file: String,
     key_files: u64,
@@ -43,7 +45,8 @@ impl Stage {
         let mut choices = Choices::new(seed);
         let workers = (0..workers).map(|n| Worker::new(n, subjects_each, choices.fork())).collect();
         let vault = Vault::configured_in(tempfile::tempdir().unwrap(), engine);
-        Self { vault, workers, choices, name, begun: Instant::now(), key_file: "unlock.key".into(), key_files: 0 }
+        let (key_file, begun) = ("unlock.key".to_owned(), Instant::now());
+        Self { vault, workers, choices, name, begun, killed: false, key_file, key_files: 0 }
     }
 
     pub(crate) fn say(&self, what: &str) {
@@ -81,6 +84,12 @@ impl Stage {
         thread::sleep(Duration::from_millis(self.choices.below(300)));
         child.kill().unwrap();
         child.wait().unwrap();
+        self.killed = true;
+    }
+
+    /// Who rotates.
+    pub(crate) fn rotator(&self, running: &Running) -> Rotator {
+        Rotator::new(running.admin.clone()).after_kills(self.killed)
     }
 
     /// Holds every subject against its model, after a restart; of the numbers as many as there are subjects at most.
@@ -123,6 +132,7 @@ impl Stage {
             ending.stopped.store(true, Ordering::SeqCst);
             working.into_iter().try_for_each(|worker| worker.join().unwrap()).and(result)
         });
+        self.killed |= ending.killed.load(Ordering::SeqCst);
         result.unwrap_or_else(|trouble| self.fail(trouble))
     }
 
@@ -148,6 +158,7 @@ impl Stage {
         thread::sleep(Duration::from_millis(self.choices.below(1200)));
         child.kill().unwrap();
         child.wait().unwrap();
+        self.killed = true;
         self.vault.set_key_file(&new);
         // Which of them it is shows at the start.
         let changed = self.vault.data().join(&new).exists() && self.opens();
@@ -168,7 +179,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn finish(&mut self) -> Tally {
         let running = self.start();
-        if let Err(trouble) = Rotator::new(running.admin.clone()).let_all_end() {
+        if let Err(trouble) = self.rotator(&running).let_all_end() {
             self.fail(trouble);
         }
         // None stays refused for ever.
