@@ -17,10 +17,16 @@ mod profile;
 mod progress;
 mod secret;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser;
 use vault_core::memory;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Overwrites memory when it is freed: buffers of HTTP, TLS and JSON hold passphrases and values and do not wipe themselves.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     // It reads passphrases and values. What the system does not allow is not worth a word each time.

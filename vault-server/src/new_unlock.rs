@@ -4,6 +4,7 @@
 //! its HSM token. A passphrase that is typed and a key file that is kept elsewhere, a person sends. For anything else there is
 //! `vault-server unlock-key`.
 
+use std::io;
 use std::path::PathBuf;
 
 use vault_core::crypto::passphrase::{Cost, new_key_file, parse_key_file};
@@ -106,7 +107,11 @@ pub(crate) fn rotation(slots: &[Vec<Method>], source: Option<&Source>, sent: Sen
             unlocks.push(NewUnlock::Passphrase(passphrase, Cost::DEFAULT));
         }
     }
-    let place = move || placed.map_or(Ok(()), |(path, text)| files::replace_secret(&path, &text));
+    let place = move || {
+        let Some((path, text)) = placed else { return Ok(()) };
+        files::replace_secret(&path, &text)
+            .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))
+    };
     Ok(NewRotation::Unlock { unlocks, place: Box::new(place) })
 }
 
