@@ -6,7 +6,8 @@
 //! drops that chain: nothing leads from the new DEK to an older one.
 //!
 //! A DEK drawn since the rotation began is left alone, so a step that is repeated after a crash does nothing twice. One that
-//! is dated later than now, by a clock that was wrong then or is wrong now, is of an unknown age and is renewed. A subject that is refused is renewed like any other: its erasure may yet be taken back.
+//! is dated later than now, by a clock that was wrong then or is wrong now, is of an unknown age and is renewed. A subject
+//! that is refused is renewed like any other: its erasure may yet be taken back.
 
 use zeroize::Zeroizing;
 
