@@ -2,10 +2,11 @@
 //!
 //! Known of fjall 3.1.13, and answered here: it takes no empty keys (every key gets a byte in front); reads without a
 //! snapshot may see half of a batch (every read takes one); a power loss can leave a torn last batch, beside which it
-//! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); a kill while the database is made leaves files that it trips over (they are
-//! removed while nothing can be in them); a worker that fails leaves writers waiting for ever (we wait for the workers
-//! ourselves, and look whether they live); compaction needs room, and a disk without it ends all writing (its need is kept
-//! free).
+//! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); where a
+//! file is missing it takes the database for a new one and clears it away (it is not opened then); a kill while the database
+//! is made leaves files that it trips over (they are removed while nothing can be in them); a worker that fails leaves
+//! writers waiting for ever (we wait for the workers ourselves, and look whether they live); compaction needs room, and a
+//! disk without it ends all writing (its need is kept free).
 
 mod torn;
 
@@ -193,7 +194,8 @@ fn mend_journals(dir: &Path) -> Result<(), StoreError> {
         Found::Whole => {}
         Found::Cut => {
             tracing::warn!(
-                "the last write before a loss of power was torn: it was acknowledged to nobody, and is dropped"
+                "the last write is torn, as a loss of power leaves one that was acknowledged to nobody, and is dropped; had it \
+                 been acknowledged, the audit log tells it"
             );
         }
         Found::Damaged(journal) => {

@@ -392,7 +392,9 @@ impl Finalizer {
         writes.extend(tokens::sweep(&self.inner, &self.session).await?);
         writes.extend(evidence::forget_keys(&self.inner, &self.session).await?);
         if self.thorough {
-            writes.extend(rotate::forget_unlisted(&self.inner, &self.session, Timestamp::settled()).await?);
+            // A damaged one of these keeps nothing else from being tidied away.
+            let old = rotate::forget_unlisted(&self.inner, &self.session, Timestamp::settled()).await;
+            writes.extend(old.unwrap_or_default());
         }
         if !self.worn.is_empty() {
             let edits = self.worn.iter().map(|&(kind, key)| (kind, key, Op::Rekey)).collect();

@@ -34,7 +34,7 @@ struct Report {
 #[derive(Serialize)]
 struct Ended {
     layer: &'static str,
-    /// The age of the oldest key that was replaced.
+    /// Since when the oldest key that was replaced had been in use.
     exposed_from: String,
     started_at: String,
     finished_at: String,
@@ -42,12 +42,14 @@ struct Ended {
 }
 
 const LEFT: &str = "copies of the store and of the slots from before stay open to the keys from before";
-const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: see above. Copies of the store from before stay open to the keys from before";
+const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: run `vault-cli key rotate unlock` \
+                           with --key-file or --replace-all, or `vault-server unlock-key` on the stopped vault. Copies of \
+                           the store from before stay open to the keys from before";
 
 pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
     context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
-    let unlocks = NewUnlocks::of(args, client)?;
     let before: Keys = client.get("/v1/keys")?.json()?;
+    let unlocks = NewUnlocks::of(args, client)?;
     let (mut layers, mut not_rotated) = (Vec::new(), Vec::new());
     let mut left = LEFT;
     for (layer, exposed) in LAYERS {
