@@ -96,7 +96,7 @@ fn shredding(group: &mut BenchmarkGroup<'_, CpuTime>, bed: &Bed, size: usize) {
             for _ in 0..size {
                 Subject::of(chooser.below(bed.subjects)).remove_from(&mut edits);
             }
-            let applied = bed.apply(edits, Mode::Root { next: &next, rekey: None, now: Timestamp(1) });
+            let applied = bed.apply(edits, Mode::Root { next: &next, rekey: None, renew: false, now: Timestamp(1) });
             let written = written(&applied);
             (shreds, bytes, most) = (shreds + 1, bytes + written, most.max(written));
         });
@@ -175,7 +175,8 @@ impl Bed {
         while let Some(at) = cursor {
             let next = RootKey::draw(&mut Random::for_keys(1));
             let step = RekeyStep { cursor: at, max_pages: STEP_PAGES };
-            let applied = self.apply(Edits::new(), Mode::Root { next: &next, rekey: Some(step), now: Timestamp(1) });
+            let applied = self
+                .apply(Edits::new(), Mode::Root { next: &next, rekey: Some(step), renew: false, now: Timestamp(1) });
             cursor = applied.next_cursor.clone();
             (steps, pages, bytes) = (steps + 1, pages + applied.rekeyed, bytes + written(&applied));
             self.commit(applied);

@@ -81,10 +81,19 @@ impl Rotator {
         }
     }
 
-    /// Begins a rotation and returns its id.
+    /// Begins a rotation and returns its id. One of its layer that the vault began by itself comes to its end first.
     pub(crate) fn begin(&self, asked: &Value) -> Result<String, Trouble> {
-        let answer = self.expect(&[202], self.send("POST", ROTATIONS, asked))?;
-        Ok(answer.json()["id"].as_str().unwrap_or_default().to_owned())
+        let given_up = Instant::now() + END_LIMIT;
+        loop {
+            let answer = self.expect(&[202, 409], self.send("POST", ROTATIONS, asked))?;
+            match answer.status {
+                202 => return Ok(answer.json()["id"].as_str().unwrap_or_default().to_owned()),
+                _ if Instant::now() > given_up => {
+                    return Err(Trouble::Deviation(format!("it cannot begin: {}", answer.body)));
+                }
+                _ => thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Lifts its throttle, unless it has ended.

@@ -13,7 +13,8 @@ pub(crate) enum KeyCommand {
     /// Bring new keys of a layer into use, while the vault serves
     #[command(after_help = "\
 Layers:
-  unlock   what opens the root slots: a new passphrase, and a new key file where the server has one; done at once
+  unlock   what opens the root slots: a new passphrase, and a new key file where the server has one; done at once,
+           and keks follow by themselves
   root     the key that opens the vault's header, kept outside the store in the root slots; done at once
   keks     the keys of all key pages, which wrap everybody's data keys; takes a while on a large vault
   deks     the data keys, of everybody or of some: what they opened is sealed again under new ones

@@ -31,6 +31,8 @@ pub enum Mode<'a> {
         next: &'a RootKey,
         /// A step of rekeying everything, to be done along with it.
         rekey: Option<RekeyStep>,
+        /// Whether what the header alone leads to, META and the rows like it, is to get a fresh key.
+        renew: bool,
         /// The time to note for the new root.
         now: Timestamp,
     },
@@ -132,7 +134,10 @@ fn finish(mut header: Header, roots_changed: bool, mut out: Output, progress: Pr
             out.put.push(header.seal(root, &mut out.random));
         }
         Mode::Data { .. } => {}
-        Mode::Root { next, now, .. } => {
+        Mode::Root { next, renew, now, .. } => {
+            if *renew {
+                header.renew_meta_key(&mut out.random);
+            }
             delete.extend(header.current_row().map(<[u8]>::to_vec));
             header.advance(*now);
             out.put.push(header.seal(next, &mut out.random));

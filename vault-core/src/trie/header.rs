@@ -168,7 +168,7 @@ impl Header {
         self.beside(kind).filter(|subtree| subtree.duty == Duty::Building).map(|subtree| &subtree.tag_key)
     }
 
-    /// Seals the META record.
+    /// Seals the META record, the outbox and the evidence of shreds.
     pub fn meta_key(&self) -> &MetaKey {
         &self.meta_key
     }
@@ -279,6 +279,11 @@ impl Header {
     /// only a few times for each root.
     pub(super) fn count_reseal(&mut self) {
         self.reseals = self.reseals.saturating_add(1);
+    }
+
+    /// From here on a header from before opens none of what lies under the META key.
+    pub(super) fn renew_meta_key(&mut self, random: &mut Random) {
+        self.meta_key = MetaKey::draw(random);
     }
 
     pub(super) fn duplicate(&self) -> Header {

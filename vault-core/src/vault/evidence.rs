@@ -12,6 +12,7 @@ mod keys;
 use std::collections::{BTreeMap, btree_map};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 pub(super) use keys::sweep as forget_keys;
 
@@ -79,7 +80,7 @@ impl Destroyed {
                 shreds: shreds.to_vec(),
             };
             let key = key(after.epoch(), part);
-            let sealed = after.meta_key().seal_evidence(&aad(after, &key), &codec::encode_record(&destroyed)?);
+            let sealed = seal(after, &key, &codec::encode_record(&destroyed)?);
             rows.push((key, sealed));
         }
         Ok(rows)
@@ -284,9 +285,21 @@ pub(super) async fn untold(inner: &Inner, header: &Header) -> Result<Vec<(Vec<u8
 
 /// Opens a row of evidence.
 pub(super) fn open(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Destroyed, Error> {
+    Ok(codec::decode_record(&unseal(header, key, sealed)?)?)
+}
+
+/// The same row under the META key of the header that follows.
+pub(super) fn seal_anew((before, after): (&Header, &Header), key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    Ok(seal(after, key, &unseal(before, key, sealed)?))
+}
+
+fn seal(header: &Header, key: &[u8], record: &[u8]) -> Vec<u8> {
+    header.meta_key().seal_evidence(&aad(header, key), record)
+}
+
+fn unseal(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let opened = header.meta_key().open_evidence(&aad(header, key), sealed);
-    let opened = opened.map_err(|_| Error::Damaged("a row with the evidence of a shred"))?;
-    Ok(codec::decode_record(&opened)?)
+    opened.map_err(|_| Error::Damaged("a row with the evidence of a shred"))
 }
 
 fn key(epoch: u64, part: u16) -> Vec<u8> {

@@ -54,7 +54,7 @@ impl Fixture {
         Digest(digest(&self.store.get(&row).await.unwrap().unwrap()))
     }
 
-    async fn enrol(&self, subjects: &[&str]) {
+    pub(super) async fn enrol(&self, subjects: &[&str]) {
         for subject in subjects {
             self.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
         }

@@ -76,6 +76,9 @@ mod put;
 mod read;
 mod records;
 mod refuse;
+mod renew;
+#[cfg(test)]
+mod renew_tests;
 mod restore;
 mod restriction;
 mod retained;

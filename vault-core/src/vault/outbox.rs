@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use zeroize::Zeroizing;
+
 use super::Inner;
 use super::types::LogStatus;
 use crate::audit::{Entry, Log, LogError, WIDTH};
@@ -26,6 +28,7 @@ pub(super) const PREFIX: u8 = b'o';
 const ROW_MAX: usize = 32 * 1024;
 /// Rows that are read at once.
 const SCAN: usize = 64;
+const DAMAGED: Error = Error::Damaged("a row with entries for the audit log does not open");
 
 /// What of the outbox is in memory.
 pub(crate) struct Outbox {
@@ -286,7 +289,7 @@ pub(super) fn rows(header: &Header, sequence: u64, entries: &[Entry]) -> Vec<Row
     }
     let sealed = |(number, part): (u16, Vec<u8>)| {
         let key = [&[PREFIX][..], &sequence.to_be_bytes(), &number.to_be_bytes()].concat();
-        let value = header.meta_key().seal_outbox(&aad(header, &key), &part);
+        let value = seal(header, &key, &part);
         (key, value)
     };
     (0..).zip(parts).map(sealed).collect()
@@ -294,9 +297,20 @@ pub(super) fn rows(header: &Header, sequence: u64, entries: &[Entry]) -> Vec<Row
 
 /// The entries of a row.
 pub(super) fn open(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Vec<Entry>, Error> {
-    const DAMAGED: Error = Error::Damaged("a row with entries for the audit log does not open");
-    let opened = header.meta_key().open_outbox(&aad(header, key), sealed).map_err(|_| DAMAGED)?;
-    decode(&opened).ok_or(DAMAGED)
+    decode(&unseal(header, key, sealed)?).ok_or(DAMAGED)
+}
+
+/// The same row under the META key of the header that follows.
+pub(super) fn seal_anew((before, after): (&Header, &Header), key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    Ok(seal(after, key, &unseal(before, key, sealed)?))
+}
+
+fn seal(header: &Header, key: &[u8], part: &[u8]) -> Vec<u8> {
+    header.meta_key().seal_outbox(&aad(header, key), part)
+}
+
+fn unseal(header: &Header, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    header.meta_key().open_outbox(&aad(header, key), sealed).map_err(|_| DAMAGED)
 }
 
 fn decode(mut rest: &[u8]) -> Option<Vec<Entry>> {

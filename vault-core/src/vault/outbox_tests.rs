@@ -12,7 +12,7 @@ use crate::ids::CallerId;
 use crate::root::Unlock;
 use crate::store::MemoryStore;
 
-const EMAIL: &[(&str, &str)] = &[("email", r#""jane@example.org""#)];
+pub(super) const EMAIL: &[(&str, &str)] = &[("email", r#""jane@example.org""#)];
 
 fn entries(log: &Log) -> Vec<Entry> {
     log.read(0, 10_000).unwrap().iter().map(|line| Entry::decode(line).unwrap()).collect()
@@ -24,7 +24,7 @@ fn commits(log: &Log) -> Vec<u64> {
 }
 
 /// Puts as a request does; answers whether its answer may leave.
-async fn put(vault: &Vault, subject: &str, fields: &[(&str, &str)]) -> Result<(), Error> {
+pub(super) async fn put(vault: &Vault, subject: &str, fields: &[(&str, &str)]) -> Result<(), Error> {
     let trail = Trail::new(Action::Write);
     trail.follow(vault.put_fields(&id(subject), changes(fields), &PutOptions::default())).await?;
     vault.conclude(&trail, 200, None).await

@@ -43,6 +43,9 @@ const FORGOTTEN_MAX: usize = 100;
 const CUT_SHORT: &str =
     "it was cut short: keep what opens the vault now, and rotate unlock keys again, with --replace-all";
 const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still the one from before: rotate the root";
+const KEKS_FOLLOW: &str = "a rotation of keks follows by itself: until that is done, pages have keys from before";
+const KEKS_AGAIN: &str = "a rotation of keks was under way and leaves the keys of pages it had come to: rotate keks again \
+                          after it";
 /// The highest rate of a rotation, in pages or subjects a second.
 pub const RATE_MAX: u32 = 1_000_000;
 /// Bounds on a rotation's rate, in pages or subjects a second.
@@ -100,12 +103,15 @@ impl Vault {
         let snapshot = session.snapshot();
         let earlier = all(&self.inner, &session).await?;
         if let NewRotation::Unlock { unlocks, place } = asked {
-            return self.rotate_unlock_keys(&session, unlocks, place, claim.as_ref()).await;
+            // Who had an old unlock key and an old image knows the page keys of then.
+            let keks = Work::Keks(RekeyCursor::start());
+            let follows = RotationRecord { rate, ..RotationRecord::new(keks, snapshot.counts.pages, now) };
+            let follows = (!is_open(&earlier, Layer::Keks)).then_some(follows);
+            return self.rotate_unlock_keys(&session, (unlocks, place), follows, claim.as_ref()).await;
         }
         let (work, total) = asked.work(&snapshot, now, &earlier);
         let record = RotationRecord { rate, ..RotationRecord::new(work, total, now) };
-        let open = |r: &RotationRecord| r.layer() == record.layer() && !ended(r.state);
-        if earlier.iter().any(open) {
+        if is_open(&earlier, record.layer()) {
             return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
         }
         let mut write = noting(&snapshot.header, &record)?;
@@ -124,8 +130,8 @@ impl Vault {
     async fn rotate_unlock_keys(
         &self,
         session: &Session,
-        unlocks: Vec<NewUnlock>,
-        place: PlaceNew,
+        (unlocks, place): (Vec<NewUnlock>, PlaceNew),
+        follows: Option<RotationRecord>,
         claim: Option<&Claim<'_>>,
     ) -> Result<Made<Rotation>, Error> {
         let mut record = RotationRecord::new(Work::Unlock, 1, Timestamp::now());
@@ -137,7 +143,8 @@ impl Vault {
                 let mut done = record.clone();
                 done.done = 1;
                 end(&mut done);
-                match self.replace_root_with(session, &done, claim).await {
+                done.detail = Some(if follows.is_some() { KEKS_FOLLOW } else { KEKS_AGAIN }.to_owned());
+                match self.replace_root_with(session, &done, follows, claim).await {
                     Ok(()) => return Ok(Made::now(shown(done))),
                     Err(error) => {
                         (record.state, record.detail) = (RotationState::Failed, Some(ROOT_STAYS.to_owned()));
@@ -165,19 +172,26 @@ impl Vault {
         Err(error)
     }
 
-    /// Notes in a root batch that a rotation is done.
+    /// Notes in a root batch that a rotation of `unlock` is done, and that one of the page keys follows.
     async fn replace_root_with(
         &self,
         session: &Session,
         done: &RotationRecord,
+        follows: Option<RotationRecord>,
         claim: Option<&Claim<'_>>,
     ) -> Result<(), Error> {
         let header = session.snapshot().header.clone();
-        let mut write = ending(&header, done)?;
+        let mut write = Write { renew: true, ..ending(&header, done)? };
         if let Some(claim) = claim {
             claim.note(&header, done.id.0, &mut write)?;
         }
-        idempotency::made(&[session.finalize(write).await?])
+        if let Some(record) = &follows {
+            write.edits.extend(noting(&header, record)?.edits);
+        }
+        idempotency::made(&[session.finalize(write).await?])?;
+        // Without a finalizer the vault is being locked, and it begins after the next unlock.
+        follows.into_iter().for_each(|record| drop(session.finalizer.send(Job::Rotation(record))));
+        Ok(())
     }
 
     /// Rotations of the last 30 days, oldest first, and the last of each layer.
@@ -292,6 +306,10 @@ impl NewRotation {
             }
         }
     }
+}
+
+fn is_open(records: &[RotationRecord], layer: Layer) -> bool {
+    records.iter().any(|record| record.layer() == layer && !ended(record.state))
 }
 
 /// Whether nothing comes of it any more.

@@ -99,6 +99,8 @@ async fn an_old_image_and_the_old_key_lead_to_no_header_written_since() {
     assert_eq!(with_the_slot_key_of(&old_image, &old_key(), &image()).await.unwrap(), 1, "the control");
     let before = fixture.store.every_version().len();
     change(&fixture.vault, vec![new_passphrase()]).await.unwrap();
+    let list = fixture.vault.rotations().await.unwrap();
+    fixture.ended(list.iter().rfind(|rotation| rotation.layer == Layer::Keks).unwrap().id).await;
     fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();
 
     assert!(roots_in(&image(), old_key()).await.is_err(), "the old key opens the slot no more");

@@ -18,9 +18,8 @@ use super::Inner;
 use super::evidence::{Destroyed, Shredding};
 use super::finalizer::Job;
 use super::meta::{self, Meta, MetaHead};
-use super::outbox;
-use super::row;
 use super::session::{Session, Snapshot};
+use super::{outbox, renew, row};
 use crate::audit::{Entry, Log, trail};
 use crate::crypto::digest;
 use crate::error::Error;
@@ -169,7 +168,11 @@ impl Writer {
         let snapshot = self.session.snapshot();
         let merged = self.merge(&snapshot, writes).await?;
         let rekeys = rekey.is_some();
-        let mode = Mode::Root { next: &next.key, rekey, now: Timestamp::now() };
+        let beside = match merged.rest.renew {
+            true => renew::rows(&*self.inner.store, &merged.rest.delete).await.map_err(|e| group_error(e.into()))?,
+            false => None,
+        };
+        let mode = Mode::Root { next: &next.key, rekey, renew: beside.is_some(), now: Timestamp::now() };
         let applied =
             trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
@@ -178,6 +181,8 @@ impl Writer {
         let mut rest = Rest { reclaim, ..merged.rest };
         let evidence = self.evidence(&snapshot.header, &applied, &rest.shreds).await?;
         rest.put.extend(evidence);
+        let headers = (&*snapshot.header, &applied.header);
+        rest.put.extend(beside.into_iter().flatten().filter_map(|row| renew::seal_anew(headers, row)));
         self.commit(&snapshot, applied, rest).await?;
         // Before anybody commits under the old one again.
         self.session.root.store(next.clone());
@@ -225,6 +230,7 @@ impl Writer {
                     }
                 }
                 merged.rest.reclaim &= write.reclaim;
+                merged.rest.renew |= write.renew;
                 merged.rest.schema = write.schema.or(merged.rest.schema.take());
             }
         }
@@ -316,6 +322,9 @@ impl Writer {
         batch.delete.extend(rest.delete);
         let keys: Vec<Vec<u8>> = outgoing.iter().map(|(key, _)| key.clone()).collect();
         batch.put.extend(outgoing);
+        if rest.renew {
+            batch.put.retain(|(key, _)| !spent.contains(key));
+        }
         batch.delete.extend(spent.iter().cloned());
         batch.put.push((meta::KEY.to_vec(), meta_row.clone()));
 
@@ -418,15 +427,23 @@ struct Rest {
     refusals: Vec<Refusal>,
     entries: Vec<Entry>,
     reclaim: bool,
+    renew: bool,
     schema: Option<Arc<Schema>>,
 }
 
 impl Default for Merged {
     fn default() -> Self {
-        let (put, delete, shreds, entries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let refusals = Vec::new();
-        let rest =
-            Rest { put, delete, delta: Delta::default(), shreds, refusals, entries, reclaim: true, schema: None };
+        let rest = Rest {
+            put: Vec::new(),
+            delete: Vec::new(),
+            delta: Delta::default(),
+            shreds: Vec::new(),
+            refusals: Vec::new(),
+            entries: Vec::new(),
+            reclaim: true,
+            renew: false,
+            schema: None,
+        };
         Self { committed: Vec::new(), edits: Edits::default(), rest }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Keys, NewRotation, NewUnlocks, Rotation, begin, until_ended};
+use super::{Keys, NewRotation, NewUnlocks, Page, ROTATIONS, Rotation, begin, until_ended};
 use crate::args::Rotate;
 use crate::client::Client;
 use crate::commands::Context;
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
             replace_all: args.replace_all && layer == "unlock",
             ..NewRotation::default()
         };
-        let ended = match rotated(&asked, own, client, context) {
+        let ended = match rotated(&asked, own, keks_since(&layers), client, context) {
             // The server has no place for one of them; the other layers do not wait for that.
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
@@ -105,21 +105,25 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
     Ok(exit)
 }
 
+/// Since when the server may have begun the page keys by itself: with other unlock keys it does.
+fn keks_since(layers: &[Ended]) -> Option<&str> {
+    layers.iter().find(|ended| ended.layer == "unlock").map(|ended| ended.started_at.as_str())
+}
+
 fn rotated(
     asked: &NewRotation<'_>,
     unlocks: &NewUnlocks,
+    keks_since: Option<&str>,
     client: &Client,
     context: &Context,
 ) -> Result<Rotation, Failure> {
     let layer = asked.layer;
-    let begun: Rotation = begin(asked, unlocks, client, context)?.json()?;
-    let bar = progress::counting(&context.ui, layer, begun.total);
-    let answer = until_ended(client, &begun.id, |rotation| {
-        bar.set_length(rotation.total);
-        bar.set_position(rotation.done);
-    })?;
-    bar.finish_and_clear();
-    let ended: Rotation = answer.json()?;
+    let by_itself = if layer == "keks" { begun_by_itself(keks_since, client, context)? } else { None };
+    let begun: Rotation = match by_itself {
+        Some(begun) => begun,
+        None => begin(asked, unlocks, client, context)?.json()?,
+    };
+    let ended = followed(&begun, client, context)?;
     match ended.state.as_str() {
         "done" => Ok(ended),
         state => {
@@ -128,4 +132,29 @@ fn rotated(
             Err(Failure::failed(told).hint("see to the cause, then run it again: it begins with the first layer"))
         }
     }
+}
+
+/// The rotation of page keys that followed other unlock keys, if one did. One from before must end first, for it leaves
+/// the pages that it had come to.
+fn begun_by_itself(since: Option<&str>, client: &Client, context: &Context) -> Result<Option<Rotation>, Failure> {
+    let page: Page = client.get(ROTATIONS)?.json()?;
+    let Some(newest) = page.data.into_iter().rfind(|rotation| rotation.layer == "keks") else { return Ok(None) };
+    if since.is_some_and(|since| newest.started_at.as_str() >= since) {
+        return Ok(Some(newest));
+    }
+    if !newest.has_ended() {
+        followed(&newest, client, context)?;
+    }
+    Ok(None)
+}
+
+/// Shows how far a rotation is until it ends.
+fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rotation, Failure> {
+    let bar = progress::counting(&context.ui, &begun.layer, begun.total);
+    let answer = until_ended(client, &begun.id, |rotation| {
+        bar.set_length(rotation.total);
+        bar.set_position(rotation.done);
+    })?;
+    bar.finish_and_clear();
+    Ok(answer.json()?)
 }

@@ -172,7 +172,7 @@ async fn failed_attempts_leave_no_way_in() {
     let mut edits = Edits::new();
     doomed.iter().for_each(|key| edits.remove(Kind::Directory, *key));
     let lost_root = RootKey::draw(&mut Random::for_keys(1));
-    let mode = Mode::Root { next: &lost_root, rekey: None, now: NOW };
+    let mode = Mode::Root { next: &lost_root, rekey: None, renew: false, now: NOW };
     let failed = apply(&world.pages, &world.header, edits.clone(), mode).await.unwrap();
     attempts.extend(failed.put);
     world.forget(edits).await;
@@ -250,7 +250,7 @@ async fn a_batch_in_doubt_draws_all_keys_again() {
     let mut edits = Edits::new();
     edits.remove(Kind::Directory, keys[0]);
     let next = RootKey::draw(&mut Random::for_keys(1));
-    let mode = Mode::Root { next: &next, rekey: None, now: NOW };
+    let mode = Mode::Root { next: &next, rekey: None, renew: false, now: NOW };
     let first = apply(&world.pages, &world.header, edits.clone(), mode).await.unwrap();
     world.store.fail_next_commit(Fault::InDoubtLost);
     let batch = Batch { put: first.put.clone(), delete: first.delete.clone(), ..Batch::default() };

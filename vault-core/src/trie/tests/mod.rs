@@ -67,7 +67,7 @@ impl World {
 
     async fn root_batch(&mut self, edits: Edits, rekey: Option<RekeyStep>) -> (Option<RekeyCursor>, usize) {
         self.roots.push(RootKey::draw(&mut Random::for_keys(1)));
-        let mode = Mode::Root { next: self.root(), rekey, now: NOW };
+        let mode = Mode::Root { next: self.root(), rekey, renew: false, now: NOW };
         let applied = apply(&self.pages, &self.header, edits, mode).await.unwrap();
         assert_eq!(applied.header.epoch(), self.header.epoch() + 1);
         self.commit(applied).await

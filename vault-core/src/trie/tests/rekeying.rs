@@ -116,7 +116,8 @@ async fn a_step_takes_about_as_many_pages_as_it_may() {
     let mut sum = 0;
     loop {
         let next = RootKey::draw(&mut Random::for_keys(1));
-        let mode = Mode::Root { next: &next, rekey: Some(RekeyStep { cursor, max_pages: 100 }), now: NOW };
+        let mode =
+            Mode::Root { next: &next, rekey: Some(RekeyStep { cursor, max_pages: 100 }), renew: false, now: NOW };
         let applied = apply(&world.pages, &world.header, Edits::new(), mode).await.unwrap();
         assert!(applied.put.len() <= 110, "{} rows", applied.put.len());
         assert_eq!(applied.page_delta, 0);

@@ -205,7 +205,8 @@ impl Rotations {
                 writes.extend(part.take_writes());
                 *own = Some((part, from..writes.len()));
             }
-            writes.push(if clear { replacing(&header, record)? } else { noting(&header, record)? });
+            let write = if clear { replacing(&header, record)? } else { noting(&header, record)? };
+            writes.push(Write { renew: matches!(record.work, Work::Root), ..write });
         }
         Ok((step, writes))
     }

@@ -40,6 +40,8 @@ pub(crate) struct Write {
     pub(crate) shreds: Vec<Shredding>,
     /// Refusals to be noted beside the slots while a root is retained.
     pub(crate) refusals: Vec<Refusal>,
+    /// Whether the root batch that it is part of draws another META key.
+    pub(crate) renew: bool,
     /// The version of the schema it was prepared under, if it depends on that.
     pub(crate) under: Option<u16>,
     /// Holds only while the vault has no subject.
