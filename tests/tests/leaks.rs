@@ -173,7 +173,7 @@ fn memory_handles_and_store_do_not_grow_with_the_number_of_operations() {
     let vault = Vault::configured();
     let mut command = vault.command();
     // Caches that are full early: filling up is no growth.
-    command.env("UDV_STORE__CACHE_MIB", "8").env("UDV_CACHE__PAGES_MIB", "8");
+    command.env("UDV_STORE__CACHE_MIB", "4").env("UDV_CACHE__PAGES_MIB", "2");
     // A line for each request would be kept by this test.
     command.env("UDV_LIMITS__LOOKUPS_PER_MINUTE", "0").env("UDV_LOG", "warn,sled=warn");
     let running = vault.start_with(command).unwrap_or_else(|refusal| panic!("{}", refusal.text));
