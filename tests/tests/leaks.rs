@@ -200,7 +200,7 @@ fn memory_handles_and_store_do_not_grow_with_the_number_of_operations() {
     running.stop();
     let running = start(&vault);
     let again = workers.into_iter().map(|worker| Worker { admin: running.admin.alone(), ..worker }).collect();
-    let (fresh, workers) = work(&running, &vault, (operations / 10).max(3000), again);
+    let (fresh, workers) = work(&running, &vault, (operations / 10).max(6000), again);
     let shreds = workers.iter().map(|worker| worker.shreds).sum();
     let living = workers.iter().flat_map(|worker| &worker.lives).flatten().count() as u64;
     drop(workers);
@@ -238,7 +238,7 @@ fn work(running: &Running, vault: &Vault, operations: u64, workers: Vec<Worker>)
         let (mut samples, mut rotations) = (Vec::new(), 0);
         let mut layers = ["keks", "deks", "lookups", "root"].into_iter().cycle();
         // Until the first is at its end: from then on the load is another.
-        while end.recv_timeout(Duration::from_millis(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        while end.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
             let so_far = done.load(Ordering::Relaxed);
             if so_far >= samples.len() as u64 * operations / SAMPLES {
                 samples.push(Figures::of(running.server.id()));
