@@ -83,8 +83,9 @@ pub(crate) enum Command {
     /// Change what unlocks a stopped vault: another passphrase, key file or HSM key. The root key is replaced with it.
     ///
     /// What is named here unlocks the vault from then on, and nothing else does: name again what is to stay. An old copy of
-    /// a root slot and an old passphrase lead to nothing that is written under the new root. Root slots in hardware keep
-    /// their own keys.
+    /// a root slot and an old passphrase lead to no header that is written under the new root, and to no page that is
+    /// written once the rotation of `keks` is done that follows at the next start. Root slots in hardware keep their own
+    /// keys.
     UnlockKey(UnlockKeyArgs),
     /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
     CheckConfig(RunArgs),

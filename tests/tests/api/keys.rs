@@ -219,6 +219,19 @@ fn the_command_line_rotates_and_shows_keys() {
     let status = running.cli(&["key", "status"]).expect(0);
     running.cli(&["key", "rotate", "all"]).expect(2);
     running.cli(&["key", "rotate", "root", "--now"]).expect(2);
+    // One that is paused is in the way, and what was done before is told.
+    let keks = json!({ "layer": "keks", "rate": 1 });
+    wait_for("the page keys after the unlock keys", || {
+        let answer = running.admin.post("/v1/keys/rotations", &keks);
+        (answer.status == 202).then_some(())
+    });
+    let open: Value = running.admin.get("/v1/keys/rotations").expect(200).json();
+    let paused = open["data"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
+    running.cli(&["key", "pause", &paused]).expect(0);
+    let halfway = running.cli(&["--yes", "key", "rotate", "all", "--now"]);
+    assert!(halfway.code == Some(1) && halfway.err.contains("is paused"), "{halfway:?}");
+    assert!(halfway.out.contains("root slots") && halfway.err.contains("keks was not rotated"), "{halfway:?}");
+    running.cli(&["key", "cancel", &paused]).expect(0);
     let all = running.cli(&["--yes", "--output", "json", "key", "rotate", "all", "--now"]).expect(0);
     let all: Value = serde_json::from_str(&all.out).unwrap();
     let layers: Vec<_> = all["layers"].as_array().unwrap().iter().map(|ended| &ended["layer"]).collect();

@@ -168,6 +168,9 @@ impl Finalizer {
             while let Some(job) = self.later.pop_front() {
                 memory::apart(|| self.take(job, jobs)).await;
             }
+            if self.stopping {
+                return;
+            }
             self.session.set_rotating(self.rotations.progress());
             match self.next_round() {
                 Some(at) if at <= Instant::now() => {
@@ -439,7 +442,7 @@ impl Finalizer {
         match job {
             Job::Final { reply, .. } => drop(reply.send(Err(away.into()))),
             Job::Alter(ask) => drop(ask.reply.send(Err(away.into()))),
-            Job::Unlocks(ask) => ask.refuse(away.into()),
+            Job::Unlocks(ask) => ask.refuse(away),
             Job::Reseal { reply } => drop(reply.send(Err(away))),
             job => self.later.push_back(job),
         }

@@ -94,6 +94,7 @@ impl Vault {
             callers: ArcSwap::from_pointee(None),
             loading_callers: Mutex::new(()),
             rotating: Mutex::new(()),
+            changing_unlocks: Mutex::new(()),
             rounds: Mutex::new(()),
             keeper,
             rotating_slots: Mutex::new(()),

@@ -165,6 +165,8 @@ pub(crate) struct Inner {
     callers: ArcSwap<Option<CallerTable>>,
     loading_callers: Mutex<()>,
     rotating: Mutex<()>,
+    /// One change of unlock keys at a time, from its beginning to its end.
+    changing_unlocks: Mutex<()>,
     /// Held while a root batch is committed, and while a backup copies what one replaces.
     rounds: Mutex<()>,
     /// What is known of retained roots besides their keys.

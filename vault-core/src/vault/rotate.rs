@@ -23,6 +23,7 @@ use super::idempotency::{self, Begun, Claim, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationState};
+use super::unlocks::Undone;
 use super::writer::Write;
 use super::{Inner, Vault, ages, subject};
 use crate::audit::{Action, Entry, Outcome};
@@ -98,7 +99,12 @@ impl Vault {
                 return Ok(Made { made, repeated: Some(earlier.status) });
             }
         };
-        let _one_at_a_time = self.inner.rotating.lock().await;
+        // A change of unlock keys may wait for a slot that is away, and the other layers do not wait for that.
+        let _one_change = match asked {
+            NewRotation::Unlock { .. } => Some(self.inner.changing_unlocks.lock().await),
+            _ => None,
+        };
+        let one_at_a_time = self.inner.rotating.lock().await;
         let now = Timestamp::now();
         let snapshot = session.snapshot();
         let earlier = all(&self.inner, &session).await?;
@@ -107,6 +113,7 @@ impl Vault {
             let keks = Work::Keks(RekeyCursor::start());
             let follows = RotationRecord { rate, ..RotationRecord::new(keks, snapshot.counts.pages, now) };
             let follows = (!is_open(&earlier, Layer::Keks)).then_some(follows);
+            drop(one_at_a_time);
             return self.rotate_unlock_keys(&session, (unlocks, place), follows, claim.as_ref()).await;
         }
         let (work, total) = asked.work(&snapshot, now, &earlier);
@@ -135,6 +142,7 @@ impl Vault {
         claim: Option<&Claim<'_>>,
     ) -> Result<Made<Rotation>, Error> {
         let mut record = RotationRecord::new(Work::Unlock, 1, Timestamp::now());
+        let follows = follows.map(|keks| RotationRecord { started_at: record.started_at, ..keks });
         record.state = RotationState::Running;
         let header = session.snapshot().header.clone();
         session.commit(vec![noting(&header, &record)?]).await?;
@@ -146,18 +154,19 @@ impl Vault {
                 done.detail = Some(if follows.is_some() { KEKS_FOLLOW } else { KEKS_AGAIN }.to_owned());
                 match self.replace_root_with(session, &done, follows, claim).await {
                     Ok(()) => return Ok(Made::now(shown(done))),
+                    // The vault is being locked, and the root batch may be committed, with what is noted of the end in it.
+                    Err(error @ (Error::Locked | Error::Failed)) => return Err(error),
                     Err(error) => {
                         (record.state, record.detail) = (RotationState::Failed, Some(ROOT_STAYS.to_owned()));
                         error
                     }
                 }
             }
-            // It was taken back.
-            Err(error @ Error::Conflict(_)) => {
+            Err(Undone { error, untouched: true }) => {
                 (record.state, record.detail) = (RotationState::Cancelled, Some("nothing was changed".to_owned()));
                 error
             }
-            Err(error) => {
+            Err(Undone { error, untouched: false }) => {
                 (record.state, record.detail) = (RotationState::Failed, Some(CUT_SHORT.to_owned()));
                 error
             }

@@ -14,17 +14,36 @@ use crate::error::Error;
 use crate::memory;
 use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
 
+/// Why unlock keys were not replaced.
+pub(super) struct Undone {
+    pub(super) error: Error,
+    /// Whether nothing was changed, or all of it was taken back.
+    pub(super) untouched: bool,
+}
+
+/// Before anything is changed.
+impl From<SlotError> for Undone {
+    fn from(error: SlotError) -> Self {
+        Self { error: error.into(), untouched: true }
+    }
+}
+
+/// Half way.
+fn cut_short(error: impl Into<Error>) -> Undone {
+    Undone { error: error.into(), untouched: false }
+}
+
 /// Other unlock keys, on their way to the finalizer.
 pub(crate) struct UnlocksAsk {
     unlocks: Vec<NewUnlock>,
     place: PlaceNew,
-    reply: oneshot::Sender<Result<(), Error>>,
+    reply: oneshot::Sender<Result<(), Undone>>,
 }
 
 impl UnlocksAsk {
     /// Nothing was done.
-    pub(super) fn refuse(self, error: Error) {
-        let _ = self.reply.send(Err(error));
+    pub(super) fn refuse(self, error: SlotError) {
+        let _ = self.reply.send(Err(error.into()));
     }
 }
 
@@ -47,17 +66,17 @@ impl Vault {
     /// Has these unlock keys, and no others, open the root slots in files. The root is replaced by who calls, so that an old
     /// image of a slot and an old unlock key lead to no header that is written from then on.
     ///
-    /// A conflict says that nothing was changed. Whatever else fails half way: one unlock key, of those before or of these,
-    /// opens all slots, and it may be done again.
+    /// Whatever fails half way: one unlock key, of those before or of these, opens all slots, and it may be done again.
     pub(super) async fn replace_unlock_keys(
         &self,
         session: &Session,
         unlocks: Vec<NewUnlock>,
         place: PlaceNew,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Undone> {
         let (reply, answer) = oneshot::channel();
-        session.finalizer.send(Job::Unlocks(UnlocksAsk { unlocks, place, reply })).map_err(|_| Error::Locked)?;
-        answer.await.map_err(|_| Error::Locked)?
+        let asked = session.finalizer.send(Job::Unlocks(UnlocksAsk { unlocks, place, reply }));
+        asked.map_err(|_| Undone { error: Error::Locked, untouched: true })?;
+        answer.await.map_err(|_| cut_short(Error::Locked))?
     }
 }
 
@@ -70,7 +89,12 @@ impl Inner {
     }
 
     /// First every slot takes the new ones beside its own, then none takes any other.
-    async fn add_then_replace(&self, session: &Session, unlocks: Vec<NewUnlock>, place: PlaceNew) -> Result<(), Error> {
+    async fn add_then_replace(
+        &self,
+        session: &Session,
+        unlocks: Vec<NewUnlock>,
+        place: PlaceNew,
+    ) -> Result<(), Undone> {
         let unlocks = Arc::new(unlocks);
         if let Finish::Waiting(slots) = self.roots.retry_behind(&session.root.load_full()).await {
             let (slot, why) = slots.into_iter().next().unwrap_or_default();
@@ -79,18 +103,18 @@ impl Inner {
         let slots: Vec<&FileSlot> = self.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).collect();
         for (at, slot) in slots.iter().enumerate() {
             if let Err(error) = slot.add_unlock_keys(&unlocks).await {
-                withdraw(&slots[..at], unlocks.len()).await?;
+                withdraw(&slots[..at], unlocks.len()).await.map_err(cut_short)?;
                 return Err(error.into());
             }
         }
-        if let Err(why) = memory::blocking(place).await.map_err(|_| Error::Failed)? {
+        if let Err(why) = memory::blocking(place).await.map_err(|_| cut_short(Error::Failed))? {
             tracing::error!(%why, "a new unlock key could not be put into its place");
-            withdraw(&slots, unlocks.len()).await?;
+            withdraw(&slots, unlocks.len()).await.map_err(cut_short)?;
             let told = "a new unlock key could not be put into its place, so those from before stay: the log says why";
-            return Err(Error::Conflict(told));
+            return Err(Undone { error: Error::Conflict(told), untouched: true });
         }
         for slot in slots {
-            slot.replace_unlock_keys(&unlocks).await?;
+            slot.replace_unlock_keys(&unlocks).await.map_err(cut_short)?;
         }
         Ok(())
     }

@@ -193,3 +193,34 @@ async fn a_new_key_is_put_in_its_place_while_both_open() {
     fixture.restart().await;
     assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_unlock_keys_change_others_rotate_and_nobody_alters_it() {
+    let fixture = Fixture::new().await;
+    let (placing, placed) = std::sync::mpsc::channel::<()>();
+    let placed = std::sync::Mutex::new(placed);
+    let asked = NewRotation::Unlock {
+        unlocks: vec![NewUnlock::KeyFile(fixture.key.duplicate())],
+        place: Box::new(move || placed.lock().unwrap().recv().map_err(std::io::Error::other)),
+    };
+    let vault = fixture.vault.clone();
+    let changing = tokio::spawn(async move { vault.rotate(asked, None, None).await });
+    let id = loop {
+        let list = fixture.vault.rotations().await.unwrap();
+        if let Some(unlock) = list.iter().find(|rotation| rotation.layer == Layer::Unlock) {
+            break unlock.id;
+        }
+        tokio::task::yield_now().await;
+    };
+    // It is begun, though it has to wait for its turn.
+    let root = fixture.vault.rotate(Layer::Root, None, None).await.unwrap().made;
+    let vault = fixture.vault.clone();
+    let altering = tokio::spawn(async move { vault.change_rotation(id, None, Some(5)).await });
+    // It is asked for before the root batch is.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    placing.send(()).unwrap();
+    assert!(matches!(altering.await.unwrap(), Err(Error::Conflict(_))));
+    assert_eq!(changing.await.unwrap().unwrap().made.state, super::RotationState::Done);
+    assert_eq!(fixture.ended(id).await.state, super::RotationState::Done, "and it stays so");
+    assert_eq!(fixture.ended(root.id).await.state, super::RotationState::Done);
+}

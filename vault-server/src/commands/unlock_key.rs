@@ -38,6 +38,7 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: unlock keys are changed on a vault that stands still"))?;
     say("the vault has other unlock keys and a new root key; those from before open it no more");
+    say("a rotation of keks follows at the next start: until that is done, pages have keys from before");
     if let Some(path) = &args.new_key_file {
         eprintln!("the key file is {}: keep it off this machine", path.display());
     }

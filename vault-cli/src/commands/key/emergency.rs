@@ -63,6 +63,13 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
             ..NewRotation::default()
         };
         let ended = match rotated(&asked, own, keks_since(&layers), client, context) {
+            // What is done is told, whatever comes after it.
+            Err(failure) if !layers.is_empty() && (layer != "unlock" || failure.exit != Exit::Conflict) => {
+                let rest = LAYERS.iter().map(|(layer, _)| *layer);
+                not_rotated.extend(rest.skip_while(|other| *other != layer));
+                tell(&Report { layers, not_rotated, left }, context)?;
+                return Err(failure);
+            }
             // The server has no place for one of them; the other layers do not wait for that.
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
@@ -85,10 +92,13 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
         });
     }
     let exit = if not_rotated.is_empty() { Exit::Done } else { Exit::Partial };
-    let report = Report { layers, not_rotated, left };
+    tell(&Report { layers, not_rotated, left }, context)?;
+    Ok(exit)
+}
+
+fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
     if context.ui.wants_json() {
-        context.ui.json(&report)?;
-        return Ok(exit);
+        return context.ui.json(report);
     }
     let row = |ended: &Ended| {
         vec![
@@ -101,8 +111,8 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
     let rows: Vec<_> = report.layers.iter().map(row).collect();
     context.ui.table(&["LAYER", "EXPOSED FROM", "UNTIL", "WHAT WAS EXPOSED"], &rows)?;
     report.not_rotated.iter().for_each(|layer| context.ui.warn(&format!("{layer} was not rotated")));
-    context.ui.note(left);
-    Ok(exit)
+    context.ui.note(report.left);
+    Ok(())
 }
 
 /// Since when the server may have begun the page keys by itself: with other unlock keys it does.
@@ -118,7 +128,8 @@ fn rotated(
     context: &Context,
 ) -> Result<Rotation, Failure> {
     let layer = asked.layer;
-    let by_itself = if layer == "keks" { begun_by_itself(keks_since, client, context)? } else { None };
+    let since = keks_since.filter(|_| layer == "keks");
+    let by_itself = if layer == "unlock" { None } else { under_way(layer, since, client, context)? };
     let begun: Rotation = match by_itself {
         Some(begun) => begun,
         None => begin(asked, unlocks, client, context)?.json()?,
@@ -134,11 +145,16 @@ fn rotated(
     }
 }
 
-/// The rotation of page keys that followed other unlock keys, if one did. One from before must end first, for it leaves
-/// the pages that it had come to.
-fn begun_by_itself(since: Option<&str>, client: &Client, context: &Context) -> Result<Option<Rotation>, Failure> {
+/// The rotation of a layer that the server began by itself since then, if it did. One from before must end first, for it
+/// leaves what it had come to.
+fn under_way(
+    layer: &str,
+    since: Option<&str>,
+    client: &Client,
+    context: &Context,
+) -> Result<Option<Rotation>, Failure> {
     let page: Page = client.get(ROTATIONS)?.json()?;
-    let Some(newest) = page.data.into_iter().rfind(|rotation| rotation.layer == "keks") else { return Ok(None) };
+    let Some(newest) = page.data.into_iter().rfind(|rotation| rotation.layer == layer) else { return Ok(None) };
     if since.is_some_and(|since| newest.started_at.as_str() >= since) {
         return Ok(Some(newest));
     }
@@ -151,6 +167,11 @@ fn begun_by_itself(since: Option<&str>, client: &Client, context: &Context) -> R
 /// Shows how far a rotation is until it ends.
 fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rotation, Failure> {
     let bar = progress::counting(&context.ui, &begun.layer, begun.total);
+    if begun.state == "paused" {
+        let told = format!("a rotation of {} is paused, and no other can begin", printable(&begun.layer));
+        let next = format!("run `vault-cli key resume {0}` or `vault-cli key cancel {0}`, then this again", begun.id);
+        return Err(Failure::failed(told).hint(&next));
+    }
     let answer = until_ended(client, &begun.id, |rotation| {
         bar.set_length(rotation.total);
         bar.set_position(rotation.done);

@@ -23,7 +23,8 @@ const STEP_PAGES: u32 = 1024;
 const AGAIN: Duration = Duration::from_millis(20);
 const LATER: Duration = Duration::from_secs(1);
 
-/// The rotations under way, as the finalizer holds them. Only it writes their records after they are created.
+/// The rotations under way, as the finalizer holds them. Only it writes their records after they are created, but for those of
+/// unlock keys, which whoever began them ends: here come only those that were cut short.
 #[derive(Default)]
 pub(crate) struct Rotations {
     active: Vec<Active>,
@@ -101,6 +102,12 @@ impl Rotations {
         };
         if ended(record.state) {
             return Err(Error::Conflict("the rotation has ended: begin another one"));
+        }
+        if matches!(record.work, Work::Unlock) {
+            // Who began it writes its record, and waits for its end.
+            return Err(Error::Conflict(
+                "unlock keys are changed in one step, which nothing pauses, throttles or cancels",
+            ));
         }
         record.rate = ask.rate.or(record.rate);
         record.state = ask.state.unwrap_or(record.state);
