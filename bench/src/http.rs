@@ -26,17 +26,29 @@ pub(crate) struct Request {
     pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) body: String,
+    /// Why: what is read for.
+    pub(crate) purpose: Option<String>,
 }
 
 impl Request {
+    /// A request; without a body if that is empty.
+    pub(crate) fn new(method: &'static str, path: impl Into<String>, body: impl Into<String>) -> Request {
+        Request { method, path: path.into(), body: body.into(), purpose: None }
+    }
+
     /// A request without a body.
     pub(crate) fn get(path: impl Into<String>) -> Request {
-        Request { method: "GET", path: path.into(), body: String::new() }
+        Request::new("GET", path, "")
     }
 
     /// A request with one.
     pub(crate) fn post(path: impl Into<String>, body: impl Into<String>) -> Request {
-        Request { method: "POST", path: path.into(), body: body.into() }
+        Request::new("POST", path, body)
+    }
+
+    /// The same for another purpose than `account`.
+    pub(crate) fn with_purpose(self, purpose: String) -> Request {
+        Request { purpose: Some(purpose), ..self }
     }
 }
 
@@ -44,7 +56,7 @@ impl Request {
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// A connection to a server.
+/// A connection to a server. One that asks nothing for half a minute is closed by the server.
 pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     /// The headers that every request has.
@@ -66,7 +78,7 @@ impl Endpoint {
             }
         };
         let Endpoint { address, token, .. } = self;
-        let headers = format!("Host: {address}\r\nAuthorization: Bearer {token}\r\nUdv-Purpose: account\r\n");
+        let headers = format!("Host: {address}\r\nAuthorization: Bearer {token}\r\n");
         Ok(Connection { stream, headers, out: Vec::new(), input: Vec::with_capacity(64 * 1024) })
     }
 
@@ -83,9 +95,11 @@ impl Endpoint {
 impl Connection {
     /// Sends `request` and gives the status and the body of the answer.
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<(u16, &[u8]), Failure> {
-        let Request { method, path, body } = request;
+        let Request { method, path, body, purpose } = request;
+        let purpose = purpose.as_deref().unwrap_or("account");
         self.out.clear();
-        self.out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\n{}", self.headers).as_bytes());
+        let head = format!("{method} {path} HTTP/1.1\r\n{}Udv-Purpose: {purpose}\r\n", self.headers);
+        self.out.extend_from_slice(head.as_bytes());
         if !body.is_empty() {
             let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
             self.out.extend_from_slice(head.as_bytes());

@@ -7,6 +7,7 @@ mod engines;
 mod figures;
 mod http;
 mod limits;
+mod personas;
 mod plan;
 mod population;
 mod process;

@@ -13,6 +13,7 @@ use crate::http::Connection;
 use crate::limits::engine::{Bed, Shape};
 use crate::limits::route::Route;
 use crate::limits::{disk, sealing};
+use crate::personas;
 use crate::population::Population;
 use crate::process::{disk_bytes, resident};
 use crate::report::{Limit, Line, Report, Setting, Size};
@@ -41,7 +42,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     let scratch = settings.scratch()?;
     let sealing = sealing::measure(settings.rounds().round)?;
     let mut report = Report::new(settings, sealing, disk::sync_ms(scratch.path())?);
-    for &subjects in &settings.subjects {
+    let all: &[u64] = if settings.is_about_subjects() { &settings.subjects } else { &[] };
+    for &subjects in all {
         for &engine in &settings.engines {
             let scratch = settings.scratch()?;
             let vault = Vault::make(&program, scratch.path().join("vault"), engine)?;
@@ -49,6 +51,10 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
             let mut session = Session { settings, route: &route, report: &mut report, vault, people, engine, subjects };
             runtime.block_on(session.run(scratch.path()))?;
         }
+    }
+    if settings.wants(Workload::Personas) {
+        let told = |what: &str| report.progress(what);
+        report.personas = Some(runtime.block_on(personas::measure(settings, &program, told))?);
     }
     report.finish()
 }

@@ -58,9 +58,8 @@ impl Population {
 
     /// Puts the schema of docs/schema into force and enrols everybody; nothing here is measured.
     pub(crate) async fn settle(self: &Rc<Self>, endpoint: &Endpoint, subjects: u64) -> Result<(), Failure> {
-        let mut connection = endpoint.connect().await?;
         let body = Document::from_toml(wide::SCHEMA)?.to_json();
-        connection.expect(&Request { method: "PUT", path: "/v1/schema".to_owned(), body }).await?;
+        endpoint.connect().await?.expect(&Request::new("PUT", "/v1/schema", body)).await?;
 
         let local = LocalSet::new();
         let mut tasks = Vec::new();
@@ -73,6 +72,7 @@ impl Population {
             task.await??;
         }
         let wide: Vec<_> = (0..WIDE).map(|n| format!(r#"{{"subject":"{}",{}}}"#, wide_id(n), wide_fields())).collect();
+        let mut connection = endpoint.connect().await?;
         batch(&mut connection, "/v1/batch/write", &wide).await?;
         self.make_tokens(&mut connection, subjects).await
     }
@@ -81,7 +81,9 @@ impl Population {
         while self.enrolled.get() < subjects {
             let count = ENROL_BATCH.min(subjects - self.enrolled.get());
             let first = self.enrolled.replace(self.enrolled.get() + count);
-            self.ask(connection, Work::New { batch: count }, first).await?;
+            let work = Work::New { batch: count };
+            let (request, expected) = work.request(first);
+            ask(connection, work, &request, expected).await?;
         }
         Ok(())
     }
@@ -99,10 +101,11 @@ impl Population {
     /// One request of this work, to its end.
     pub(crate) async fn once(&self, connection: &mut Connection, work: Work) -> Result<(), Failure> {
         let work = if work == Work::Mixed { self.mixed() } else { work };
-        if work == Work::Resolve {
-            return connection.expect(&self.resolve()?).await.map(drop);
-        }
-        self.ask(connection, work, self.choose(work)?).await
+        let (request, expected) = match work {
+            Work::Resolve => (self.resolve()?, 200),
+            _ => work.request(self.choose(work)?),
+        };
+        ask(connection, work, &request, expected).await
     }
 
     /// A request of this work that changes nothing, to learn how large the answer is or to ask somebody else.
@@ -110,23 +113,6 @@ impl Population {
         match work {
             Work::Resolve => self.resolve(),
             _ => Ok(work.request(self.choose(work)?).0),
-        }
-    }
-
-    async fn ask(&self, connection: &mut Connection, work: Work, first: u64) -> Result<(), Failure> {
-        let (request, expected) = work.request(first);
-        let (status, body) = connection.ask(&request).await?;
-        if status != expected || !work.succeeded(body) {
-            let told = String::from_utf8_lossy(&body[..body.len().min(300)]);
-            return Err(format!("{}: the server answered {status} {told}", work.name()).into());
-        }
-        match work {
-            Work::Shred { batch: 2.. } => {
-                let answer: serde_json::Value = serde_json::from_slice(body)?;
-                let erasure = answer["id"].as_str().ok_or("an erasure without an id")?;
-                until_final(connection, erasure).await
-            }
-            _ => Ok(()),
         }
     }
 
@@ -162,6 +148,23 @@ impl Population {
     fn living(&self, count: u64) -> u64 {
         let (from, to) = (self.shredded.get() + MARGIN, self.enrolled.get().saturating_sub(count + MARGIN));
         from + self.chooser.borrow_mut().below(to.saturating_sub(from).max(1))
+    }
+}
+
+/// Asks, and waits until what was asked for is done.
+async fn ask(connection: &mut Connection, work: Work, request: &Request, expected: u16) -> Result<(), Failure> {
+    let (status, body) = connection.ask(request).await?;
+    if status != expected || !work.succeeded(body) {
+        let told = String::from_utf8_lossy(&body[..body.len().min(300)]);
+        return Err(format!("{}: the server answered {status} {told}", work.name()).into());
+    }
+    match work {
+        Work::Shred { batch: 2.. } => {
+            let answer: serde_json::Value = serde_json::from_slice(body)?;
+            let erasure = answer["id"].as_str().ok_or("an erasure without an id")?;
+            until_final(connection, erasure).await
+        }
+        _ => Ok(()),
     }
 }
 

@@ -100,7 +100,7 @@ impl Work {
                 let body = format!(r#"{{"field":"phone","value":"{phone}","region":"AE"}}"#);
                 (Request::post("/v1/lookups", body), 200)
             }
-            Work::Shred { batch: 1 } => (Request { method: "DELETE", path: subject(""), body: String::new() }, 200),
+            Work::Shred { batch: 1 } => (Request::new("DELETE", subject(""), ""), 200),
             Work::Shred { batch } => {
                 let subjects = list(first, batch, |n| format!(r#""{}""#, id(n)));
                 (Request::post("/v1/erasures", format!(r#"{{"subjects":[{subjects}],"reason":"measuring"}}"#)), 201)
@@ -121,7 +121,7 @@ impl Work {
 }
 
 fn patch(path: String, body: String) -> Request {
-    Request { method: "PATCH", path, body }
+    Request::new("PATCH", path, body)
 }
 
 fn view_word(view: View) -> &'static str {

@@ -26,6 +26,16 @@ pub(super) fn report(report: &Report) -> String {
             "enrolled_bytes": of.enrolled, "most_bytes": of.most,
         })
     });
+    let personas = report.personas.as_ref().map(|personas| {
+        let seen = personas.seen.iter().map(|seen| {
+            json!({
+                "persona": seen.persona.as_str(), "keys": seen.choice.as_str(), "records": seen.records,
+                "asked": seen.asked.to_string(), "per_second": seen.rate(), "rounds_per_second": seen.rates,
+                "latency_ms": percentiles(&seen.latencies),
+            })
+        });
+        json!({ "seen": seen.collect::<Vec<_>>(), "skipped": personas.skipped })
+    });
     let document = json!({
         "optimised": !cfg!(debug_assertions),
         "quick": report.quick,
@@ -42,6 +52,7 @@ pub(super) fn report(report: &Report) -> String {
         "rotations": rotations.collect::<Vec<_>>(),
         "sizes": sizes.collect::<Vec<_>>(),
         "memory": memory.collect::<Vec<_>>(),
+        "personas": personas,
     });
     format!("{document:#}\n")
 }

@@ -16,6 +16,7 @@ use crate::Failure;
 use crate::drive::Latencies;
 use crate::figures::{Figures, quantile};
 use crate::limits::sealing::Sealing;
+use crate::personas::Personas;
 use crate::rotation::Rotated;
 use crate::settings::{Settings, Workload};
 use crate::work::Work;
@@ -87,6 +88,7 @@ pub(crate) struct Report {
     rotations: Vec<Rotated>,
     sizes: Vec<Size>,
     memory: Vec<Memory>,
+    pub(crate) personas: Option<Personas>,
 }
 
 impl Limit {
@@ -140,6 +142,7 @@ impl Report {
             rotations: Vec::new(),
             sizes: Vec::new(),
             memory: Vec::new(),
+            personas: None,
         }
     }
 
@@ -218,6 +221,7 @@ impl Report {
         println!("{}", table::machine(&self));
         println!("{}", table::figures(&self));
         println!("{}", table::beside(&self));
+        println!("{}", table::personas(&self));
         println!("{}", targets::table(&self));
         let told = |why: std::io::Error| format!("{} cannot be written: {why}", self.out.display());
         std::fs::create_dir_all(&self.out).map_err(told)?;

@@ -121,6 +121,29 @@ pub(super) fn beside(report: &Report) -> String {
     out
 }
 
+/// What the personas saw: operations a second, and latencies of the closed loop that they are.
+pub(super) fn personas(report: &Report) -> String {
+    let Some(personas) = &report.personas else { return String::new() };
+    let mut out = "| persona | keys | records | asked | operations a second | p50 ms | p99 ms |\n".to_owned();
+    out.push_str("|---|---|---:|---|---:|---:|---:|\n");
+    for seen in &personas.seen {
+        let cells = [
+            seen.persona.as_str().to_owned(),
+            seen.choice.as_str().to_owned(),
+            count(seen.records as f64),
+            seen.asked.to_string(),
+            count(seen.rate()),
+            ms(quantile(&seen.latencies, 0.5)),
+            ms(quantile(&seen.latencies, 0.99)),
+        ];
+        out.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+    if let Some(why) = &personas.skipped {
+        out.push_str(&format!("\nPostgreSQL: skipped: {why}\n"));
+    }
+    out
+}
+
 /// A number with its thousands apart.
 pub(super) fn count(number: f64) -> String {
     let digits = format!("{number:.0}");

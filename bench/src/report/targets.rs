@@ -6,6 +6,7 @@ use vault_core::store::EngineName;
 use super::table::{count, ms, ratio};
 use super::{Limit, Line, Report, Setting};
 use crate::figures::quantile;
+use crate::personas::Persona;
 use crate::settings::Workload;
 use crate::work::Work;
 
@@ -21,6 +22,8 @@ enum Cell {
     Seen(String, bool),
     /// The figure, which says nothing of an aim that is set for more subjects.
     Smaller(String),
+    /// What it would be held against is not there.
+    Skipped(String),
     /// It was not asked for.
     Absent,
 }
@@ -30,6 +33,7 @@ impl Cell {
         match self {
             Cell::Seen(figure, true) => format!("{figure} met"),
             Cell::Seen(figure, false) => format!("{figure} MISSED"),
+            Cell::Skipped(why) => format!("skipped: {why}"),
             Cell::Smaller(figure) => format!("{figure}; long form"),
             Cell::Absent if report.quick => "long form".to_owned(),
             Cell::Absent => "not measured".to_owned(),
@@ -185,6 +189,30 @@ const TARGETS: &[Target] = &[
             Cell::Seen(count(each), each <= 2048.0)
         },
     },
+    Target {
+        of: Workload::Personas,
+        work: "GDPRbench: processor, uniform and zipfian",
+        aim: "faster than PostgreSQL",
+        cell: |seen| seen.persona(Persona::Processor),
+    },
+    Target {
+        of: Workload::Personas,
+        work: "GDPRbench: regulator",
+        aim: "faster than PostgreSQL",
+        cell: |seen| seen.persona(Persona::Regulator),
+    },
+    Target {
+        of: Workload::Personas,
+        work: "GDPRbench: customer",
+        aim: "faster than PostgreSQL",
+        cell: |seen| seen.persona(Persona::Customer),
+    },
+    Target {
+        of: Workload::Personas,
+        work: "GDPRbench: controller",
+        aim: "faster than PostgreSQL",
+        cell: |seen| seen.persona(Persona::Controller),
+    },
 ];
 
 /// The aims of what was measured, as a table.
@@ -239,6 +267,19 @@ impl OfEngine<'_> {
             ..10_000_000 => Cell::Seen(figure, mib <= 1024),
             _ => Cell::Seen(figure, mib <= 1536),
         }
+    }
+
+    fn persona(&self, persona: Persona) -> Cell {
+        let Some(personas) = &self.report.personas else { return Cell::Absent };
+        if let Some(why) = &personas.skipped {
+            return Cell::Skipped(why.clone());
+        }
+        let times: Vec<f64> = personas.of_postgres(self.engine, persona).into_iter().map(|(_, times)| times).collect();
+        if times.is_empty() {
+            return Cell::Absent;
+        }
+        let figures: Vec<_> = times.iter().map(|times| format!("{} ×", ratio(*times))).collect();
+        Cell::Seen(figures.join(", "), times.iter().all(|times| *times > 1.0))
     }
 
     /// From the fewest subjects to the most.
