@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -56,9 +57,15 @@ impl Request {
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// A connection to a server. One that asks nothing for half a minute is closed by the server.
+/// After this the server soon closes a connection that asks nothing.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// A connection to a server.
 pub(crate) struct Connection {
+    endpoint: Endpoint,
     stream: Box<dyn Stream>,
+    /// When the last answer was there.
+    answered: Instant,
     /// The headers that every request has.
     headers: String,
     out: Vec<u8>,
@@ -68,18 +75,28 @@ pub(crate) struct Connection {
 impl Endpoint {
     /// Connects.
     pub(crate) async fn connect(&self) -> Result<Connection, Failure> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &self.tls {
-            None => Box::new(stream),
-            Some(config) => {
-                let name = ServerName::IpAddress(self.address.ip().into());
-                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
-            }
-        };
         let Endpoint { address, token, .. } = self;
         let headers = format!("Host: {address}\r\nAuthorization: Bearer {token}\r\n");
-        Ok(Connection { stream, headers, out: Vec::new(), input: Vec::with_capacity(64 * 1024) })
+        Ok(Connection {
+            endpoint: self.clone(),
+            stream: self.stream().await?,
+            answered: Instant::now(),
+            headers,
+            out: Vec::new(),
+            input: Vec::with_capacity(64 * 1024),
+        })
+    }
+
+    async fn stream(&self) -> Result<Box<dyn Stream>, Failure> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Box::new(stream)),
+            Some(config) => {
+                let name = ServerName::IpAddress(self.address.ip().into());
+                Ok(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?))
+            }
+        }
     }
 
     /// Connects as often as told.
@@ -106,6 +123,10 @@ impl Connection {
         }
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(body.as_bytes());
+        // It rested while something else was measured.
+        if self.answered.elapsed() > IDLE {
+            self.stream = self.endpoint.stream().await?;
+        }
         self.stream.write_all(&self.out).await?;
         self.stream.flush().await?;
         self.answer().await
@@ -140,6 +161,7 @@ impl Connection {
         while self.input.len() < end {
             self.more().await?;
         }
+        self.answered = Instant::now();
         Ok((status, &self.input[body..end]))
     }
 

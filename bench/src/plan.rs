@@ -4,6 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 use vault_core::schema::View;
 use vault_core::store::EngineName;
 
@@ -49,14 +50,24 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
             let vault = Vault::make(&program, scratch.path().join("vault"), engine)?;
             let people = Population::new();
             let mut session = Session { settings, route: &route, report: &mut report, vault, people, engine, subjects };
-            runtime.block_on(session.run(scratch.path()))?;
+            runtime.block_on(unless_interrupted(session.run(scratch.path())))?;
         }
     }
     if settings.wants(Workload::Personas) {
         let told = |what: &str| report.progress(what);
-        report.personas = Some(runtime.block_on(personas::measure(settings, &program, told))?);
+        report.personas = Some(runtime.block_on(unless_interrupted(personas::measure(settings, &program, told)))?);
     }
     report.finish()
+}
+
+/// Who interrupts a run leaves no server and no directory behind: both go with their owners.
+async fn unless_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("interrupted".into()),
+    }
 }
 
 /// The measurements of one engine with one number of subjects.

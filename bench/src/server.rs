@@ -17,7 +17,7 @@ use crate::http::Endpoint;
 pub(crate) struct Program(PathBuf);
 
 impl Program {
-    /// Builds it, as optimised as we are.
+    /// Builds it, as optimised as we are, without building this program anew, which runs.
     pub(crate) fn build() -> Result<Program, Failure> {
         let own = std::env::current_exe()?;
         let directory = own.parent().ok_or("a program lies in a directory")?;

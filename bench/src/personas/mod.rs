@@ -123,16 +123,16 @@ pub(crate) async fn measure(
     for choice in [Choice::Uniform, Choice::Zipfian] {
         let plan = Plan { choice, records: settings.records(), operations: settings.operations(), rounds: 3 };
         for &engine in &settings.engines {
-            progress(&format!("personas, {}: {engine}", choice.as_str()));
+            progress(&format!("personas, {}: loading a vault on {engine}", choice.as_str()));
             let scratch = settings.scratch()?;
             let vault = vault::Bed::load(program, &scratch.path().join("vault"), engine, plan.records).await?;
             let performers = vault.performers(CONNECTIONS).await?;
-            personas.seen.extend(plan.run(Asked::Vault(engine), performers).await?);
+            personas.seen.extend(plan.run(Asked::Vault(engine), performers, &mut progress).await?);
             vault.stop()?;
         }
-        progress(&format!("personas, {}: PostgreSQL", choice.as_str()));
+        progress(&format!("personas, {}: loading PostgreSQL", choice.as_str()));
         let scratch = settings.scratch()?;
-        match against_postgres(scratch.path(), plan).await? {
+        match against_postgres(scratch.path(), plan, &mut progress).await? {
             Ok(seen) => personas.seen.extend(seen),
             Err(why) => personas.skipped = Some(why),
         }
@@ -140,14 +140,18 @@ pub(crate) async fn measure(
     Ok(personas)
 }
 
-async fn against_postgres(scratch: &Path, plan: Plan) -> Result<Result<Vec<Seen>, String>, Failure> {
+async fn against_postgres(
+    scratch: &Path,
+    plan: Plan,
+    progress: &mut impl FnMut(&str),
+) -> Result<Result<Vec<Seen>, String>, Failure> {
     let cluster = match postgres::Cluster::start(scratch)? {
         Ok(cluster) => cluster,
         Err(why) => return Ok(Err(why)),
     };
     cluster.load(plan.records).await?;
     let performers = cluster.performers(CONNECTIONS).await?;
-    Ok(Ok(plan.run(Asked::Postgres, performers).await?))
+    Ok(Ok(plan.run(Asked::Postgres, performers, progress).await?))
 }
 
 /// What is asked of each system.
@@ -160,7 +164,12 @@ struct Plan {
 }
 
 impl Plan {
-    async fn run<P: Performer>(self, asked: Asked, mut performers: Vec<P>) -> Result<Vec<Seen>, Failure> {
+    async fn run<P: Performer>(
+        self,
+        asked: Asked,
+        mut performers: Vec<P>,
+        progress: &mut impl FnMut(&str),
+    ) -> Result<Vec<Seen>, Failure> {
         let Plan { choice, records, .. } = self;
         let mut all = Vec::new();
         // Those first who leave everything as it is.
@@ -170,6 +179,7 @@ impl Plan {
                 let operations = Operations::new(persona, choice, records, round);
                 self.round(operations, &mut performers, &mut seen).await?;
             }
+            progress(&format!("personas, {}: {} of {asked}: {:.0}/s", choice.as_str(), persona.as_str(), seen.rate()));
             all.push(seen);
         }
         Ok(all)

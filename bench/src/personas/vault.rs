@@ -58,7 +58,8 @@ impl Bed {
 }
 
 fn schema() -> String {
-    let mut text = "title = \"Personas\"\n".to_owned();
+    // `account` is what requests name that read no values.
+    let mut text = "title = \"Personas\"\n[purposes.account]\nbasis = \"contract\"\n".to_owned();
     for purpose in 0..PURPOSES {
         let automated = purpose % 2 == 0;
         let name = purpose_name(purpose);
