@@ -139,6 +139,11 @@ impl Settings {
         if self.quick { 1_000 } else { 10_000 }
     }
 
+    /// How often each persona asks.
+    pub(crate) fn persona_rounds(&self) -> u64 {
+        if self.quick { 1 } else { 3 }
+    }
+
     /// A temporary directory that goes with its owner.
     pub(crate) fn scratch(&self) -> Result<tempfile::TempDir, crate::Failure> {
         let mut builder = tempfile::Builder::new();

@@ -121,7 +121,12 @@ pub(crate) async fn measure(
 ) -> Result<Personas, Failure> {
     let mut personas = Personas { seen: Vec::new(), skipped: None };
     for choice in [Choice::Uniform, Choice::Zipfian] {
-        let plan = Plan { choice, records: settings.records(), operations: settings.operations(), rounds: 3 };
+        let plan = Plan {
+            choice,
+            records: settings.records(),
+            operations: settings.operations(),
+            rounds: settings.persona_rounds(),
+        };
         for &engine in &settings.engines {
             progress(&format!("personas, {}: loading a vault on {engine}", choice.as_str()));
             let scratch = settings.scratch()?;
