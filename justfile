@@ -29,9 +29,9 @@ demo:
 bench:
     cargo bench -p vault-bench
 
-# A real server under load, beside the limits of what it stands on
-load:
-    cargo run --release -p vault-bench -- load
+# Everything about a real server under load, beside the limits of what it stands on: ten minutes
+bench-quick:
+    cargo run --release -p vault-bench -- all --quick
 
 # The storage engines beside each other
 engines:

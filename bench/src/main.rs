@@ -1,14 +1,42 @@
-//! `vault-bench load`: drives a real server over HTTP, and tells its rates beside those of what it stands on.
+//! `vault-bench`: measures a vault from outside, beside the limits of what it stands on.
 
-mod load;
+mod alarm;
+mod customers;
+mod drive;
+mod engines;
+mod figures;
+mod http;
+mod limits;
+mod personas;
+mod plan;
+mod population;
+mod process;
+mod report;
+mod rotation;
+mod server;
+mod settings;
+mod work;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Measures a vault from outside.
+use settings::{MeasureArgs, Settings, Workload};
+
+/// What can go wrong here: always told to a person, never handled.
+pub(crate) type Failure = Box<dyn Error>;
+
+/// Measures a vault from outside: a real server on a real disk, asked over keep-alive connections.
+///
+/// Everything:         cargo run --release -p vault-bench -- all --quick
+/// One kind of work:   cargo run --release -p vault-bench -- run reads writes --quick --engine fjall
+///
+/// Every run also measures its limits, such as an empty route or the bare storage engine, and tells each figure as a share
+/// of its limit. The tables go to standard output, bench.json and two plots to --out. docs/performance.md tells the method.
 #[derive(Parser)]
+#[command(verbatim_doc_comment)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,13 +44,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start `vault-server dev` on a temporary directory, load it over keep-alive connections, and print a table.
-    ///
-    /// The limits are measured in the same run: `/healthz` for what only reads, and the bare storage engine, with rows
-    /// of the sizes found in the vault's store, for what writes.
-    Load(LoadArgs),
+    /// Measure every kind of work, on both engines, and print what was aimed at beside what was reached.
+    All(MeasureArgs),
+    /// Measure some kinds of work.
+    Run(RunArgs),
     /// Measure the storage engines beside each other, without a vault, and print a table.
     Engines(EnginesArgs),
+    /// Serve the empty route until standard input ends.
+    #[command(hide = true)]
+    EmptyRoute,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// What to measure.
+    #[arg(required = true, value_enum, value_name = "WORKLOAD")]
+    workloads: Vec<Workload>,
+    #[command(flatten)]
+    measure: MeasureArgs,
 }
 
 #[derive(Args)]
@@ -38,35 +77,12 @@ struct EnginesArgs {
     dir: Option<PathBuf>,
 }
 
-#[derive(Args)]
-struct LoadArgs {
-    /// Connections that are open at once, each with one request under way.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    connections: u16,
-    /// Connections for the requests that hold 100 subjects.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
-    batch_connections: u16,
-    /// How long each measurement takes.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    seconds: u64,
-    /// How often each is repeated; the median by rate is told.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
-    /// Subjects that are enrolled before anything is measured.
-    #[arg(long, default_value_t = 20_000)]
-    subjects: u64,
-    /// Where the temporary directory is made; the disk under it is what is measured.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Also write the figures to this file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Load(args) => load::run(&args),
-        Command::Engines(args) => load::engines::run(&args),
+        Command::All(args) => plan::run(&Settings::new(args, Workload::value_variants())),
+        Command::Run(args) => plan::run(&Settings::new(args.measure, &args.workloads)),
+        Command::Engines(args) => engines::run(&args),
+        Command::EmptyRoute => limits::route::serve(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

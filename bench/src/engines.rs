@@ -1,19 +1,19 @@
 //! The engines beside each other, bare: filling, small durable batches, reads, opening, and a copy of the rows.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use vault_core::store::{DiskOptions, DiskStore, EngineName, Store, copy};
 
-use super::Failure;
-use super::engine::{Bed, Shape};
-use super::work::Work;
-use crate::EnginesArgs;
+use crate::figures::{Pattern, quantile};
+use crate::limits::engine::{Bed, Shape};
+use crate::process::disk_bytes;
+use crate::work::Work;
+use crate::{EnginesArgs, Failure};
 
-/// Pages that a vault's store has for each data row, in hundredths, and the mean sizes of both, as `load` finds them.
+/// Pages that a vault's store has for each data row, in hundredths, and the mean sizes of both, as a run of `all` finds them.
 const PAGES_PER_HUNDRED: usize = 141;
 const DATA_BYTES: usize = 1367;
 const PAGE_BYTES: usize = 383;
@@ -59,23 +59,24 @@ async fn measure(table: &Table, scratch: &Path, time: Duration) -> Result<(), Fa
     let bed = Bed::fill(engine, &dir, shape).await?;
     table.rate("rows filled in, 1000 a commit", (table.data_rows + page_rows) as u64, start.elapsed());
     bed.close().await?;
-    let filled = taken(&dir)?;
+    let filled = disk_bytes(&dir)?;
     table.add("bytes on disk when filled", &mib(filled));
 
     opened(table, "first start after filling", &dir).await?;
     opened(table, "second start", &dir).await?;
 
-    let bed = Bed::open(engine, &dir, shape)?;
+    let bed = Rc::new(Bed::open(engine, &dir, shape)?);
+    let pattern = Pattern { rounds: 1, round: time, warm_up: Duration::ZERO, paced: Duration::ZERO };
     for writers in [1, 64] {
-        for (work, name) in [(Work::Update, "of 1 row"), (Work::Enrol { batch: 1 }, "of 4 rows")] {
-            let figures = bed.measure(work, writers, time).await?;
+        for (work, name) in [(Work::Update, "of 1 row"), (Work::New { batch: 1 }, "of 4 rows")] {
+            let figures = bed.measure(work, writers, pattern).await?;
             table.add(
                 &format!("durable batches {name}, {writers} at once"),
                 &format!(
                     "{:.0}/s, p50 {:.1} ms, p99 {:.1} ms",
                     figures.rate(),
-                    figures.quantile(0.5),
-                    figures.quantile(0.99)
+                    quantile(&figures.closed, 0.5),
+                    quantile(&figures.closed, 0.99)
                 ),
             );
         }
@@ -83,7 +84,7 @@ async fn measure(table: &Table, scratch: &Path, time: Duration) -> Result<(), Fa
     let (reads, took) = bed.read(time).await?;
     table.rate("reads of a row", reads, took);
     bed.close().await?;
-    table.add("bytes on disk after the batches", &mib(taken(&dir)?));
+    table.add("bytes on disk after the batches", &mib(disk_bytes(&dir)?));
 
     opened(table, "start after the batches", &dir).await?;
     copied(table, &dir, &scratch.join("copy")).await
@@ -113,23 +114,8 @@ async fn copied(table: &Table, from: &Path, to: &Path) -> Result<(), Failure> {
     target.close().await?;
     table.rate("rows compacted: counted, copied, compared", rows, start.elapsed());
     source.close().await?;
-    table.add("bytes on disk when compacted", &mib(taken(to)?));
+    table.add("bytes on disk when compacted", &mib(disk_bytes(to)?));
     opened(table, "start when compacted", to).await
-}
-
-/// Bytes taken on the disk, without the reserve.
-fn taken(dir: &Path) -> Result<u64, Failure> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        bytes += match meta.is_dir() {
-            true => taken(&entry.path())?,
-            false if entry.file_name() == "reserve" => 0,
-            false => meta.blocks() * 512,
-        };
-    }
-    Ok(bytes)
 }
 
 fn mib(bytes: u64) -> String {

@@ -4,15 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vault_bench::seeded::Seeded;
 use vault_core::store::{Batch, DiskOptions, DiskStore, EngineName, Store};
 
-use super::Failure;
-use super::runner::{Figures, count, until};
-use super::work::Work;
+use crate::Failure;
+use crate::figures::{Bench, Figures, Pattern};
+use crate::work::Work;
 
 /// Rows read or written at once when a store is looked through or filled.
 const STRIDE: usize = 1000;
@@ -25,17 +24,17 @@ const PAGE: u8 = b'p';
 
 /// How many rows of each sort a store has, and their mean sizes in bytes.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Shape {
-    pub(super) data_rows: usize,
-    pub(super) data_bytes: usize,
-    pub(super) page_rows: usize,
-    pub(super) page_bytes: usize,
+pub(crate) struct Shape {
+    pub(crate) data_rows: usize,
+    pub(crate) data_bytes: usize,
+    pub(crate) page_rows: usize,
+    pub(crate) page_bytes: usize,
 }
 
 impl Shape {
     /// The shape of a vault's store whose server has stopped.
-    pub(super) async fn of_store(dir: &Path) -> Result<Shape, Failure> {
-        let store = DiskStore::open(EngineName::Sled, dir, DiskOptions::default())?;
+    pub(crate) async fn of_store(engine: EngineName, dir: &Path) -> Result<Shape, Failure> {
+        let store = DiskStore::open(engine, dir, DiskOptions::default())?;
         let mut shape = Shape::default();
         let mut start = Vec::new();
         loop {
@@ -63,17 +62,17 @@ impl Shape {
 }
 
 /// An engine that holds as many rows as the vault's did.
-pub(super) struct Bed {
-    store: Arc<DiskStore>,
+pub(crate) struct Bed {
+    store: DiskStore,
     shape: Shape,
-    subjects: Rc<Cell<u64>>,
-    chooser: Rc<RefCell<Seeded>>,
+    subjects: Cell<u64>,
+    chooser: RefCell<Seeded>,
 }
 
 impl Bed {
     /// Makes one in `dir`.
-    pub(super) async fn fill(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
-        let bed = Bed { subjects: Rc::default(), ..Bed::open(engine, dir, shape)? };
+    pub(crate) async fn fill(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
+        let bed = Bed { subjects: Cell::new(0), ..Bed::open(engine, dir, shape)? };
         for first in (0..shape.page_rows).step_by(STRIDE) {
             let numbers = first..shape.page_rows.min(first + STRIDE);
             let put = numbers.map(|number| (page_key(number as u64), bed.noise(shape.page_bytes))).collect();
@@ -87,14 +86,14 @@ impl Bed {
     }
 
     /// Opens one that was filled.
-    pub(super) fn open(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
-        let store = Arc::new(DiskStore::open(engine, dir, DiskOptions::default())?);
-        let subjects = Rc::new(Cell::new(shape.data_rows as u64));
-        Ok(Bed { store, shape, subjects, chooser: Rc::new(RefCell::new(Seeded::new(9))) })
+    pub(crate) fn open(engine: EngineName, dir: &Path, shape: Shape) -> Result<Bed, Failure> {
+        let store = DiskStore::open(engine, dir, DiskOptions::default())?;
+        let subjects = Cell::new(shape.data_rows as u64);
+        Ok(Bed { store, shape, subjects, chooser: RefCell::new(Seeded::new(9)) })
     }
 
     /// Reads data rows at random, one after the other; answers how many, and in what time.
-    pub(super) async fn read(&self, time: Duration) -> Result<(u64, Duration), Failure> {
+    pub(crate) async fn read(&self, time: Duration) -> Result<(u64, Duration), Failure> {
         let start = Instant::now();
         let mut reads = 0;
         while start.elapsed() < time {
@@ -108,33 +107,26 @@ impl Bed {
     }
 
     /// Keeps `writers` busy with commits as `work` makes them, each waited for.
-    pub(super) async fn measure(&self, work: Work, writers: u16, time: Duration) -> Result<Figures, Failure> {
-        let deadline = Instant::now() + time;
-        let worker = |_| {
-            let bed = self.share();
-            async move { until(deadline, async || Ok(bed.store.commit(bed.batch(work)).await?)).await }
-        };
-        count((0..writers).map(worker).collect(), work.unit().1, std::process::id()).await
+    pub(crate) async fn measure(
+        self: &Rc<Self>,
+        work: Work,
+        writers: u16,
+        pattern: Pattern,
+    ) -> Result<Figures, Failure> {
+        let once = async move |bed: &mut Rc<Bed>| Ok(bed.store.commit(bed.batch(work)).await?);
+        let workers = (0..writers).map(|_| Rc::clone(self)).collect();
+        Bench { workers, once: Rc::new(once), units: work.unit().1, process: std::process::id() }.alone(pattern).await
     }
 
     /// Closes the engine.
-    pub(super) async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
         Ok(self.store.close().await?)
-    }
-
-    fn share(&self) -> Bed {
-        Bed {
-            store: Arc::clone(&self.store),
-            shape: self.shape,
-            subjects: Rc::clone(&self.subjects),
-            chooser: Rc::clone(&self.chooser),
-        }
     }
 
     /// The rows that `work` puts: for an update a row anew; for a new subject its row and other versions of pages.
     fn batch(&self, work: Work) -> Batch {
         let put = match work {
-            Work::Enrol { batch } => {
+            Work::New { batch } => {
                 let subjects = usize::try_from(batch).expect("a batch is small");
                 let pages = (0..subjects * PAGES_A_SUBJECT).map(|_| self.below(self.shape.page_rows as u64));
                 // A page that several subjects share is written once.
