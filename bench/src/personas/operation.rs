@@ -131,11 +131,11 @@ impl Record {
 
     /// Every tenth objects to a purpose, which may be its own.
     pub(super) fn objection(self) -> Option<u64> {
-        (self.drawn(2) % 10 == 0).then(|| self.drawn(3) % PURPOSES)
+        self.drawn(2).is_multiple_of(10).then(|| self.drawn(3) % PURPOSES)
     }
 
     pub(super) fn automated(self) -> bool {
-        self.drawn(4) % 2 == 0
+        self.drawn(4).is_multiple_of(2)
     }
 
     pub(super) fn recipient(self) -> u64 {

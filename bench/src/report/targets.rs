@@ -264,7 +264,7 @@ impl OfEngine<'_> {
         let figure = format!("{} MiB at {}", mib, count(memory.subjects as f64));
         match memory.subjects {
             ..MILLION => Cell::Smaller(figure),
-            ..10_000_000 => Cell::Seen(figure, mib <= 1024),
+            MILLION..10_000_000 => Cell::Seen(figure, mib <= 1024),
             _ => Cell::Seen(figure, mib <= 1536),
         }
     }
