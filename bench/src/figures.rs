@@ -81,7 +81,7 @@ impl Figures {
         self.usage.cpu.as_secs_f64() * 1e6 / self.units.max(1) as f64
     }
 
-    /// Bytes written to the disk a unit.
+    /// Bytes handed to the kernel to be written, a unit.
     pub(crate) fn written_each(&self) -> f64 {
         self.usage.written as f64 / self.units.max(1) as f64
     }

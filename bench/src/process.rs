@@ -14,7 +14,8 @@ const TICKS: u64 = 100;
 pub(crate) struct Usage {
     /// Processor time of all its threads together.
     pub(crate) cpu: Duration,
-    /// Bytes it caused to be written to a disk, counted when it dirties a page of the page cache.
+    /// Bytes it handed to the kernel to be written, to files and to connections. What the kernel counts as written to the
+    /// disk is no measure: it counts whole dirtied folios, of up to 2 MiB for a write of a few bytes.
     pub(crate) written: u64,
 }
 
@@ -25,7 +26,7 @@ impl Usage {
         // The name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
         let (_, fields) = stat.rsplit_once(") ").ok_or("a process has a name")?;
         let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        let written = number(&fs::read_to_string(format!("/proc/{process}/io"))?, "write_bytes:")?;
+        let written = number(&fs::read_to_string(format!("/proc/{process}/io"))?, "wchar:")?;
         Ok(Usage { cpu: Duration::from_micros(ticks * (1_000_000 / TICKS)), written })
     }
 

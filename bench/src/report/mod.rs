@@ -77,6 +77,7 @@ pub(crate) struct Memory {
 pub(crate) struct Report {
     quick: bool,
     workloads: Vec<Workload>,
+    engines: Vec<EngineName>,
     out: PathBuf,
     begun: Instant,
     machine: Machine,
@@ -133,6 +134,7 @@ impl Report {
         Report {
             quick: settings.quick,
             workloads: settings.workloads().to_vec(),
+            engines: settings.engines.clone(),
             out: settings.out.clone(),
             begun: Instant::now(),
             machine: Machine::now(),

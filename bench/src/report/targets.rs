@@ -14,7 +14,6 @@ use crate::work::Work;
 const MILLION: u64 = 1_000_000;
 /// How many times as many subjects the aims of growth are set for.
 const GROWTH: u64 = 100;
-const ENGINES: [EngineName; 2] = [EngineName::Sled, EngineName::Fjall];
 
 /// What a cell says.
 enum Cell {
@@ -24,19 +23,18 @@ enum Cell {
     Smaller(String),
     /// What it would be held against is not there.
     Skipped(String),
-    /// It was not asked for.
+    /// The run says nothing of it.
     Absent,
 }
 
 impl Cell {
-    fn text(&self, report: &Report) -> String {
+    fn text(&self) -> String {
         match self {
             Cell::Seen(figure, true) => format!("{figure} met"),
             Cell::Seen(figure, false) => format!("{figure} MISSED"),
             Cell::Skipped(why) => format!("skipped: {why}"),
             Cell::Smaller(figure) => format!("{figure}; long form"),
-            Cell::Absent if report.quick => "long form".to_owned(),
-            Cell::Absent => "not measured".to_owned(),
+            Cell::Absent => "long form".to_owned(),
         }
     }
 }
@@ -217,9 +215,12 @@ const TARGETS: &[Target] = &[
 
 /// The aims of what was measured, as a table.
 pub(super) fn table(report: &Report) -> String {
-    let mut out = "| work | aim | sled | fjall |\n|---|---|---:|---:|\n".to_owned();
+    let engines = report.engines.iter();
+    let heads: Vec<_> = engines.clone().map(|engine| engine.as_str()).collect();
+    let mut out = format!("| work | aim | {} |\n|---|---|{}\n", heads.join(" | "), "---:|".repeat(heads.len()));
     for target in TARGETS.iter().filter(|target| report.workloads.contains(&target.of)) {
-        let cells = ENGINES.map(|engine| (target.cell)(&OfEngine { report, engine }).text(report));
+        let cell = |engine: &EngineName| (target.cell)(&OfEngine { report, engine: *engine }).text();
+        let cells: Vec<_> = engines.clone().map(cell).collect();
         out.push_str(&format!("| {} | {} | {} |\n", target.work, target.aim, cells.join(" | ")));
     }
     out
