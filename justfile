@@ -29,7 +29,7 @@ demo:
 bench:
     cargo bench -p vault-bench
 
-# Everything about a real server under load, beside the limits of what it stands on: ten minutes
+# Everything about a real server under load, beside the limits of what it stands on
 bench-quick:
     cargo run --release -p vault-bench -- all --quick
 

@@ -104,7 +104,8 @@ impl Inner {
         for (at, slot) in slots.iter().enumerate() {
             if let Err(error) = slot.add_unlock_keys(&unlocks).await {
                 withdraw(&slots[..at], unlocks.len()).await.map_err(cut_short)?;
-                return Err(error.into());
+                // This one may have taken them before it failed.
+                return Err(cut_short(error));
             }
         }
         if let Err(why) = memory::blocking(place).await.map_err(|_| cut_short(Error::Failed))? {

@@ -166,12 +166,15 @@ fn under_way(
 
 /// Shows how far a rotation is until it ends.
 fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rotation, Failure> {
-    let bar = progress::counting(&context.ui, &begun.layer, begun.total);
     if begun.state == "paused" {
         let told = format!("a rotation of {} is paused, and no other can begin", printable(&begun.layer));
-        let next = format!("run `vault-cli key resume {0}` or `vault-cli key cancel {0}`, then this again", begun.id);
-        return Err(Failure::failed(told).hint(&next));
+        let next = format!(
+            "run `vault-cli key resume {0}` or `vault-cli key cancel {0}`, then this again",
+            printable(&begun.id)
+        );
+        return Err(Failure::failed(told).hint(next));
     }
+    let bar = progress::counting(&context.ui, &begun.layer, begun.total);
     let answer = until_ended(client, &begun.id, |rotation| {
         bar.set_length(rotation.total);
         bar.set_position(rotation.done);
