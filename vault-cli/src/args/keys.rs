@@ -8,8 +8,12 @@ use clap::{Args, Subcommand, ValueEnum};
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Show every layer of keys: version, age, what is still on older versions
-    #[command(after_help = "Example:\n  vault-cli key status")]
-    Status,
+    #[command(after_help = "Examples:\n  vault-cli key status\n  vault-cli key status --ended")]
+    Status {
+        /// Also show the rotations of the last 30 days that have ended (in JSON: the rotations alone)
+        #[arg(long)]
+        ended: bool,
+    },
     /// Bring new keys of a layer into use, while the vault serves
     #[command(after_help = "\
 Layers:

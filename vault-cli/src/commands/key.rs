@@ -143,7 +143,7 @@ impl Rotation {
 pub(crate) fn run(command: &KeyCommand, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
     match command {
-        KeyCommand::Status => status(&client, context),
+        KeyCommand::Status { ended } => status(*ended, &client, context),
         KeyCommand::Rotate(args) => rotate(args, &client, context),
         KeyCommand::Watch { rotation } => watch(rotation, &client, context),
         KeyCommand::Slots { rotate } => slots(*rotate, &client, context),
@@ -179,13 +179,13 @@ impl Slot {
     }
 }
 
-fn status(client: &Client, context: &Context) -> Result<Exit, Failure> {
-    let answer = client.get("/v1/keys")?;
+fn status(ended: bool, client: &Client, context: &Context) -> Result<Exit, Failure> {
     if context.ui.wants_json() {
+        let answer = client.get(if ended { ROTATIONS } else { "/v1/keys" })?;
         context.ui.line(answer.text()?)?;
         return Ok(Exit::Done);
     }
-    let keys: Keys = answer.json()?;
+    let keys: Keys = client.get("/v1/keys")?.json()?;
     let now = Timestamp::now();
     let rows: Vec<_> = keys.layers.iter().map(|layer| layer.row(now)).collect();
     let header = ["LAYER", "VERSION", "OLDEST KEY", "ON OLDER", "LAST ROTATION", "DUE", "WHAT IT IS"];
@@ -195,10 +195,10 @@ fn status(client: &Client, context: &Context) -> Result<Exit, Failure> {
     }
 
     let page: Page = client.get(ROTATIONS)?.json()?;
-    let open: Vec<_> = page.data.iter().filter(|r| !r.has_ended()).collect();
-    if !open.is_empty() {
+    let shown: Vec<_> = page.data.iter().filter(|r| ended || !r.has_ended()).collect();
+    if !shown.is_empty() {
         context.ui.line("")?;
-        let rows: Vec<_> = open.into_iter().map(|rotation| rotation.row(now)).collect();
+        let rows: Vec<_> = shown.into_iter().map(|rotation| rotation.row(now)).collect();
         show_rotations(&rows, context)?;
     }
     Ok(Exit::Done)

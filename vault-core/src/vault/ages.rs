@@ -247,9 +247,12 @@ fn bound(record: &RotationRecord) -> Option<Timestamp> {
     }
 }
 
-/// The last done rotation of all keys of the layer.
+/// The last done rotation of all keys of the layer. With other unlock keys comes another root.
 fn last(records: &[RotationRecord], layer: Layer) -> Option<LastRotation> {
-    let record = done(records, layer).rfind(|record| !is_of_chosen(record))?;
+    let along = (layer == Layer::Root).then_some(Layer::Unlock);
+    let of_all = |layer| done(records, layer).rfind(|record| !is_of_chosen(record));
+    let record =
+        [Some(layer), along].into_iter().flatten().filter_map(of_all).max_by_key(|record| record.finished_at)?;
     Some(LastRotation { id: record.id, finished_at: record.finished_at? })
 }
 

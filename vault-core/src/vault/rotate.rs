@@ -25,7 +25,7 @@ use super::session::{Session, Snapshot, reading};
 use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationState};
 use super::unlocks::Undone;
 use super::writer::Write;
-use super::{Inner, Vault, ages, subject};
+use super::{Inner, Vault, ages, renew, subject};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -47,6 +47,8 @@ const ROOT_STAYS: &str = "the new unlock keys are in use, and the root is still 
 const KEKS_FOLLOW: &str = "a rotation of keks follows by itself: until that is done, pages have keys from before";
 const KEKS_AGAIN: &str = "a rotation of keks was under way and leaves the keys of pages it had come to: rotate keks again \
                           after it";
+const META_STAYS: &str = "the key of META, of the outbox and of evidence stays as it is, for too much lies under it: rotate the \
+                          root again once the audit log is written and shreds are final";
 /// The highest rate of a rotation, in pages or subjects a second.
 pub const RATE_MAX: u32 = 1_000_000;
 /// Bounds on a rotation's rate, in pages or subjects a second.
@@ -151,7 +153,9 @@ impl Vault {
                 let mut done = record.clone();
                 done.done = 1;
                 end(&mut done);
-                done.detail = Some(if follows.is_some() { KEKS_FOLLOW } else { KEKS_AGAIN }.to_owned());
+                let keks = if follows.is_some() { KEKS_FOLLOW } else { KEKS_AGAIN };
+                let stays = renew::rows(&*self.inner.store, &[]).await.is_ok_and(|rows| rows.is_none());
+                done.detail = Some(if stays { format!("{keks}; {META_STAYS}") } else { keks.to_owned() });
                 match self.replace_root_with(session, &done, follows, claim).await {
                     Ok(()) => return Ok(Made::now(shown(done))),
                     // The vault is being locked, and the root batch may be committed, with what is noted of the end in it.

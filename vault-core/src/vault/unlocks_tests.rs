@@ -43,6 +43,7 @@ async fn one_set_takes_the_place_of_another() {
     assert!(after.of(root).unwrap().version > before.of(root).unwrap().version, "the root goes with them");
     assert!(after.of(since).unwrap().since > before.of(since).unwrap().since);
     assert!(before.of(since).unwrap().last.is_none() && after.of(since).unwrap().last.is_some());
+    assert_eq!(after.of(root).unwrap().last, after.of(since).unwrap().last, "the root went with them");
     // The vault goes on with the slot as it is now.
     fixture.shred(&["nobody"]).await;
     fixture.put("b", &[("email", r#""b@example.org""#)]).await.unwrap();

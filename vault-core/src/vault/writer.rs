@@ -62,6 +62,8 @@ pub(crate) struct RootDone {
     pub(crate) committed: Vec<bool>,
     pub(crate) rekeyed: u64,
     pub(crate) next_cursor: Option<RekeyCursor>,
+    /// Whether it drew another META key.
+    pub(crate) renewed: bool,
 }
 
 /// What the writer is asked for.
@@ -172,7 +174,8 @@ impl Writer {
             true => renew::rows(&*self.inner.store, &merged.rest.delete).await.map_err(|e| group_error(e.into()))?,
             false => None,
         };
-        let mode = Mode::Root { next: &next.key, rekey, renew: beside.is_some(), now: Timestamp::now() };
+        let renewed = beside.is_some();
+        let mode = Mode::Root { next: &next.key, rekey, renew: renewed, now: Timestamp::now() };
         let applied =
             trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
         let (rekeyed, next_cursor) = (applied.rekeyed, applied.next_cursor.clone());
@@ -186,7 +189,7 @@ impl Writer {
         self.commit(&snapshot, applied, rest).await?;
         // Before anybody commits under the old one again.
         self.session.root.store(next.clone());
-        Ok(RootDone { committed: merged.committed, rekeyed, next_cursor })
+        Ok(RootDone { committed: merged.committed, rekeyed, next_cursor, renewed })
     }
 
     /// What is kept of the shreds of a root batch until they are final.

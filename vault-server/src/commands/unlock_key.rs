@@ -25,16 +25,21 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
         return Err(Failure::failed(format!("{} {told}", path.display())));
     }
     let present = site.unlock_key(args.passphrase_file.as_deref())?;
-    let unlocks = unlocks(args, config)?;
-    let count = unlocks.len();
-    block_on(async {
+    let count = block_on(async {
         let vault = site.open().await?;
         vault.unlock(present).await?;
-        // A new key file is in its place already.
-        let asked = NewRotation::Unlock { unlocks, place: Box::new(|| Ok(())) };
-        let changed = vault.rotate(asked, None, None).await;
+        // Only now: no new key file is left lying about by who cannot open the vault.
+        let changed = match unlocks(args, config) {
+            Ok(unlocks) => {
+                let count = unlocks.len();
+                // A new key file is in its place already.
+                let asked = NewRotation::Unlock { unlocks, place: Box::new(|| Ok(())) };
+                vault.rotate(asked, None, None).await.map(|_| count).map_err(Failure::from)
+            }
+            Err(failure) => Err(failure),
+        };
         vault.close().await?;
-        Ok(changed.map(drop)?)
+        changed
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: unlock keys are changed on a vault that stands still"))?;
     say("the vault has other unlock keys and a new root key; those from before open it no more");

@@ -47,7 +47,7 @@ const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can
                            the store from before stay open to the keys from before";
 
 pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
-    context.ui.confirm("Rotate every layer and forget all older data keys? Older backups of the data open no more")?;
+    context.ui.confirm("Older backups of the data open no more. Rotate every layer and forget all older data keys?")?;
     let before: Keys = client.get("/v1/keys")?.json()?;
     let unlocks = NewUnlocks::of(args, client)?;
     let (mut layers, mut not_rotated) = (Vec::new(), Vec::new());
@@ -175,9 +175,15 @@ fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rota
         return Err(Failure::failed(told).hint(next));
     }
     let bar = progress::counting(&context.ui, &begun.layer, begun.total);
+    let mut told = false;
     let answer = until_ended(client, &begun.id, |rotation| {
         bar.set_length(rotation.total);
         bar.set_position(rotation.done);
+        if rotation.state == "paused" && !told {
+            told = true;
+            let id = printable(&rotation.id);
+            bar.suspend(|| context.ui.warn(&format!("somebody paused it: `vault-cli key resume {id}` lets it go on")));
+        }
     })?;
     bar.finish_and_clear();
     answer.json()

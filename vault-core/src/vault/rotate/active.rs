@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::walk::{self, Reached, Step, Task};
-use super::{Alteration, CUT_SHORT, all, end, ended, ending, find, lookups, noting, replacing};
+use super::{Alteration, CUT_SHORT, META_STAYS, all, end, ended, ending, find, lookups, noting, replacing};
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::RekeyStep;
@@ -252,6 +252,7 @@ impl Rotations {
                     end(record);
                 }
                 (Work::Root, _) => {
+                    record.detail = (!done.renewed).then(|| META_STAYS.to_owned());
                     record.done = 1;
                     end(record);
                 }
