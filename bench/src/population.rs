@@ -15,7 +15,7 @@ use crate::http::{Connection, Endpoint, Request};
 use crate::work::Work;
 
 /// How long to wait before asking again whether an erasure is final.
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(20);
 /// Subjects in a request that enrols those who are there from the start.
 const ENROL_BATCH: u64 = 500;
 /// Connections that enrol them.

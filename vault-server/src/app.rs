@@ -19,6 +19,7 @@ use crate::auth::{self, AnsweredFor};
 use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::config::Limits;
+use crate::logging::REQUESTS;
 use crate::metrics::Metrics;
 use crate::openapi;
 use crate::problem::{Kind, Problem, RefusedBy};
@@ -128,7 +129,7 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
     let response = match app.trails.begin(request.method(), route) {
         Ok(way) => match InFlight::enter(&app, route) {
             Some(held) => to_its_end(held, way, request, next).await,
-            None => app.trails.conclude(&way, overloaded()).await,
+            None => app.trails.conclude(&way, overloaded(), true).await,
         },
         Err(answer) => *answer,
     };
@@ -157,7 +158,8 @@ async fn to_its_end(held: InFlight, way: OnTheWay, request: Request, next: Next)
 /// Runs a handler in the scope of its trail, and writes that down before the answer leaves.
 async fn on_its_way(held: InFlight, way: OnTheWay, request: Request, next: Next) -> Response {
     let response = way.trail.follow(next.run(request)).await;
-    held.app.trails.conclude(&way, response).await
+    let under_way = held.count().load(Ordering::Relaxed) > 1;
+    held.app.trails.conclude(&way, response, under_way).await
 }
 
 fn overloaded() -> Response {
@@ -170,7 +172,7 @@ fn log(method: &str, route: &str, status: u16, took: Duration, id: &HeaderValue,
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let caller = left.get().map(|AnsweredFor(id)| tracing::field::display(*id));
     let rule = left.get().map(|RefusedBy(rule)| rule.as_str());
-    tracing::info!(method, route, status, micros, request_id, caller, rule, "request");
+    tracing::info!(target: REQUESTS, method, route, status, micros, request_id, caller, rule, "request");
 }
 
 const UNMATCHED: &str = "unmatched";

@@ -46,24 +46,24 @@ impl Trails {
         }
     }
 
-    /// Writes what a request did. The answer, or another one if that cannot be written: then this one does not leave.
-    pub(crate) async fn conclude(&self, way: &OnTheWay, answer: Response) -> Response {
+    /// Writes what a request did, along with others that end now if there are some `under_way`. The answer, or another one if that cannot be written: then this one does not leave.
+    pub(crate) async fn conclude(&self, way: &OnTheWay, answer: Response, under_way: bool) -> Response {
         let status = answer.status().as_u16();
         if !(way.told || matches!(status, 401 | 403 | 429)) {
             return answer;
         }
-        if let Err(error) = self.write(way, status, rule_of(&answer)).await {
+        if let Err(error) = self.write(way, status, rule_of(&answer), under_way).await {
             return refusal(error);
         }
         answer
     }
 
-    async fn write(&self, way: &OnTheWay, status: u16, rule: Option<Rule>) -> Result<(), Error> {
+    async fn write(&self, way: &OnTheWay, status: u16, rule: Option<Rule>, under_way: bool) -> Result<(), Error> {
         let stranger = way.trail.by().is_none() && status >= 400;
         if stranger && !self.strangers.admit(Instant::now()) {
             return Ok(());
         }
-        self.vault.conclude(&way.trail, status, rule).await?;
+        self.vault.conclude(&way.trail, status, rule, under_way).await?;
         match self.strangers.untold() {
             Some(entry) => self.vault.log(&[entry]).await,
             None => Ok(()),

@@ -113,6 +113,7 @@ pub async fn apply(pages: &Pages, header: &Header, edits: Edits, mode: Mode<'_>)
     }
     let loaded: usize = overlays.iter().map(|overlay| overlay.loaded).sum();
     let mut out = Output::new(Random::new(RANDOM_A_PAGE * (loaded + 1)));
+    out.gives_way = matches!(mode, Mode::Root { rekey: Some(_), .. });
     let mut next = header.duplicate();
     let mut roots_changed = false;
     for (index, overlay) in overlays.into_iter().enumerate() {
@@ -237,6 +238,8 @@ impl Mark<'_> {
             for (nibble, child) in (0..).zip(children.iter_mut()) {
                 self.mark(child, &path.child(skip, nibble)).await?;
             }
+            // Others may run now and then, for nobody waits for this.
+            tokio::task::yield_now().await;
             Ok(())
         })
     }

@@ -10,9 +10,11 @@
 //! Of each kind one subtree serves (duty 0), and at most one beside it is being built (1) or retires (2).
 //! Numbers are big-endian. It is sealed like a page (subtree 0, generation 0, no path) under the root's header key.
 
+use std::sync::OnceLock;
+
 use zeroize::Zeroizing;
 
-use super::pages::row_key;
+use super::pages::{Address, row_key};
 use super::{Branch, EntryKey, Kind, TrieError};
 use crate::crypto::page::{self, PagePlace};
 use crate::crypto::{CallerKey, MetaKey, PageKey, Random, RootKey, TagKey};
@@ -44,6 +46,8 @@ pub(super) struct Subtree {
     created_at: Timestamp,
     tag_key: TagKey,
     pub(super) root: Option<PageKey>,
+    /// Where the root page lies, once somebody went there.
+    address: OnceLock<Address>,
 }
 
 /// What a subtree is there for.
@@ -254,7 +258,11 @@ impl Header {
     }
 
     pub(super) fn set_root(&mut self, index: usize, root: Option<PageKey>) {
-        self.subtrees[index].root = root;
+        let subtree = &mut self.subtrees[index];
+        if subtree.root != root {
+            subtree.address = OnceLock::new();
+        }
+        subtree.root = root;
     }
 
     /// The key of the row it lies in, once it was sealed or opened.
@@ -323,7 +331,7 @@ impl Header {
 
 impl Subtree {
     fn empty(branch: Branch, duty: Duty, now: Timestamp, random: &mut Random) -> Subtree {
-        Subtree { branch, duty, created_at: now, tag_key: TagKey::draw(random), root: None }
+        Subtree { branch, duty, created_at: now, tag_key: TagKey::draw(random), root: None, address: OnceLock::new() }
     }
 
     /// From here on entries are only taken out. Another tag key takes the place of its own, which nothing needs any more.
@@ -344,7 +352,13 @@ impl Subtree {
             created_at: self.created_at,
             tag_key: self.tag_key.duplicate(),
             root: self.root.as_ref().map(PageKey::duplicate),
+            address: self.address.clone(),
         }
+    }
+
+    /// Where this root page of its lies.
+    pub(super) fn address_of_root(&self, root: &PageKey) -> Address {
+        *self.address.get_or_init(|| root.address())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -409,7 +423,7 @@ fn decode_subtree(reader: &mut Reader<'_>) -> Option<Subtree> {
         1 => Some(PageKey::from_slice(root)?),
         _ => return None,
     };
-    Some(Subtree { branch, duty, created_at, tag_key, root })
+    Some(Subtree { branch, duty, created_at, tag_key, root, address: OnceLock::new() })
 }
 
 /// Whatever decodes is written again as it was.

@@ -7,9 +7,12 @@
 //! ```
 //! Numbers are big-endian. A page stays in this form while it is open: one buffer that wipes itself.
 
+use std::sync::OnceLock;
+
 use zeroize::Zeroizing;
 
 use super::EntryKey;
+use super::pages::Address;
 use super::path::{NIBBLES, Path};
 use crate::codec::PAYLOAD_MAX;
 use crate::crypto::PageKey;
@@ -28,7 +31,14 @@ const LEAF_HEAD: usize = 7;
 const INNER_HEAD: usize = 6;
 
 /// A page, opened and checked.
-pub(super) struct Page(Zeroizing<Vec<u8>>);
+pub(super) struct Page {
+    bytes: Zeroizing<Vec<u8>>,
+    /// Where the children of an inner page lie, by nibble, once somebody went there: deriving that takes longer than the rest
+    /// of the way.
+    addresses: OnceLock<Box<Addresses>>,
+}
+
+type Addresses = [OnceLock<Address>; 16];
 
 /// What a page is.
 pub(super) enum Shape<'p> {
@@ -56,7 +66,11 @@ impl Page {
             INNER => inner_is_sound(&bytes, path),
             _ => None,
         };
-        sound.map(|()| Page(bytes))
+        sound.map(|()| Page::of(bytes))
+    }
+
+    fn of(bytes: Zeroizing<Vec<u8>>) -> Page {
+        Page { bytes, addresses: OnceLock::new() }
     }
 
     /// A leaf of these entries, which are ascending.
@@ -77,7 +91,7 @@ impl Page {
             out.extend_from_slice(&len.to_be_bytes());
             out.extend_from_slice(payload);
         }
-        Page(out)
+        Page::of(out)
     }
 
     /// An inner page of these children, ascending by nibble.
@@ -95,36 +109,43 @@ impl Page {
         for (_, key) in children {
             out.extend_from_slice(key.expose());
         }
-        Page(out)
+        Page::of(out)
     }
 
     /// The same content with another count of reseals.
     pub(super) fn with_reseals(&self, reseals: u32) -> Page {
-        let mut bytes = self.0.clone();
+        let mut bytes = self.bytes.clone();
         bytes[1..5].copy_from_slice(&reseals.to_be_bytes());
-        Page(bytes)
+        Page::of(bytes)
     }
 
     /// How often this page was sealed again under its present key.
     pub(super) fn reseals(&self) -> u32 {
-        u32::from_be_bytes([self.0[1], self.0[2], self.0[3], self.0[4]])
+        u32::from_be_bytes([self.bytes[1], self.bytes[2], self.bytes[3], self.bytes[4]])
     }
 
     pub(super) fn shape(&self) -> Shape<'_> {
-        if self.0[0] == LEAF {
-            return Shape::Leaf(Entries(&self.0[LEAF_HEAD..]));
+        if self.bytes[0] == LEAF {
+            return Shape::Leaf(Entries(&self.bytes[LEAF_HEAD..]));
         }
-        let (skip, rest) = self.0[INNER_HEAD..].split_at(usize::from(self.0[5]));
+        let (skip, rest) = self.bytes[INNER_HEAD..].split_at(usize::from(self.bytes[5]));
         Shape::Inner(Inner { skip, bitmap: u16::from_be_bytes([rest[0], rest[1]]), keys: &rest[2..] })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
+    /// Where the child at `nibble` lies, which has this key.
+    pub(super) fn address_of(&self, nibble: u8, key: &PageKey) -> Address {
+        let addresses = self.addresses.get_or_init(|| Box::new([const { OnceLock::new() }; 16]));
+        *addresses[usize::from(nibble)].get_or_init(|| key.address())
     }
 
-    /// Bytes of memory it takes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Bytes of memory it takes, or will.
     pub(super) fn footprint(&self) -> usize {
-        self.0.capacity()
+        let addresses = if self.bytes[0] == LEAF { 0 } else { size_of::<Addresses>() };
+        self.bytes.capacity() + addresses
     }
 }
 

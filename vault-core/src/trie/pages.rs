@@ -5,6 +5,7 @@
 //! meanwhile.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -46,8 +47,27 @@ struct Shared {
 struct Cache {
     sequence: u64,
     bytes: usize,
-    slots: HashMap<Address, Slot>,
+    slots: HashMap<Address, Slot, BuildHasherDefault<OfAddress>>,
     ring: VecDeque<Address>,
+}
+
+/// The first bytes of an address, which is as good as random and nobody's to choose.
+#[derive(Default)]
+struct OfAddress(u64);
+
+impl Hasher for OfAddress {
+    fn write(&mut self, address: &[u8]) {
+        if let Some(first) = address.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    // The length of an address, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 struct Slot {
@@ -92,7 +112,7 @@ impl Pages {
         self.change(|cache| {
             cache.sequence += 1;
             cache.bytes = 0;
-            cache.slots = HashMap::new();
+            cache.slots = HashMap::default();
             cache.ring = VecDeque::new();
         });
     }
@@ -139,16 +159,27 @@ impl Pages {
         path: &Path,
         keep: bool,
     ) -> Result<Arc<Page>, TrieError> {
-        let address = key.address();
-        let sequence = match self.cached(&address) {
+        self.load_at(&key.address(), key, branch, path, keep).await
+    }
+
+    /// The same, where its address is known.
+    pub(super) async fn load_at(
+        &self,
+        address: &Address,
+        key: &PageKey,
+        branch: Branch,
+        path: &Path,
+        keep: bool,
+    ) -> Result<Arc<Page>, TrieError> {
+        let sequence = match self.cached(address) {
             Ok(page) => return Ok(page),
             Err(sequence) => sequence,
         };
-        let page = Arc::new(self.fetch(key, &address, branch, path).await?);
+        let page = Arc::new(self.fetch(key, address, branch, path).await?);
         if keep {
             self.change(|cache| {
                 if cache.sequence == sequence {
-                    cache.insert(address, page.clone());
+                    cache.insert(*address, page.clone());
                 }
             });
         }

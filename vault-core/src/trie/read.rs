@@ -16,16 +16,20 @@ use crate::store::StoreError;
 /// [`TrieError::Missing`] if the header is no longer current, or the store lost a page.
 pub async fn find(pages: &Pages, header: &Header, kind: Kind, key: &EntryKey) -> Result<Option<Payload>, TrieError> {
     let subtree = header.serving(kind);
-    let mut next = subtree.root.as_ref().map(PageKey::duplicate);
+    let mut next = subtree.root.as_ref().map(|root| (root.duplicate(), subtree.address_of_root(root)));
     let mut depth = 0;
-    while let Some(page_key) = next {
-        let page = pages.load(&page_key, subtree.branch, &Path::of(key, depth), true).await?;
+    while let Some((page_key, address)) = next {
+        let page = pages.load_at(&address, &page_key, subtree.branch, &Path::of(key, depth), true).await?;
         next = match page.shape() {
             Shape::Leaf(entries) => return Ok(entries.payload(key).map(|payload| Zeroizing::new(payload.to_vec()))),
             Shape::Inner(inner) if !skip_leads_to(inner.skip, key, depth) => None,
             Shape::Inner(inner) => {
                 depth += inner.skip.len() + 1;
-                inner.child(nibble(key, depth - 1))
+                let nibble = nibble(key, depth - 1);
+                inner.child(nibble).map(|child| {
+                    let address = page.address_of(nibble, &child);
+                    (child, address)
+                })
             }
         };
     }

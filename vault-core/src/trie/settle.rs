@@ -31,6 +31,8 @@ pub(super) struct Output {
     pub(super) worn: Vec<(Kind, EntryKey)>,
     /// Rows that were not there before.
     pub(super) new_rows: usize,
+    /// Whether others may run now and then: a step of a rotation is long, and nobody waits for it.
+    pub(super) gives_way: bool,
 }
 
 struct Settle<'a> {
@@ -43,7 +45,15 @@ type Settled<'a> = Pin<Box<dyn Future<Output = Result<bool, TrieError>> + Send +
 
 impl Output {
     pub(super) fn new(random: Random) -> Output {
-        Output { random, put: Vec::new(), written: Vec::new(), dropped: Vec::new(), worn: Vec::new(), new_rows: 0 }
+        Output {
+            random,
+            put: Vec::new(),
+            written: Vec::new(),
+            dropped: Vec::new(),
+            worn: Vec::new(),
+            new_rows: 0,
+            gives_way: false,
+        }
     }
 }
 
@@ -86,7 +96,11 @@ impl Settle<'_> {
                 return Ok(false);
             }
             if let Content::Inner(inner) = &mut node.content {
+                let before = self.out.put.len();
                 self.seal_children(inner, path)?;
+                if self.out.gives_way && self.out.put.len() > before {
+                    tokio::task::yield_now().await;
+                }
             }
             Ok(true)
         })

@@ -125,11 +125,9 @@ impl Vault {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             progress.mark_unchanged();
-            let erasure = self.erasure(id).await?;
-            if erasure.state != ErasureState::Refused {
-                return Ok(erasure);
-            }
-            if tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
+            let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
+            let waits = record.state() == ErasureState::Refused;
+            if !waits || tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
                 return self.erasure(id).await;
             }
         }

@@ -43,21 +43,22 @@ impl Vault {
     /// # Errors
     /// [`Error::Log`].
     pub async fn log(&self, entries: &[Entry]) -> Result<(), Error> {
-        self.append(entries, entries.iter().any(|entry| entry.what.is_awaited())).await
+        self.append(entries.to_vec(), entries.iter().any(|entry| entry.what.is_awaited()), false).await
     }
 
     /// Writes what a request did, besides what went with its commits, now that it is to be answered with this status. The
-    /// answer may leave once this returns, and must not otherwise.
+    /// answer may leave once this returns, and must not otherwise. Where others are `under_way`, those that end now share a write.
     ///
     /// # Errors
     /// [`Error::Log`].
-    pub async fn conclude(&self, trail: &Trail, status: u16, rule: Option<Rule>) -> Result<(), Error> {
-        self.append(&trail.entries(status, rule), trail.what().is_awaited()).await
+    pub async fn conclude(&self, trail: &Trail, status: u16, rule: Option<Rule>, under_way: bool) -> Result<(), Error> {
+        self.append(trail.entries(status, rule), trail.what().is_awaited(), under_way).await
     }
 
-    async fn append(&self, entries: &[Entry], awaited: bool) -> Result<(), Error> {
+    async fn append(&self, entries: Vec<Entry>, awaited: bool, under_way: bool) -> Result<(), Error> {
         let Some(log) = self.inner.outbox.log() else { return Ok(()) };
-        let end = self.inner.outbox.append(entries)?;
+        let outbox = &self.inner.outbox;
+        let end = if under_way { outbox.append_together(entries).await? } else { outbox.append(&entries)? };
         if awaited || log.sync_every_entry() {
             log.durable(end).await?;
         }

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -36,6 +36,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Whether something waits in `state`, without looking.
     waits: AtomicBool,
+    /// Entries of requests that end at the same time, to be appended with one write.
+    gathered: Mutex<Gathered>,
     failures: AtomicU64,
     /// Lets appending fail, for tests.
     #[cfg(test)]
@@ -48,6 +50,13 @@ struct State {
     waiting: VecDeque<Committed>,
     /// In the log; their rows go once it is durable that far.
     logged: VecDeque<Logged>,
+}
+
+/// Entries that are appended together, and how far the log must be durable to hold them once that is done.
+#[derive(Default)]
+struct Gathered {
+    entries: Vec<Entry>,
+    end: Arc<OnceLock<Result<u64, LogError>>>,
 }
 
 struct Committed {
@@ -66,6 +75,7 @@ impl Outbox {
             log,
             state: Mutex::default(),
             waits: AtomicBool::new(false),
+            gathered: Mutex::default(),
             failures: AtomicU64::new(0),
             #[cfg(test)]
             broken: AtomicBool::new(false),
@@ -116,6 +126,29 @@ impl Outbox {
         let Some(log) = &self.log else { return Ok(0) };
         self.flush()?;
         if entries.is_empty() { Ok(log.size()) } else { self.append_to(log, entries) }
+    }
+
+    /// The same together with others that ask for it at the same time. The first of them whose turn comes again appends all.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(super) async fn append_together(&self, entries: Vec<Entry>) -> Result<u64, LogError> {
+        let end = {
+            let mut gathered = self.gathered();
+            gathered.entries.extend(entries);
+            gathered.end.clone()
+        };
+        // Whoever else is ready to run runs first.
+        tokio::task::yield_now().await;
+        if end.get().is_none() {
+            let mut gathered = self.gathered();
+            // Unless another thread was faster.
+            if end.get().is_none() {
+                let Gathered { entries, end } = std::mem::take(&mut *gathered);
+                let _ = end.set(self.append(&entries));
+            }
+        }
+        end.get().cloned().unwrap_or(Err(LogError::None("write to it was made")))
     }
 
     fn append_to(&self, log: &Log, entries: &[Entry]) -> Result<u64, LogError> {
@@ -170,6 +203,10 @@ impl Outbox {
         };
         let (durable, size) = (log.durable_size(), log.size());
         Some(LogStatus { size, durable: durable.min(size), waiting, failures: self.failures.load(Ordering::Relaxed) })
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

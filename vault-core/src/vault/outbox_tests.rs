@@ -27,7 +27,7 @@ fn commits(log: &Log) -> Vec<u64> {
 pub(super) async fn put(vault: &Vault, subject: &str, fields: &[(&str, &str)]) -> Result<(), Error> {
     let trail = Trail::new(Action::Write);
     trail.follow(vault.put_fields(&id(subject), changes(fields), &PutOptions::default())).await?;
-    vault.conclude(&trail, 200, None).await
+    vault.conclude(&trail, 200, None, false).await
 }
 
 async fn read(vault: &Vault, subject: &str, field: &str) -> (Result<ReadOutcome, Error>, Trail) {
@@ -65,7 +65,7 @@ async fn batch(vault: &Vault) {
     let trail = Trail::new(Action::Write);
     let written = trail.follow(vault.write_batch(items.collect())).await;
     assert!(written.iter().all(Result::is_ok));
-    vault.conclude(&trail, 200, None).await.unwrap();
+    vault.conclude(&trail, 200, None, false).await.unwrap();
 }
 
 /// A crash right behind each commit, with every number of its entries in the log: none (it came before they were appended, or
@@ -109,7 +109,7 @@ async fn a_log_that_takes_nothing_keeps_every_answer_back_and_gets_all_of_it_lat
     let (outcome, trail) = read(&fixture.vault, "a", "email").await;
     outcome.unwrap();
     assert!(
-        matches!(fixture.vault.conclude(&trail, 200, None).await, Err(Error::Log(_))),
+        matches!(fixture.vault.conclude(&trail, 200, None, false).await, Err(Error::Log(_))),
         "no value without its entry"
     );
     assert_eq!(entries(&fixture.log).len(), before);
@@ -206,9 +206,49 @@ async fn a_batch_that_half_fails_tells_both_halves() {
     ];
     let trail = Trail::new(Action::Write);
     trail.follow(fixture.vault.write_batch(items)).await;
-    fixture.vault.conclude(&trail, 200, None).await.unwrap();
+    fixture.vault.conclude(&trail, 200, None, false).await.unwrap();
     let told: Vec<_> =
         entries(&fixture.log).iter().map(|e| (e.outcome, e.subjects.len(), e.commit.is_some())).collect();
     let done = Outcome::Done;
     assert_eq!(told, [(done, 2, true), (done, 1, true), (Outcome::Failed, 0, false)]);
+}
+
+/// Requests that end together share a write of the log: each entry is there before its answer leaves, and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_end_together_are_each_logged_once_or_none_is_answered() {
+    let fixture = Fixture::new().await;
+    let before = entries(&fixture.log).len();
+    let ends = |count: u8| {
+        let ended = (0..count).map(|n| {
+            let (vault, log) = (fixture.vault.clone(), fixture.log.clone());
+            tokio::spawn(async move {
+                let trail = Trail::new(Action::Read);
+                trail.follow(async { crate::audit::trail::caller(CallerId([n; 16])) }).await;
+                vault.conclude(&trail, 200, None, true).await?;
+                // Before the answer leaves.
+                let logged = entries(&log).iter().filter(|entry| entry.by == Some(CallerId([n; 16]))).count();
+                Ok::<usize, Error>(logged)
+            })
+        });
+        ended.collect::<Vec<_>>()
+    };
+    for end in ends(200) {
+        assert_eq!(end.await.unwrap().unwrap(), 1);
+    }
+    assert_eq!(entries(&fixture.log).len(), before + 200);
+    fixture.vault.inner.outbox.broken.store(true, Ordering::Relaxed);
+    for end in ends(20) {
+        assert!(matches!(end.await.unwrap(), Err(Error::Log(_))));
+    }
+    // One whose caller hangs up half way keeps back nobody.
+    fixture.vault.inner.outbox.broken.store(false, Ordering::Relaxed);
+    let trail = Trail::new(Action::Read);
+    {
+        let mut gone = Box::pin(fixture.vault.conclude(&trail, 200, None, true));
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(gone.as_mut().poll(cx))).await.is_pending());
+    }
+    for end in ends(1) {
+        assert_eq!(end.await.unwrap().unwrap(), 2);
+    }
+    assert_eq!(entries(&fixture.log).len(), before + 202);
 }

@@ -16,7 +16,7 @@ async fn by<T>(vault: &Vault, caller: u8, what: Action, work: impl Future<Output
         work.await
     });
     let status = if done.await.is_ok() { 200 } else { 404 };
-    vault.conclude(&request, status, None).await.unwrap();
+    vault.conclude(&request, status, None, false).await.unwrap();
 }
 
 async fn put(vault: &Vault, caller: u8, subject: &str) {
