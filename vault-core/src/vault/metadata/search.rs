@@ -1,5 +1,6 @@
 //! Values found by their metadata, in pages: through the entries of the trie, or, for what a purpose may use, by the
-//! policy itself. No value is opened.
+//! policy itself: first those that were given for it by name, then all that were given for no purpose by name. No value is
+//! opened.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,9 @@ const WALK_MAX: usize = 2_000;
 const DAYS_AHEAD: u32 = 3_653;
 /// How far back, in days; a vault is not expected to have been asleep with an expired value for longer.
 const DAYS_BACK: u32 = 400;
+/// In the place of a field: what was given for the purpose by name was told, and the directory is walked. A schema declares
+/// fewer fields.
+const WALK: u16 = u16::MAX;
 
 /// What values are searched by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +189,7 @@ impl Inner {
                     looked += 1 + entries.len();
                     for (entry, _) in &entries {
                         at.subject = entry[16..].try_into().expect("an entry key has 32 bytes");
-                        matches.extend(self.holding(header, spec, tag, at.subject, &sought).await?);
+                        matches.extend(self.holding(snapshot, spec, tag, at.subject, &sought).await?);
                     }
                     if matches.len() >= limit || looked > LOOK_MAX {
                         return Ok((matches, Some(at)));
@@ -204,32 +208,47 @@ impl Inner {
     /// The subject of an entry, if the entry still holds.
     async fn holding(
         &self,
-        header: &Header,
+        snapshot: &Snapshot,
         spec: &FieldSpec,
         tag: Tag,
         subject: Tag,
         sought: &Sought<'_>,
     ) -> Result<Option<Match>, Error> {
+        let header = &*snapshot.header;
         let directory = subject::directory_of(subject);
         let found = subject::find_by_key(self, header, directory).await?;
         let Some(DirectoryEntry::Subject(record)) = found.entry else { return Ok(None) };
         let holds = record.state == SubjectState::Active
             && record.is_found_by(header, tag)
             && record.keys(&spec.compartment).is_some()
-            && self.exactly(&record, spec, sought).await?;
+            && self.exactly(snapshot, &record, spec, sought).await?;
         holds.then(|| matched(directory, &record, spec)).transpose()
     }
 
-    /// An entry tells the day of an expiry only; the exact time is in the row.
-    async fn exactly(&self, record: &SubjectRecord, spec: &FieldSpec, sought: &Sought<'_>) -> Result<bool, Error> {
-        let Sought::Before(limit) = sought else { return Ok(true) };
+    /// An entry tells the day of an expiry only, and nothing of the policy; the exact time, and what that needs, are in the row.
+    async fn exactly(
+        &self,
+        snapshot: &Snapshot,
+        record: &SubjectRecord,
+        spec: &FieldSpec,
+        sought: &Sought<'_>,
+    ) -> Result<bool, Error> {
+        let limit = match sought {
+            Sought::Text(_) => return Ok(true),
+            Sought::Usable(purpose) => {
+                let usable = self.usable_of(snapshot, record, purpose, |other| other.id == spec.id).await?;
+                return Ok(!usable.is_empty());
+            }
+            Sought::Before(limit) => limit,
+        };
         let Some(keys) = record.keys(&spec.compartment) else { return Ok(false) };
         let place = record.row_place(keys);
         let metadata = RowMetadata::open(&subject::open_row(self, &place).await?, &place)?;
         Ok(metadata.0.get(&spec.id).and_then(|metadata| metadata.expires_at).is_some_and(|at| at < *limit))
     }
 
-    /// By the policy: every subject of the directory, every value of his.
+    /// By the policy: what was given for the purpose by name is found by its entry; else every subject of the directory, every
+    /// value of his that was given for no purpose by name.
     async fn usable(
         &self,
         snapshot: &Snapshot,
@@ -238,6 +257,14 @@ impl Inner {
         limit: usize,
     ) -> Result<Matches, Error> {
         let mut matches = Vec::new();
+        if at.field != WALK {
+            let next;
+            (matches, next) = self.indexed(snapshot, Indexed::Purpose, Sought::Usable(purpose), at, limit).await?;
+            if next.is_some() {
+                return Ok((matches, next));
+            }
+            at = Cursor { field: WALK, ..Cursor::default() };
+        }
         let mut walked = 0;
         loop {
             let subjects = subject::page(self, &snapshot.header, Some(subject::directory_of(at.subject)), 256).await?;
@@ -246,7 +273,9 @@ impl Inner {
                 at.subject = subject::tag_of(&directory);
                 if let DirectoryEntry::Subject(record) = entry {
                     walked += 1;
-                    for spec in self.usable_of(snapshot, &record, purpose).await? {
+                    let by_name: Vec<&FieldName> = by_name(&record, &snapshot.header).collect();
+                    let rest = |spec: &FieldSpec| !by_name.contains(&&spec.id);
+                    for spec in self.usable_of(snapshot, &record, purpose, rest).await? {
                         matches.push(matched(directory, &record, spec)?);
                     }
                 }
@@ -260,12 +289,13 @@ impl Inner {
         }
     }
 
-    /// The values of a subject that a read for the purpose would show something of.
+    /// The values of a subject, of these fields, that a read for the purpose would show something of.
     async fn usable_of<'s>(
         &self,
         snapshot: &'s Snapshot,
         record: &SubjectRecord,
         purpose: &Purpose,
+        of: impl Fn(&FieldSpec) -> bool,
     ) -> Result<Vec<&'s FieldSpec>, Error> {
         let Some(declared) = snapshot.schema.purpose(purpose.as_str()) else { return Ok(Vec::new()) };
         let any = Question {
@@ -284,7 +314,7 @@ impl Inner {
         let now = Timestamp::now();
         let mut usable = Vec::new();
         for keys in record.compartments.iter().filter(|keys| keys.refused.is_none()) {
-            let in_it = |spec: &&FieldSpec| spec.compartment == keys.name && spec.ceiling(declared) != View::None;
+            let in_it = |spec: &&FieldSpec| spec.compartment == keys.name && spec.ceiling(declared) != View::None && of(spec);
             let specs: Vec<&FieldSpec> = snapshot.schema.fields().filter(in_it).collect();
             if specs.is_empty() {
                 continue;
@@ -306,6 +336,8 @@ impl Inner {
 enum Sought<'a> {
     Text(&'a str),
     Before(Timestamp),
+    /// What was given for this purpose by name, as far as a read for it would show something.
+    Usable(&'a Purpose),
 }
 
 impl Sought<'_> {
@@ -322,9 +354,16 @@ impl Sought<'_> {
     fn value(&self, day: u32) -> Vec<u8> {
         match self {
             Self::Text(text) => text.as_bytes().to_vec(),
+            Self::Usable(purpose) => purpose.as_str().as_bytes().to_vec(),
             Self::Before(_) => day.to_be_bytes().to_vec(),
         }
     }
+}
+
+/// The fields whose values were given for purposes by name.
+fn by_name<'r>(record: &'r SubjectRecord, header: &Header) -> impl Iterator<Item = &'r FieldName> {
+    let listed = record.found_by(header).iter();
+    listed.filter(|listed| listed.live && listed.of == Indexed::Purpose).map(|listed| &listed.field)
 }
 
 fn matched(directory: EntryKey, record: &SubjectRecord, spec: &FieldSpec) -> Result<Match, Error> {

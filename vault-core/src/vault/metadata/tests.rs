@@ -152,6 +152,42 @@ async fn an_objection_bites_at_the_next_read_and_is_found() {
     assert_eq!(found(&fixture.vault, &objecting_to, 10).await, ["a/email"], "and back again");
 }
 
+/// Whether by its entry or by a walk: what the policy lets the purpose see, each once, whatever the page.
+#[tokio::test]
+async fn what_a_purpose_may_use_is_found_whether_it_is_named_or_not() {
+    let fixture = Fixture::new().await;
+    let given = [None, Some(vec!["marketing"]), Some(vec!["support"]), Some(vec!["marketing", "support"]), Some(vec![])];
+    let (mut expected, mut objects) = (Vec::new(), 0);
+    for (n, purposes_of) in (0..20).zip(given.iter().cycle()) {
+        let subject = format!("s{n:02}");
+        fixture.put(&subject, FIELDS).await.unwrap();
+        let objections = if n % 3 == 0 { purposes(&["marketing"]) } else { Vec::new() };
+        objects += usize::from(!objections.is_empty());
+        let patch = MetadataPatch {
+            purposes: purposes_of.as_ref().map(|names| Some(purposes(names))),
+            objections: Some(objections),
+            ..MetadataPatch::default()
+        };
+        change(&fixture, &subject, "email", patch).await.unwrap();
+        let request = reading(View::Full, Some("marketing"));
+        let read = fixture.vault.read_fields(&id(&subject), Some(&[name("email")]), &request).await;
+        expected.extend(read.is_ok().then(|| format!("{subject}/email")));
+        expected.push(format!("{subject}/name"));
+    }
+    assert!(expected.len() > 22 && objects > 3, "{expected:?}");
+    expected.sort();
+    let query = MetadataQuery::UsableFor(purpose("marketing"));
+    for limit in [1, 3, 1000] {
+        let mut values = found(&fixture.vault, &query, limit).await;
+        values.sort();
+        assert_eq!(values, expected, "{limit}");
+    }
+    fixture.rotate(Layer::Lookups).await;
+    let mut values = found(&fixture.vault, &query, 5).await;
+    values.sort();
+    assert_eq!(values, expected, "after a rotation of what it is found by");
+}
+
 #[tokio::test]
 async fn is_found_by_everything_it_says_in_pages() {
     let fixture = Fixture::new().await;
