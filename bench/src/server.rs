@@ -23,7 +23,17 @@ impl Program {
         let directory = own.parent().ok_or("a program lies in a directory")?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--package", "vault-server", "--bin", "vault-server"]);
+        // Along with ours, so that both are of the same crates with the same features.
+        command.args([
+            "build",
+            "--quiet",
+            "--package",
+            "vault-server",
+            "--package",
+            "vault-bench",
+            "--bin",
+            "vault-server",
+        ]);
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }

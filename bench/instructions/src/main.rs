@@ -9,16 +9,16 @@
 
 mod work;
 
-use std::alloc::System;
 use std::process::{Command, ExitCode};
 
+use mimalloc::MiMalloc;
 use zeroizing_alloc::ZeroAlloc;
 
 use work::{WORKS, Work};
 
-/// As in the server: overwriting what is freed is part of the work.
+/// As in the server: allocating, and overwriting what is freed, are part of the work.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 /// Above these sizes, which nothing reaches, glibc would use string instructions.
 const TUNABLES: &str = "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824";

@@ -314,7 +314,8 @@ impl Inner {
         let now = Timestamp::now();
         let mut usable = Vec::new();
         for keys in record.compartments.iter().filter(|keys| keys.refused.is_none()) {
-            let in_it = |spec: &&FieldSpec| spec.compartment == keys.name && spec.ceiling(declared) != View::None && of(spec);
+            let in_it =
+                |spec: &&FieldSpec| spec.compartment == keys.name && spec.ceiling(declared) != View::None && of(spec);
             let specs: Vec<&FieldSpec> = snapshot.schema.fields().filter(in_it).collect();
             if specs.is_empty() {
                 continue;

@@ -156,7 +156,8 @@ async fn an_objection_bites_at_the_next_read_and_is_found() {
 #[tokio::test]
 async fn what_a_purpose_may_use_is_found_whether_it_is_named_or_not() {
     let fixture = Fixture::new().await;
-    let given = [None, Some(vec!["marketing"]), Some(vec!["support"]), Some(vec!["marketing", "support"]), Some(vec![])];
+    let given =
+        [None, Some(vec!["marketing"]), Some(vec!["support"]), Some(vec!["marketing", "support"]), Some(vec![])];
     let (mut expected, mut objects) = (Vec::new(), 0);
     for (n, purposes_of) in (0..20).zip(given.iter().cycle()) {
         let subject = format!("s{n:02}");
