@@ -17,7 +17,7 @@ use self::image::Wanted;
 use crate::harness::{CUSTOMERS, Client, Keys, Running, Vault, customers, engine, skip, wait_for};
 
 /// The threads that answered last go to rest, or the server has taken in what was sent.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(2);
 const SHREDDED: &str = "traceable-subject-3301";
 
 /// What is known of the subject that is shredded; some of it is spelled in more than one way in JSON.

@@ -118,11 +118,21 @@ impl Outbox {
         Ok(())
     }
 
-    /// Appends entries of no commit, behind all of those; answers how far the log must be durable to hold them.
+    /// Appends entries of no commit, behind all of those and behind what is gathered; answers how far the log must be durable to
+    /// hold them.
     ///
     /// # Errors
     /// The log's.
     pub(super) fn append(&self, entries: &[Entry]) -> Result<u64, LogError> {
+        let mut gathered = self.gathered();
+        let Gathered { entries: mut all, end } = std::mem::take(&mut *gathered);
+        all.extend_from_slice(entries);
+        let appended = self.append_all(&all);
+        let _ = end.set(appended.clone());
+        appended
+    }
+
+    fn append_all(&self, entries: &[Entry]) -> Result<u64, LogError> {
         let Some(log) = &self.log else { return Ok(0) };
         self.flush()?;
         if entries.is_empty() { Ok(log.size()) } else { self.append_to(log, entries) }
@@ -141,12 +151,8 @@ impl Outbox {
         // Whoever else is ready to run runs first.
         tokio::task::yield_now().await;
         if end.get().is_none() {
-            let mut gathered = self.gathered();
-            // Unless another thread was faster.
-            if end.get().is_none() {
-                let Gathered { entries, end } = std::mem::take(&mut *gathered);
-                let _ = end.set(self.append(&entries));
-            }
+            // Unless another thread is faster: then there is nothing left to append.
+            let _ = self.append(&[]);
         }
         end.get().cloned().unwrap_or(Err(LogError::None("write to it was made")))
     }

@@ -34,7 +34,15 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
                 let count = unlocks.len();
                 // A new key file is in its place already.
                 let asked = NewRotation::Unlock { unlocks, place: Box::new(|| Ok(())) };
-                vault.rotate(asked, None, None).await.map(|_| count).map_err(Failure::from)
+                let changed = vault.rotate(asked, None, None).await;
+                if let (Err(_), Some(path)) = (&changed, &args.new_key_file) {
+                    let path = path.display();
+                    eprintln!(
+                        "keep {path} and the unlock key from before until this is done, for it may have begun; do it again with \
+                         another file"
+                    );
+                }
+                changed.map(|_| count).map_err(Failure::from)
             }
             Err(failure) => Err(failure),
         };
