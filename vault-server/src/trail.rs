@@ -46,7 +46,8 @@ impl Trails {
         }
     }
 
-    /// Writes what a request did, along with others that end now if there are some `under_way`. The answer, or another one if that cannot be written: then this one does not leave.
+    /// Writes what a request did, along with others that end now if there are some `under_way`. The answer, or another one if
+    /// that cannot be written: then this one does not leave.
     pub(crate) async fn conclude(&self, way: &OnTheWay, answer: Response, under_way: bool) -> Response {
         let status = answer.status().as_u16();
         if !(way.told || matches!(status, 401 | 403 | 429)) {
