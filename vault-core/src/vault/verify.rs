@@ -9,7 +9,7 @@ use super::metadata::RowMetadata;
 use super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord, decode};
 use super::rotate::deks;
 use super::types::VerifyReport;
-use super::{Inner, Vault, evidence, notes, outbox, row, subject, tokens};
+use super::{Inner, Vault, evidence, meta, notes, outbox, row, subject, tokens};
 use crate::error::Error;
 use crate::ids::{Compartment, SubjectUuid};
 use crate::schema::FieldValue;
@@ -250,7 +250,7 @@ impl Scrub {
                             self.problem(format!("page {} is in the store, but nothing leads to it", place(key)));
                         }
                     }
-                    Some(b'm') => {}
+                    _ if key == meta::KEY => {}
                     Some(&evidence::PREFIX) => {
                         if evidence::open(header, key, value).is_err() {
                             self.problem(format!("row {} with the evidence of a shred does not open", place(key)));
