@@ -171,7 +171,7 @@ impl Rotator {
     }
 
     /// Resumes whatever is paused, lifts every throttle, and waits until nothing is open. None may have failed that
-    /// has to go on, and nothing may be on older keys then.
+    /// has to go on. Nothing may be on older keys then, but what a cancelled rotation left there, which another one takes along.
     pub(crate) fn let_all_end(&self) -> Result<(), Trouble> {
         for rotation in self.open()? {
             let id = rotation["id"].as_str().unwrap_or_default();
@@ -180,12 +180,27 @@ impl Rotator {
             self.wait_until(id, |now| now["state"] == "cancelled")?;
         }
         self.list()?.iter().try_for_each(|rotation| self.allowed(rotation))?;
+        while let Some(behind) = self.on_older_keys()? {
+            let layer = &behind["layer"];
+            let left = |rotation: &Value| Some(rotation["total"].as_u64()? - rotation["done"].as_u64()?);
+            let cancelled = |rotation: &Value| rotation["layer"] == *layer && rotation["state"] == "cancelled";
+            if !self.list()?.iter().any(|rotation| cancelled(rotation) && left(rotation) == behind["older"].as_u64()) {
+                return Err(Trouble::Deviation(format!("something is on older keys: {behind}")));
+            }
+            let again = self.begin(&json!({ "layer": layer }))?;
+            let ended = self.wait_until(&again, |_| false)?;
+            if !is_done(&ended) || self.on_older_keys()?.is_some_and(|other| other["layer"] == *layer) {
+                return Err(Trouble::Deviation(format!("something stays on older keys: {behind}, after {ended}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A layer of which not everything is on the newest keys.
+    fn on_older_keys(&self) -> Result<Option<Value>, Trouble> {
         let keys = self.expect(&[200], self.send("GET", "/v1/keys", &Value::Null))?.json();
         let older = |layer: &&Value| layer["older"].as_u64().is_some_and(|older| older > 0);
-        match keys["layers"].as_array().into_iter().flatten().find(older) {
-            Some(layer) => Err(Trouble::Deviation(format!("something is on older keys: {layer}"))),
-            None => Ok(()),
-        }
+        Ok(keys["layers"].as_array().into_iter().flatten().find(older).cloned())
     }
 
     fn open(&self) -> Result<Vec<Value>, Trouble> {

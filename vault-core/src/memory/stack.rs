@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinError;
 
 /// How much of the stack below is overwritten, in bytes: more than the work of a request takes. Without optimisation
 /// frames are several times as large.
@@ -71,9 +71,14 @@ pub(crate) fn apart<F: Future>(work: impl FnOnce() -> F) -> Pin<Box<F>> {
 }
 
 /// Runs `work` in a thread where it may block, as `tokio::task::spawn_blocking` does, then overwrites what it had on the
-/// stack.
-pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    tokio::task::spawn_blocking(move || wiped(work))
+/// stack. What `work` holds and what it answers have memory of their own: in the frames above those that are overwritten
+/// there is but a pointer to them, for these frames stay as they are until that thread works again, if ever it does.
+pub fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, JoinError>> + Send {
+    let work = Box::new(work);
+    let worked = tokio::task::spawn_blocking(move || wiped(move || Box::new(work())));
+    async move { worked.await.map(|outcome| *outcome) }
 }
 
 #[cfg(test)]
@@ -90,5 +95,61 @@ mod tests {
             blocking(|| 8).await.unwrap()
         };
         assert_eq!(runtime.block_on(wiping(waits)), 8);
+    }
+
+    /// What a thread that blocked leaves on its stack.
+    mod left {
+        use std::fs::File;
+        use std::os::unix::fs::FileExt;
+
+        use super::*;
+
+        const KEY: [u8; 16] = *b"a key, found 1st";
+        const ANSWER: [u8; 16] = *b"an answer, found";
+
+        /// Work that holds a key and answers something, spelled backwards so that only what it does has them as they are.
+        fn work(at: tokio::sync::oneshot::Sender<usize>) -> impl FnOnce() -> [u8; 16] + Send + 'static {
+            let turned = |mut text: [u8; 16]| {
+                text.reverse();
+                std::hint::black_box(text)
+            };
+            let keys = [turned(turned(KEY)); 16];
+            move || {
+                let local = 0u8;
+                at.send(std::hint::black_box(&raw const local).addr()).unwrap();
+                std::hint::black_box(&keys);
+                turned(turned(ANSWER))
+            }
+        }
+
+        /// How often the key and the answer are on the stack that an address is of.
+        fn found(at: usize) -> [usize; 2] {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let spans = maps.lines().map(|line| {
+                let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+                usize::from_str_radix(start, 16).unwrap()..usize::from_str_radix(end, 16).unwrap()
+            });
+            let span = spans.into_iter().find(|span| span.contains(&at)).unwrap();
+            let mut stack = vec![0; span.len()];
+            File::open("/proc/self/mem").unwrap().read_exact_at(&mut stack, span.start as u64).unwrap();
+            [KEY, ANSWER].map(|text| stack.windows(16).filter(|window| *window == text).count())
+        }
+
+        fn after<F: Future>(run: impl FnOnce(tokio::sync::oneshot::Sender<usize>) -> F) -> [usize; 2] {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (tell, at) = tokio::sync::oneshot::channel();
+            let _ = runtime.block_on(async { run(tell).await });
+            found(runtime.block_on(at).unwrap())
+        }
+
+        #[test]
+        fn by_work_that_blocked_is_nothing_of_what_it_held_and_answered() {
+            let [key, answer] = after(|at| {
+                let work = work(at);
+                tokio::task::spawn_blocking(move || wiped(work))
+            });
+            assert!(key > 0 && answer > 0, "the control: {key}, {answer}");
+            assert_eq!(after(|at| blocking(work(at))), [0, 0]);
+        }
     }
 }
