@@ -16,7 +16,7 @@ use zeroizing_alloc::ZeroAlloc;
 
 use work::{WORKS, Work};
 
-/// Overwriting what is freed is part of the work, as in the server; this allocator's own share differs little between machines.
+/// As in the server: allocating, and overwriting what is freed, are part of the work.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 

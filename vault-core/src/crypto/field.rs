@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::random::Random;
 use super::{Dek, Unauthentic, aead, equal, put_lp};
 use crate::ids::{SubjectUuid, TENANT};
+use crate::memory::ciphering;
 
 /// Bytes before the ciphertext.
 pub const HEADER_LEN: usize = 64;
@@ -68,12 +69,14 @@ impl<'a> SealedField<'a> {
     /// [`Unauthentic`]: a wrong key, a changed byte, or another place.
     pub fn open(&self, dek: &Dek, place: &Place<'_>) -> Result<Zeroizing<Vec<u8>>, Unauthentic> {
         let (header, sealed) = self.0.split_at(HEADER_LEN);
-        let keys = derive(dek, place, &header[..8], &header[8..32]);
-        if !equal(&keys[32..], &header[32..]) {
-            return Err(Unauthentic);
-        }
-        let (key, nonce) = key_and_nonce(&keys, &header[8..32]);
-        aead::unpad(aead::decrypt(&key, &nonce, header, sealed)?)
+        ciphering(|| {
+            let keys = derive(dek, place, &header[..8], &header[8..32]);
+            if !equal(&keys[32..], &header[32..]) {
+                return Err(Unauthentic);
+            }
+            let (key, nonce) = key_and_nonce(&keys, &header[8..32]);
+            aead::unpad(aead::decrypt(&key, &nonce, header, sealed)?)
+        })
     }
 }
 
@@ -92,11 +95,13 @@ pub fn seal(
     out.extend_from_slice(&schema_version.to_be_bytes());
     out.extend_from_slice(&dek_version.to_be_bytes());
     out.extend_from_slice(&random.array::<NONCE_LEN>());
-    let keys = derive(dek, place, &out[..8], &out[8..32]);
-    out.extend_from_slice(&keys[32..]);
-    let (key, nonce) = key_and_nonce(&keys, &out[8..32]);
-    let header: [u8; HEADER_LEN] = out[..].try_into().expect("2 + 2 + 4 + 24 + 32 bytes were written");
-    aead::encrypt_padded(&key, &nonce, &header, plaintext, padded_len, &mut out);
+    ciphering(|| {
+        let keys = derive(dek, place, &out[..8], &out[8..32]);
+        out.extend_from_slice(&keys[32..]);
+        let (key, nonce) = key_and_nonce(&keys, &out[8..32]);
+        let header: [u8; HEADER_LEN] = out[..].try_into().expect("2 + 2 + 4 + 24 + 32 bytes were written");
+        aead::encrypt_padded(&key, &nonce, &header, plaintext, padded_len, &mut out);
+    });
     out
 }
 

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::random::Random;
 use super::{PageKey, Unauthentic, aead};
 use crate::ids::VaultId;
+use crate::memory::ciphering;
 
 const FORMAT: u8 = 1;
 /// Bytes of randomness that sealing one page takes.
@@ -55,7 +56,7 @@ pub fn seal(key: &PageKey, place: &PagePlace<'_>, plaintext: &[u8], random: &mut
     let mut out = Vec::with_capacity(OVERHEAD + padded_len);
     out.push(FORMAT);
     out.extend_from_slice(&nonce);
-    aead::encrypt_padded(&key.sealing_key(), &nonce, &place.aad(), plaintext, padded_len, &mut out);
+    ciphering(|| aead::encrypt_padded(&key.sealing_key(), &nonce, &place.aad(), plaintext, padded_len, &mut out));
     out
 }
 
@@ -68,7 +69,7 @@ pub fn open(key: &PageKey, place: &PagePlace<'_>, sealed: &[u8]) -> Result<Zeroi
         return Err(Unauthentic);
     }
     let nonce: [u8; NONCE_LEN] = sealed[1..=NONCE_LEN].try_into().map_err(|_| Unauthentic)?;
-    aead::unpad(aead::decrypt(&key.sealing_key(), &nonce, &place.aad(), &sealed[1 + NONCE_LEN..])?)
+    ciphering(|| aead::unpad(aead::decrypt(&key.sealing_key(), &nonce, &place.aad(), &sealed[1 + NONCE_LEN..])?))
 }
 
 #[cfg(test)]

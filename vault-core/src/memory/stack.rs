@@ -3,6 +3,7 @@
 //! A value that is moved stays behind where it was, and ciphers keep round keys in their frames. Whoever worked with
 //! secrets and now waits calls [`wipe_stack`] from about the depth that the work began at.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 
@@ -29,11 +30,29 @@ pub fn wiped<T>(work: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// Runs a cipher or a hash, then overwrites what it had on the stack.
+thread_local! {
+    /// Whether a caller further up overwrites what is left below him.
+    static CIPHERING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a cipher or a hash, or some of them, then overwrites what they had on the stack.
 pub(crate) fn ciphering<T>(work: impl FnOnce() -> T) -> T {
-    let outcome = below(work);
-    wipe::<CIPHER_DEPTH>();
-    outcome
+    if CIPHERING.replace(true) {
+        return work();
+    }
+    // Also if the work panics.
+    let _ends = Ends;
+    below(work)
+}
+
+/// The end of ciphering.
+struct Ends;
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        CIPHERING.set(false);
+        wipe::<CIPHER_DEPTH>();
+    }
 }
 
 /// Calls a storage engine from a stack that holds nothing: engines move structures of which they set a part only, and what

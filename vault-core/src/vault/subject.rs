@@ -17,9 +17,8 @@ use crate::trie::{self, EntryKey, Header, Kind, Payload};
 pub(crate) struct Found {
     pub(crate) key: EntryKey,
     pub(crate) entry: Option<DirectoryEntry>,
-    seen: Option<[u8; 32]>,
-    /// The bytes that its payload took.
-    size: usize,
+    /// Its payload, if there is one.
+    payload: Option<Payload>,
 }
 
 /// How much of a payload a subject's record may take, in bytes, by what makes it grow: data leaves room for consents, those
@@ -34,12 +33,13 @@ pub(crate) enum Room {
 impl Found {
     /// What a write that was prepared from this must find unchanged.
     pub(crate) fn guard(&self) -> Guard {
-        Guard::Entry { kind: Kind::Directory, key: self.key, seen: self.seen }
+        let seen = self.payload.as_deref().map(|payload| digest(payload));
+        Guard::Entry { kind: Kind::Directory, key: self.key, seen }
     }
 
     /// The bytes that the record takes.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.payload.as_ref().map_or(0, |payload| payload.len())
     }
 
     /// The subject's record as it shall be. One that is too large already may stay so, for removals must go through.
@@ -47,7 +47,7 @@ impl Found {
     /// # Errors
     /// [`Error::TooLarge`] if it grows beyond its room.
     pub(crate) fn encode(&self, record: SubjectRecord, room: Room) -> Result<Payload, Error> {
-        encode_within(record, room, self.size)
+        encode_within(record, room, self.size())
     }
 
     /// The living subject, or why there is none. The trail of a request notes whom it is about, also if it is refused.
@@ -119,10 +119,8 @@ pub(crate) async fn find(inner: &Inner, header: &Header, id: &SubjectId) -> Resu
 /// The same by the entry's key.
 pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -> Result<Found, Error> {
     let payload = trie::find(&inner.pages, header, Kind::Directory, &key).await?;
-    let seen = payload.as_deref().map(|p| digest(p));
-    let size = payload.as_ref().map_or(0, |p| p.len());
-    let entry = payload.map(|p| decode(&p)).transpose()?;
-    Ok(Found { key, entry, seen, size })
+    let entry = payload.as_deref().map(|p| decode(p)).transpose()?;
+    Ok(Found { key, entry, payload })
 }
 
 /// A subject's record as a payload, if it fits into its room or is at least no larger than it was. What a rotation of
