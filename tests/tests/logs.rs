@@ -1,5 +1,10 @@
 //! What is logged: every request, and nobody's data even when requests are wrong in every way.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
+
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use crate::harness::{Running, Traces, Vault};
@@ -50,6 +55,29 @@ fn lines_are_structured_and_hold_nobodys_data() {
     let refused = lines.iter().filter(|line| line["rule"] == "purpose_undeclared" && line["status"] == 403);
     assert_eq!(refused.count(), 1, "{log}");
     assert!(lines.iter().any(|line| line["request_id"] == "ours-1" && line["status"] == 200), "{log}");
+}
+
+#[test]
+fn a_reader_of_lines_that_does_not_read_holds_up_neither_requests_nor_a_stop() {
+    let vault = Vault::configured();
+    let pipe = vault.root().join("standard-error");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let server = vault.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 2<>\"$0\""]).arg(&pipe).arg(server.get_program()).args(server.get_args());
+    let running = vault.start_with(command).unwrap_or_else(|refusal| panic!("{}", refusal.text));
+    for number in 0..1500 {
+        running.admin.set("a", &json!({ "name": number.to_string() })).expect(if number == 0 { 201 } else { 200 });
+    }
+    // The control: there is no room in it.
+    let room = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(&pipe);
+    let full = room.unwrap().write(&[b' '; 8192]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+    running.stop();
 }
 
 #[test]

@@ -42,7 +42,9 @@ pub fn run() -> ExitCode {
         eprintln!("vault-server: core dumps could not be switched off ({why}): switch them off for this service");
     }
     let args = args::Args::parse();
-    match commands::run(args) {
+    let outcome = commands::run(args);
+    logging::finish();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("vault-server: {failure}");
