@@ -1,5 +1,7 @@
 //! `vault-cli`: the operator's program, an HTTP client of the vault server.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod age;
 mod args;

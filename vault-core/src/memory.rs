@@ -1,9 +1,10 @@
 //! What a program that holds keys and values does about its own memory: it is not dumped, not swapped out where the system
 //! allows, and wiped where it was used.
 //!
-//! Keys and values wipe themselves when they are dropped. What is left of them is what a compiler copies: stack frames,
-//! which [`wiped`] and [`wiping`] overwrite, and freed memory, which the server's allocator overwrites.
+//! Keys and values wipe themselves when they are dropped. What is left of them is what a compiler copies: stack frames
+//! and registers, which [`wiped`] and [`wiping`] overwrite, and freed memory, which the server's allocator overwrites.
 
+mod registers;
 mod stack;
 
 use std::io;

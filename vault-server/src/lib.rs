@@ -1,5 +1,7 @@
 //! The user data vault over HTTP: starts it, serves it, scrubs it.
 
+#![forbid(unsafe_code)]
+
 mod app;
 mod archives;
 mod args;

@@ -1,5 +1,7 @@
 //! The program; all of it is in the library, so that benchmarks can drive its routes without a network.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;

@@ -196,6 +196,9 @@ fn status(ended: bool, client: &Client, context: &Context) -> Result<Exit, Failu
 
     let page: Page = client.get(ROTATIONS)?.json()?;
     let shown: Vec<_> = page.data.iter().filter(|r| ended || !r.has_ended()).collect();
+    if shown.is_empty() && ended {
+        context.ui.note("no rotation was begun yet");
+    }
     if !shown.is_empty() {
         context.ui.line("")?;
         let rows: Vec<_> = shown.into_iter().map(|rotation| rotation.row(now)).collect();

@@ -9,6 +9,8 @@ use std::pin::Pin;
 
 use tokio::task::JoinError;
 
+use super::registers;
+
 /// How much of the stack below is overwritten, in bytes: more than the work of a request takes. Without optimisation
 /// frames are several times as large.
 const DEPTH: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 64 * 1024 };
@@ -21,12 +23,13 @@ const ENGINE_DEPTH: usize = 32 * 1024;
 /// Overwrites what frames that are left already had on the stack below the caller's own.
 pub fn wipe_stack() {
     wipe::<DEPTH>();
+    registers::wipe();
 }
 
 /// Runs `work`, then overwrites what it had on the stack.
 pub fn wiped<T>(work: impl FnOnce() -> T) -> T {
     let outcome = below(work);
-    wipe::<DEPTH>();
+    wipe_stack();
     outcome
 }
 

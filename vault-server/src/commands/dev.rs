@@ -8,7 +8,7 @@ use vault_core::crypto::passphrase::new_key_file;
 use vault_core::root::NewUnlock;
 use vault_core::vault::{NewCaller, Role};
 
-use super::{Failure, block_on};
+use super::{Failure, block_on, variables};
 use crate::app::App;
 use crate::args::DevArgs;
 use crate::process::lock_memory;
@@ -21,6 +21,9 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         let told = "`dev` listens on the loopback only, for it has no TLS: to serve others, make a vault with \
                     `vault-server init` and serve it with `vault-server run` and [tls] in its configuration";
         return Err(Failure::usage(format!("{} is not a loopback address. {told}", args.listen)));
+    }
+    if let Some((name, _)) = variables().find(|(name, _)| name.starts_with("UDV_") && name.contains("__")) {
+        eprintln!("{name} is not used: `dev` has no configuration. `vault-server init` and `run` have one");
     }
     lock_memory(config::LockMemory::Auto)?;
     let listener = bind(args.listen)?;

@@ -46,8 +46,9 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
             }
             Err(failure) => Err(failure),
         };
-        vault.close().await?;
-        changed
+        let closed = vault.close().await;
+        let count = changed?;
+        closed.map(|()| count).map_err(Failure::from)
     })
     .map_err(|failure| failure.if_in_use(". Stop the server: unlock keys are changed on a vault that stands still"))?;
     say("the vault has other unlock keys and a new root key; those from before open it no more");

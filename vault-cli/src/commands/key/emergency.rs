@@ -47,6 +47,7 @@ const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can
                            the store from before stay open to the keys from before";
 
 pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    none_paused(client)?;
     context.ui.confirm("Older backups of the data open no more. Rotate every layer and forget all older data keys?")?;
     let before: Keys = client.get("/v1/keys")?.json()?;
     let unlocks = NewUnlocks::of(args, client)?;
@@ -115,6 +116,19 @@ fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Before anything is begun: one that is paused lets no other of its layer begin.
+fn none_paused(client: &Client) -> Result<(), Failure> {
+    let page: Page = client.get(ROTATIONS)?.json()?;
+    page.data.iter().find(|rotation| rotation.state == "paused").map_or(Ok(()), |rotation| Err(paused(rotation)))
+}
+
+fn paused(rotation: &Rotation) -> Failure {
+    let told = format!("a rotation of {} is paused, and no other can begin", printable(&rotation.layer));
+    let id = printable(&rotation.id);
+    Failure::failed(told)
+        .hint(format!("run `vault-cli key resume {id}` or `vault-cli key cancel {id}`, then this again"))
+}
+
 /// Since when the server may have begun the page keys by itself: with other unlock keys it does.
 fn keks_since(layers: &[Ended]) -> Option<&str> {
     layers.iter().find(|ended| ended.layer == "unlock").map(|ended| ended.started_at.as_str())
@@ -167,12 +181,7 @@ fn under_way(
 /// Shows how far a rotation is until it ends.
 fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rotation, Failure> {
     if begun.state == "paused" {
-        let told = format!("a rotation of {} is paused, and no other can begin", printable(&begun.layer));
-        let next = format!(
-            "run `vault-cli key resume {0}` or `vault-cli key cancel {0}`, then this again",
-            printable(&begun.id)
-        );
-        return Err(Failure::failed(told).hint(next));
+        return Err(paused(begun));
     }
     let bar = progress::counting(&context.ui, &begun.layer, begun.total);
     let mut told = false;
