@@ -134,3 +134,55 @@ fn fill_and_free(engine: EngineName) {
     running.stop();
     vault.verify().expect(0);
 }
+
+#[test]
+fn a_full_disk_of_the_audit_log_is_left_to_reading_and_forgetting_and_locks_all_the_same() {
+    let Some(disk) = Disk::mount() else {
+        return skip("needs to mount a tmpfs");
+    };
+    let vault = Vault::configured();
+    let audit = disk.path().join("audit");
+    let moved = Command::new("cp").arg("-a").arg(vault.root().join("data/audit")).arg(&audit).status();
+    assert!(moved.unwrap().success());
+    vault.configure(&format!("[audit]\ndir = {audit:?}\n"));
+    let running = vault.start();
+    let admin = &running.admin;
+    for id in ["a", "b", "c"] {
+        admin.set(id, &json!({ "name": "before" })).expect(201);
+    }
+
+    let filler = disk.fill();
+    // What is left of the last page, then what is kept back, which takes one entry of a write at most.
+    let write = |number: usize| admin.set("a", &json!({ "name": number.to_string() }));
+    let taken = (0..100).take_while(|number| write(*number).status == 200).count();
+    assert!(taken < 100, "the disk is not full");
+    write(taken).problem(507, "disk_full");
+    assert_eq!(admin.field("a", "name").expect(200).json()["value"], (taken - 1).to_string());
+    is_final(&running, "b");
+    admin.post("/v1/tokens", &json!({ "items": [{ "subject": "a", "field": "name" }] })).problem(507, "disk_full");
+
+    // Without what was kept back there is no reading either; locking is done and not acknowledged.
+    let more = disk.path().join("more");
+    fs::rename(&filler, &more).unwrap();
+    let other = disk.fill();
+    let refused = wait_for("no room for an entry", || {
+        let answer = admin.field("a", "name");
+        (answer.status != 200).then_some(answer)
+    });
+    refused.problem(507, "disk_full");
+    let locked = admin.send("POST", "/v1/lock", &[], None);
+    assert!(locked.body.contains("is done already"), "{}", locked.body);
+    locked.problem(507, "disk_full");
+    running.nobody().get("/readyz").expect(503);
+    [more, other].iter().for_each(|filler| fs::remove_file(filler).unwrap());
+    running.stop();
+
+    let running = vault.start();
+    assert_eq!(running.admin.field("a", "name").expect(200).json()["value"], (taken - 1).to_string());
+    running.admin.get("/v1/subjects/b").problem(410, "shredded");
+    wait_for("room to be kept back again", || {
+        (running.admin.set("a", &json!({ "name": "after" })).status == 200).then_some(())
+    });
+    running.stop();
+    vault.verify_as_configured().expect(0);
+}

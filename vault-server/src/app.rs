@@ -114,6 +114,9 @@ fn panicked() -> Response {
     Problem::new(Kind::Internal, "an internal error; the log of the server names its place").into_response()
 }
 
+/// Bytes of a body that are read where nothing comes of it.
+const DRAINED_MAX: usize = 64 * 1024;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Around every request: its id, the bound on how many run at once, its count and its line in the log.
@@ -131,7 +134,11 @@ async fn surround(State(app): State<App>, request: Request, next: Next) -> Respo
             Some(held) => to_its_end(held, way, request, next).await,
             None => app.trails.conclude(&way, overloaded(), true).await,
         },
-        Err(answer) => *answer,
+        Err(answer) => {
+            // Otherwise the connection closes on who has not sent all of it yet, and he sees no answer.
+            let _ = axum::body::to_bytes(request.into_body(), DRAINED_MAX).await;
+            *answer
+        }
     };
     // Out of flight by now: an answer that waits keeps out nobody.
     let mut response = app.throttle.pace(&attempt, response).await;

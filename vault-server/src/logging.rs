@@ -80,6 +80,9 @@ const WAITING_MAX: usize = 4 * 1024 * 1024;
 /// printed.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
 
+/// After how long a pipe that was full is tried again.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 impl Lines {
     const fn new() -> Self {
         let state = State { waiting: Vec::new(), put: 0, out: 0, hurry: false, stuck: false, left_out: 0 };
@@ -126,8 +129,7 @@ impl Lines {
             std::mem::swap(&mut lines, &mut state.waiting);
             state.hurry = false;
             drop(state);
-            // Where it takes nothing, a full disk or a reader that has gone, they are lost: that must not end who logs.
-            let _ = to.write_all(&lines);
+            write_all(to, &lines);
             let mut state = self.state();
             state.out += lines.len() as u64;
             state.stuck = false;
@@ -143,6 +145,20 @@ impl Lines {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes all of it, also to a pipe of the kind that does not wait by itself. Where it takes nothing, a full disk or a reader that
+/// has gone, lines are lost: that must not end who logs.
+fn write_all(to: &mut impl Write, mut lines: &[u8]) {
+    while !lines.is_empty() {
+        match to.write(lines) {
+            Ok(0) => return,
+            Ok(written) => lines = &lines[written..],
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN_AFTER),
+            Err(_) => return,
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a caller is told when something is refused: the only place where an error becomes a status and a sentence.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -299,9 +302,21 @@ fn refusal(rule: Rule) -> &'static str {
     }
 }
 
+/// How often the same kind is told in the log.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
 /// The operator needs this too, so that it goes to the log as well.
 fn logged(kind: Kind, told: String) -> Problem {
-    tracing::error!(code = kind.row().1, "{told}");
+    static TOLD: Mutex<BTreeMap<&str, Instant>> = Mutex::new(BTreeMap::new());
+    let code = kind.row().1;
+    let now = Instant::now();
+    let mut last = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    // On a full disk it is the same for every request, and each has a line of its own.
+    if last.get(code).is_none_or(|at| now - *at >= TOLD_EVERY) {
+        last.insert(code, now);
+        drop(last);
+        tracing::error!(code, "{told}");
+    }
     Problem::new(kind, told)
 }
 

@@ -40,10 +40,13 @@ impl Trails {
     pub(crate) fn begin(&self, method: &Method, route: &str) -> Result<OnTheWay, Box<Response>> {
         let action = auth::action(method, route);
         let way = OnTheWay { trail: Trail::new(action.unwrap_or(Action::Other)), told: action.is_some() };
-        match self.vault.log_works() {
-            Err(error) if way.told => Err(Box::new(refusal(error))),
-            _ => Ok(way),
+        // What is locked cannot be read: that waits for no disk, though it is not acknowledged then.
+        if !way.told || action == Some(Action::Lock) {
+            return Ok(way);
         }
+        let writes = matches!(action, Some(Action::Write | Action::TokenCreate)) && method != Method::DELETE;
+        let works = self.vault.log_works().and_then(|()| if writes { self.vault.log_has_room() } else { Ok(()) });
+        works.map(|()| way).map_err(|error| Box::new(refusal(error)))
     }
 
     /// Writes what a request did, along with others that end now if there are some `under_way`. The answer, or another one if
@@ -53,10 +56,19 @@ impl Trails {
         if !(way.told || matches!(status, 401 | 403 | 429)) {
             return answer;
         }
-        if let Err(error) = self.write(way, status, rule_of(&answer), under_way).await {
-            return refusal(error);
+        match self.write(way, status, rule_of(&answer), under_way).await {
+            Ok(()) => answer,
+            Err(error) => {
+                let mut problem = Problem::from(error);
+                if status < 400 {
+                    problem
+                        .detail
+                        .to_mut()
+                        .push_str(". What was asked is done already, or may be: look before you repeat it");
+                }
+                problem.into_response()
+            }
         }
-        answer
     }
 
     async fn write(&self, way: &OnTheWay, status: u16, rule: Option<Rule>, under_way: bool) -> Result<(), Error> {

@@ -112,6 +112,11 @@ struct NewRotation<'a> {
 }
 
 #[derive(Serialize)]
+struct NewRate {
+    rate: u32,
+}
+
+#[derive(Serialize)]
 struct NewState<'a> {
     state: &'a str,
 }

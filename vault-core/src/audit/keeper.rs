@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::error::LogError;
@@ -91,7 +92,9 @@ impl Inner {
     fn tidy(&self) -> io::Result<()> {
         self.tree().write()?;
         self.bundle_up()?;
-        files::keep_reserve(&self.dir)
+        files::keep_reserve(&self.dir)?;
+        self.short.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes full bundles, and lets segments of the journal go whose entries lie in durable tiles.

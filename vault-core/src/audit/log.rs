@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(super) struct Inner {
     pub(super) tree: Mutex<Tree>,
     pub(super) head: Mutex<Head>,
     pub(super) durable: watch::Sender<u64>,
+    /// Whether the disk was full, and what is kept back for that is in use.
+    pub(super) short: AtomicBool,
     /// Held as long as the log is open.
     lock: Mutex<Option<File>>,
 }
@@ -128,6 +131,7 @@ impl Log {
             tree: Mutex::new(tree),
             head: Mutex::new(head),
             durable,
+            short: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         });
         let own = inner.clone();
@@ -152,9 +156,12 @@ impl Log {
             return Err(broken.clone());
         }
         let mut appended = state.segment.append(&frames);
-        if matches!(&appended, Err(Some(why)) if is_full(why)) && files::release_reserve(&inner.dir) {
-            // Reads and shreds go on for a while on a full disk.
-            appended = state.segment.append(&frames);
+        if matches!(&appended, Err(Some(why)) if is_full(why)) {
+            inner.short.store(true, Ordering::Relaxed);
+            if files::release_reserve(&inner.dir) {
+                // Reads and shreds go on for a while on a full disk.
+                appended = state.segment.append(&frames);
+            }
         }
         if let Err(error) = appended {
             return Err(match error {
@@ -169,6 +176,16 @@ impl Log {
         let begin = state.size();
         state.recent.extend(encoded);
         Ok(begin..state.size())
+    }
+
+    /// What is told where there is no room.
+    pub(crate) fn full(&self) -> LogError {
+        LogError::Full { place: self.inner().dir.display().to_string() }
+    }
+
+    /// Whether entries take what was kept back for them on a full disk, or even that is used up.
+    pub fn is_short(&self) -> bool {
+        self.inner().short.load(Ordering::Relaxed)
     }
 
     /// Waits until everything before `end` is durable.

@@ -38,6 +38,17 @@ impl Vault {
         Ok(self.inner.outbox.flush()?)
     }
 
+    /// Whether the log has room for entries of new values: what is kept back on a full disk is for reading and shredding.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn log_has_room(&self) -> Result<(), Error> {
+        match self.inner.outbox.log() {
+            Some(log) if log.is_short() => Err(log.full().into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes entries of what is no request; they are durable when this returns, if they are of a kind that is waited for.
     ///
     /// # Errors
