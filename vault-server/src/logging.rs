@@ -205,6 +205,7 @@ fn quiet_panics() {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::sync::mpsc::{Receiver, sync_channel};
 
     use super::*;
