@@ -226,6 +226,32 @@ mod tests {
         }
     }
 
+    /// A pipe that does not wait, and takes three bytes every other time.
+    struct Choked(bool, Vec<u8>);
+
+    impl Write for Choked {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            self.0 = !self.0;
+            if self.0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = lines.len().min(3);
+            self.1.extend_from_slice(&lines[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_wait_gets_every_line_whole() {
+        let mut to = Choked(false, Vec::new());
+        write_all(&mut to, b"a line\nanother one\n");
+        assert_eq!(to.1, b"a line\nanother one\n");
+    }
+
     #[test]
     fn a_reader_that_does_not_read_holds_nobody_up_and_gets_the_lines_in_their_order_later() {
         let lines: &'static Lines = Box::leak(Box::new(Lines::new()));
