@@ -1,7 +1,6 @@
 //! What a caller is told when something is refused: the only place where an error becomes a status and a sentence.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -253,14 +252,14 @@ impl From<Error> for Problem {
             Error::Log(LogError::Locked) => Self::new(Kind::Locked, told),
             Error::Log(LogError::MovedAway { .. }) => Self::new(Kind::Conflict, told),
             Error::Log(LogError::Full { .. }) => {
-                logged(Kind::DiskFull, told);
+                logged_now_and_then(Kind::DiskFull, &told);
                 let told =
                     "the disk of the audit log is full, and nothing is answered before it is logged: free some space";
                 Self::new(Kind::DiskFull, told)
             }
             Error::Log(_) => {
                 // Its place is the operator's business.
-                logged(Kind::AuditUnavailable, told);
+                logged_now_and_then(Kind::AuditUnavailable, &told);
                 let told = "nothing is answered before the audit log has it, and that takes no entries now: retry later; \
                             the log of the server says why";
                 Self::new(Kind::AuditUnavailable, told)
@@ -302,22 +301,24 @@ fn refusal(rule: Rule) -> &'static str {
     }
 }
 
-/// How often the same kind is told in the log.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
-
 /// The operator needs this too, so that it goes to the log as well.
 fn logged(kind: Kind, told: String) -> Problem {
-    static TOLD: Mutex<BTreeMap<&str, Instant>> = Mutex::new(BTreeMap::new());
-    let code = kind.row().1;
-    let now = Instant::now();
-    let mut last = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    // On a full disk it is the same for every request, and each has a line of its own.
-    if last.get(code).is_none_or(|at| now - *at >= TOLD_EVERY) {
-        last.insert(code, now);
-        drop(last);
-        tracing::error!(code, "{told}");
-    }
+    tracing::error!(code = kind.row().1, "{told}");
     Problem::new(kind, told)
+}
+
+/// How often it is told at most that the audit log takes nothing.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// The same for what every request meets while the audit log takes nothing; each has a line of its own besides.
+fn logged_now_and_then(kind: Kind, told: &str) {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+        *last = Some(Instant::now());
+        drop(last);
+        tracing::error!(code = kind.row().1, "{told}");
+    }
 }
 
 impl From<SchemaError> for Problem {

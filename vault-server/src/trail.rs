@@ -40,13 +40,13 @@ impl Trails {
     pub(crate) fn begin(&self, method: &Method, route: &str) -> Result<OnTheWay, Box<Response>> {
         let action = auth::action(method, route);
         let way = OnTheWay { trail: Trail::new(action.unwrap_or(Action::Other)), told: action.is_some() };
-        // What is locked cannot be read: that waits for no disk, though it is not acknowledged then.
-        if !way.told || action == Some(Action::Lock) {
-            return Ok(way);
-        }
         let writes = matches!(action, Some(Action::Write | Action::TokenCreate)) && method != Method::DELETE;
         let works = self.vault.log_works().and_then(|()| if writes { self.vault.log_has_room() } else { Ok(()) });
-        works.map(|()| way).map_err(|error| Box::new(refusal(error)))
+        match works {
+            // What is locked cannot be read: that waits for no disk, though it is not acknowledged then.
+            Err(error) if way.told && action != Some(Action::Lock) => Err(Box::new(refusal(error))),
+            _ => Ok(way),
+        }
     }
 
     /// Writes what a request did, along with others that end now if there are some `under_way`. The answer, or another one if

@@ -5,13 +5,8 @@
 #![allow(unsafe_code)]
 
 /// Overwrites the vector registers of this thread, which no caller expects to be kept.
-#[inline(never)]
-pub(super) fn wipe() {
-    wipe_vectors();
-}
-
 #[cfg(target_arch = "x86_64")]
-fn wipe_vectors() {
+pub(super) fn wipe() {
     use std::arch::asm;
 
     if std::arch::is_x86_feature_detected!("avx512f") {
@@ -70,9 +65,9 @@ fn wipe_vectors() {
     }
 }
 
-/// The lower halves of v8 to v15 belong to the caller, who has them on his stack when he is done with them.
+/// The same. The lower halves of v8 to v15 belong to the caller, who has them on his stack when he is done with them.
 #[cfg(target_arch = "aarch64")]
-fn wipe_vectors() {
+pub(super) fn wipe() {
     // SAFETY: every processor of this kind has these registers; all that are written are given as clobbered; memory, stack and
     // flags are left alone.
     unsafe {
@@ -108,7 +103,7 @@ fn wipe_vectors() {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn wipe_vectors() {}
+pub(super) fn wipe() {}
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
