@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -151,6 +152,7 @@ fn a_full_disk_of_the_audit_log_is_left_to_reading_and_forgetting_and_locks_all_
         admin.set(id, &json!({ "name": "before" })).expect(201);
     }
 
+    let first = Instant::now();
     let filler = disk.fill();
     // What is left of the last page, then what is kept back, which takes one entry of a write at most.
     let write = |number: usize| admin.set("a", &json!({ "name": number.to_string() }));
@@ -175,13 +177,22 @@ fn a_full_disk_of_the_audit_log_is_left_to_reading_and_forgetting_and_locks_all_
         let answer = admin.field("a", "name");
         (answer.status != 200).then_some(answer)
     });
+    // Nothing was done that could be looked for.
+    assert!(!refused.body.contains("is done already"), "{}", refused.body);
     refused.problem(507, "disk_full");
+    // Who sends much is told as well, and the operator not for each.
+    for _ in 0..100 {
+        admin.set("a", &json!({ "name": "n".repeat(60 << 10) })).problem(507, "disk_full");
+    }
     let locked = admin.send("POST", "/v1/lock", &[], None);
     assert!(locked.body.contains("is done already"), "{}", locked.body);
     locked.problem(507, "disk_full");
     running.nobody().get("/readyz").expect(503);
     [more, other].iter().for_each(|filler| fs::remove_file(filler).unwrap());
-    running.stop();
+    let log = running.stop();
+    let told = log.lines().filter(|line| line.contains("ERROR") && line.contains("disk_full")).count();
+    let at_most = usize::try_from(first.elapsed().as_secs()).unwrap() + 1;
+    assert!((1..=at_most).contains(&told), "{told} lines, of at most {at_most}");
 
     let running = vault.start();
     assert_eq!(running.admin.field("a", "name").expect(200).json()["value"], last);

@@ -29,6 +29,8 @@ pub(crate) struct OnTheWay {
     pub(crate) trail: Trail,
     /// Whether an answer that is no refusal is logged as well.
     told: bool,
+    /// Whether it may change something.
+    changes: bool,
 }
 
 impl Trails {
@@ -39,7 +41,9 @@ impl Trails {
     /// The trail of a request, or the answer to it if nothing can be logged: then it is not begun.
     pub(crate) fn begin(&self, method: &Method, route: &str) -> Result<OnTheWay, Box<Response>> {
         let action = auth::action(method, route);
-        let way = OnTheWay { trail: Trail::new(action.unwrap_or(Action::Other)), told: action.is_some() };
+        let reads = matches!(action, Some(Action::Read | Action::Lookup | Action::TokenResolve | Action::Accesses));
+        let trail = Trail::new(action.unwrap_or(Action::Other));
+        let way = OnTheWay { trail, told: action.is_some(), changes: !(reads || method.is_safe()) };
         let writes = matches!(action, Some(Action::Write | Action::TokenCreate)) && method != Method::DELETE;
         let works = self.vault.log_works().and_then(|()| if writes { self.vault.log_has_room() } else { Ok(()) });
         match works {
@@ -60,7 +64,7 @@ impl Trails {
             Ok(()) => answer,
             Err(error) => {
                 let mut problem = Problem::from(error);
-                if status < 400 {
+                if way.changes && status < 400 {
                     problem
                         .detail
                         .to_mut()

@@ -306,6 +306,11 @@ impl Vault {
         self.inner.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).map(FileSlot::methods).collect()
     }
 
+    /// Whether unlock keys are being replaced: half way of that the slots have those from before and those that come.
+    pub fn is_changing_unlocks(&self) -> bool {
+        self.inner.changing_unlocks.try_lock().is_err()
+    }
+
     /// What opens the root slots.
     pub fn unlock_methods(&self) -> Vec<Method> {
         let mut methods: Vec<Method> = self.inner.file_slots.iter().flat_map(FileSlot::methods).collect();

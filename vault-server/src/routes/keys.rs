@@ -19,7 +19,7 @@ use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer, subject};
 use crate::idempotency::{self, Once};
 use crate::new_unlock::{self, Sent};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Keys {
@@ -166,6 +166,10 @@ impl NewRotation<'_> {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
                 None if layer == Layer::Unlock => {
                     let slots = app.vault.slot_unlocks();
+                    if app.vault.is_changing_unlocks() {
+                        let told = "a rotation of unlock is under way: once it has ended, ask for this one again";
+                        return Err(Problem::new(Kind::Conflict, told));
+                    }
                     new_unlock::rotation(&slots, app.unlock_source.as_ref(), sent)
                 }
                 None => Ok(layer.into()),

@@ -54,10 +54,24 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
     context.ui.confirm("Older backups of the data open no more. Rotate every layer and forget all older data keys?")?;
     let before: Keys = client.get("/v1/keys")?.json()?;
     let unlocks = NewUnlocks::of(args, client)?;
-    let (mut layers, mut not_rotated) = (Vec::new(), Vec::new());
-    let mut left = LEFT;
-    for (layer, exposed) in LAYERS {
-        let own = if layer == "unlock" { &unlocks } else { &NewUnlocks::default() };
+    let (report, outcome) = every_layer(args, &before, &unlocks, client, context);
+    if outcome.is_ok() || !report.layers.is_empty() {
+        tell(&report, context)?;
+    }
+    outcome
+}
+
+/// What was done is told, whatever came after it.
+fn every_layer(
+    args: &Rotate,
+    before: &Keys,
+    unlocks: &NewUnlocks,
+    client: &Client,
+    context: &Context,
+) -> (Report, Result<Exit, Failure>) {
+    let mut report = Report { layers: Vec::new(), not_rotated: Vec::new(), left: LEFT };
+    for (place, (layer, exposed)) in LAYERS.into_iter().enumerate() {
+        let own = if layer == "unlock" { unlocks } else { &NewUnlocks::default() };
         let asked = NewRotation {
             layer,
             forget: layer == "deks",
@@ -66,38 +80,31 @@ pub(super) fn run(args: &Rotate, client: &Client, context: &Context) -> Result<E
             replace_all: args.replace_all && layer == "unlock",
             ..NewRotation::default()
         };
-        let ended = match rotated(&asked, own, keks_since(&layers), client, context) {
-            // What is done is told, whatever comes after it.
-            Err(failure) if !layers.is_empty() && (layer != "unlock" || failure.exit != Exit::Conflict) => {
-                let rest = LAYERS.iter().map(|(layer, _)| *layer);
-                not_rotated.extend(rest.skip_while(|other| *other != layer));
-                tell(&Report { layers, not_rotated, left }, context)?;
-                return Err(failure);
-            }
+        let ended = match rotated(&asked, own, keks_since(&report.layers), client, context) {
             // The server has no place for one of them; the other layers do not wait for that.
             Err(failure) if layer == "unlock" && failure.exit == Exit::Conflict => {
                 context.ui.warn(&failure.message);
-                left = UNLOCK_LEFT;
-                not_rotated.push(layer);
+                report.left = UNLOCK_LEFT;
+                report.not_rotated.push(layer);
                 continue;
             }
-            ended => ended?,
+            Err(failure) => {
+                report.not_rotated.extend(LAYERS[place..].iter().map(|(layer, _)| *layer));
+                return (report, Err(failure));
+            }
+            Ok(ended) => ended,
         };
-        let finished_at = ended.finished_at.clone().unwrap_or_default();
-        let since =
-            before.layers.iter().find(|before| before.layer == layer).and_then(|before| before.created_at.clone());
-        let exposed_from = since.unwrap_or_default();
-        layers.push(Ended {
+        let of = before.layers.iter().find(|before| before.layer == layer);
+        report.layers.push(Ended {
             layer,
-            exposed_from,
+            exposed_from: of.and_then(|before| before.created_at.clone()).unwrap_or_default(),
             started_at: ended.started_at,
-            finished_at,
+            finished_at: ended.finished_at.unwrap_or_default(),
             exposed_until_then: exposed,
         });
     }
-    let exit = if not_rotated.is_empty() { Exit::Done } else { Exit::Partial };
-    tell(&Report { layers, not_rotated, left }, context)?;
-    Ok(exit)
+    let exit = if report.not_rotated.is_empty() { Exit::Done } else { Exit::Partial };
+    (report, Ok(exit))
 }
 
 fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
@@ -206,4 +213,84 @@ fn followed(begun: &Rotation, client: &Client, context: &Context) -> Result<Rota
     })?;
     bar.finish_and_clear();
     answer.json()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::args::Globals;
+    use crate::fake::FakeVault;
+
+    fn rotation(layer: &str, state: &str) -> String {
+        format!(
+            r#"{{"id":"r-{layer}","layer":"{layer}","state":"{state}","started_at":"2026-03-10T10:00:00Z","finished_at":"later"}}"#
+        )
+    }
+
+    fn listed(rotations: &[String]) -> (u16, String) {
+        (200, format!(r#"{{"data":[{}],"next":null}}"#, rotations.join(",")))
+    }
+
+    fn asked_of(answers: Vec<(u16, String)>) -> (FakeVault, Report, Result<Exit, Failure>) {
+        let fake = FakeVault::answering(answers);
+        let client = Client::anonymous(&fake.connection()).unwrap();
+        let context = Context { ui: Globals::default().ui(), globals: Globals::default() };
+        let args = Rotate {
+            layer: crate::args::Layer::All,
+            rate: None,
+            older_than: None,
+            subjects: Vec::new(),
+            forget: false,
+            passphrase_file: None,
+            key_file: None,
+            replace_all: false,
+            wait: false,
+            now: true,
+        };
+        let (report, outcome) =
+            every_layer(&args, &Keys { layers: Vec::new() }, &NewUnlocks::default(), &client, &context);
+        (fake, report, outcome)
+    }
+
+    fn layers(report: &Report) -> Vec<&str> {
+        report.layers.iter().map(|ended| ended.layer).collect()
+    }
+
+    #[test]
+    fn what_ended_is_told_when_a_later_layer_fails() {
+        let unlock = || (200, rotation("unlock", "done"));
+        let (_, report, outcome) = asked_of(vec![
+            unlock(),
+            unlock(),
+            listed(&[]),
+            (202, rotation("root", "failed")),
+            (200, rotation("root", "failed")),
+        ]);
+        assert_eq!(outcome.unwrap_err().exit, Exit::Failed);
+        assert_eq!(layers(&report), ["unlock"]);
+        assert_eq!(report.not_rotated, ["root", "keks", "deks", "lookups"]);
+
+        // The server has no place for a new unlock key: the others are rotated all the same.
+        let (_, report, outcome) = asked_of(vec![(409, "{}".into()), listed(&[]), (503, "{}".into())]);
+        outcome.unwrap_err();
+        assert_eq!(report.not_rotated, ["unlock", "root", "keks", "deks", "lookups"]);
+        assert_eq!((layers(&report), report.left), (vec![], UNLOCK_LEFT));
+    }
+
+    #[test]
+    fn one_that_is_paused_half_way_is_waited_for_until_somebody_lets_it_go_on() {
+        let mut answers = vec![(200, rotation("unlock", "done")), (200, rotation("unlock", "done"))];
+        for (layer, states) in [("root", &["done"][..]), ("keks", &["running", "paused", "paused", "done"])] {
+            answers.extend([listed(&[]), (202, rotation(layer, "queued"))]);
+            answers.extend(states.iter().map(|state| (200, rotation(layer, state))));
+        }
+        answers.extend([listed(&[rotation("deks", "paused")]), (200, rotation("deks", "paused"))]);
+        let (fake, report, outcome) = asked_of(answers);
+        assert_eq!(layers(&report), ["unlock", "root", "keks"]);
+        // Paused before it was ours, nobody may know of it.
+        let failure = outcome.unwrap_err();
+        assert!(failure.message.contains("a rotation of deks is paused"), "{}", failure.message);
+        assert_eq!(fake.requests().iter().filter(|asked| asked.starts_with("POST")).count(), 3);
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::SalvageReport;
 use crate::error::Error;
+use crate::memory;
 use crate::root::{FileSlot, RootEntry, RootError, RootSlot, SlotError, SlotPlace, Unlock};
 use crate::store::Store;
 use crate::trie::Header;
@@ -14,7 +15,7 @@ pub(super) async fn open_slots(
     report: &mut SalvageReport,
 ) -> Result<Vec<FileSlot>, Error> {
     let places = places.to_vec();
-    let tried = tokio::task::spawn_blocking(move || {
+    let tried = memory::blocking(move || {
         let open = |place| {
             let slot = FileSlot::open_place(place)?;
             slot.unlock(&unlock).map(|()| slot)
