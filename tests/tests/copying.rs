@@ -102,6 +102,12 @@ fn a_vault_moves_to_the_other_engine_and_back() {
     vault.set_engine(EngineName::Sled);
     serves(&vault, EngineName::Sled);
     assert!(!store(&vault).join("copy").exists(), "the store is no copy any more");
+
+    // There and back leaves two.
+    migrate(&vault, EngineName::Fjall, &[]).expect(0);
+    migrate(&vault, EngineName::Sled, &["--remove"]).expect(0);
+    assert_eq!(left(&vault), Vec::<String>::new());
+    serves(&vault, EngineName::Sled);
 }
 
 #[test]

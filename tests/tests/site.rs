@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 use vault_core::store::EngineName;
@@ -222,6 +223,30 @@ fn other_unlock_keys_take_the_place_of_those_before() {
     assert_eq!(running.admin.field("a", "email").expect(200).json()["value"], "a@example.org");
     running.stop();
     vault.verify().expect(0);
+}
+
+/// A terminal that is gone, or a full disk that its lines go to.
+#[test]
+fn a_command_whose_lines_nobody_takes_does_what_it_was_asked_for() {
+    let vault = Vault::configured();
+    let passphrase = vault.root().join("passphrase");
+    fs::write(&passphrase, "correct horse battery\n").unwrap();
+    let unheard = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#""$@" >/dev/full 2>&1"#, "sh"]).arg(server_command().get_program()).args(arguments);
+        command.status().unwrap().code()
+    };
+    let (config, key) = (vault.config(), vault.data().join("unlock.key"));
+    let config = config.to_str().unwrap();
+    assert_eq!(unheard(&["check-config", "--config", config]), Some(0));
+    let new = passphrase.to_str().unwrap();
+    assert_eq!(unheard(&["unlock-key", "--config", config, "--new-passphrase-file", new]), Some(0));
+    vault.refusal().says("unlock");
+    let (other, passphrase) = (vault.root().join("other.key"), passphrase.to_str().unwrap());
+    let other = other.to_str().unwrap();
+    fs::remove_file(key).unwrap();
+    let back = ["unlock-key", "--config", config, "--passphrase-file", passphrase, "--new-key-file", other];
+    assert_eq!(unheard(&back), Some(0), "the passphrase opens it");
 }
 
 #[test]

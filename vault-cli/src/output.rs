@@ -1,6 +1,6 @@
 //! What the operator sees: data on standard output, as tables or JSON; everything else on standard error.
 
-use std::fmt::Write as _;
+use std::fmt::{Arguments, Write as _};
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -41,13 +41,13 @@ impl Ui {
     /// A remark for people; silent under `--quiet`.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
-            anstream::eprintln!("{text}");
+            tell(format_args!("{text}\n"));
         }
     }
 
     /// Something that deserves attention; shown even under `--quiet`.
     pub(crate) fn warn(&self, text: &str) {
-        anstream::eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+        tell(format_args!("{YELLOW}warning:{YELLOW:#} {text}\n"));
     }
 
     /// One line of data.
@@ -87,7 +87,7 @@ impl Ui {
             return Err(Failure::usage(format!("{question} Nothing was done."))
                 .hint("nobody can be asked here: add --yes to agree beforehand"));
         }
-        anstream::eprint!("{question} Type yes to go on: ");
+        tell(format_args!("{question} Type yes to go on: "));
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
         match answer.trim() {
@@ -97,13 +97,18 @@ impl Ui {
     }
 }
 
+/// That nobody reads it any more is no reason to stop.
+fn tell(text: Arguments<'_>) {
+    let _ = anstream::stderr().write_fmt(text);
+}
+
 /// Tells the operator why the command ended.
 pub(crate) fn report(failure: &Failure) {
     if !failure.message.is_empty() {
-        anstream::eprintln!("{RED}error:{RED:#} {}", failure.message);
+        tell(format_args!("{RED}error:{RED:#} {}\n", failure.message));
     }
     if let Some(hint) = &failure.hint {
-        anstream::eprintln!("  {hint}");
+        tell(format_args!("  {hint}\n"));
     }
 }
 

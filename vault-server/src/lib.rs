@@ -2,6 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+/// A line on standard error for who runs the program. That nobody reads it any more is no reason to stop.
+macro_rules! note {
+    ($($told:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stderr(), $($told)*);
+    }};
+}
+
 mod app;
 mod archives;
 mod args;
@@ -41,7 +49,7 @@ use vault_core::vault::Vault;
 /// What the program does, as its arguments say.
 pub fn run() -> ExitCode {
     if let Err(why) = memory::hide() {
-        eprintln!("vault-server: core dumps could not be switched off ({why}): switch them off for this service");
+        note!("vault-server: core dumps could not be switched off ({why}): switch them off for this service");
     }
     let args = args::Args::parse();
     let outcome = commands::run(args);
@@ -49,7 +57,7 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("vault-server: {failure}");
+            note!("vault-server: {failure}");
             ExitCode::from(failure.exit)
         }
     }

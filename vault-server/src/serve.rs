@@ -49,6 +49,8 @@ pub(crate) async fn serve(
     let failed = |why: std::io::Error| Failure::failed(format!("the server cannot start ({why})"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    // A limit on the size of files makes writes fail then, as a full disk does, and does not end the process.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let handle = Handle::new();
     let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());

@@ -6,9 +6,9 @@
 //! ```
 //! A crash may cut the last frames short; they were not durable, so they are cut off at the next start.
 
-use std::fs::{File, OpenOptions, create_dir_all};
+use std::fs::{File, Metadata, OpenOptions, create_dir_all};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +28,10 @@ pub(super) struct Segment {
     pub(super) file: Arc<File>,
     /// Up to where it holds whole frames.
     len: u64,
+    /// Whether something else may be behind that.
+    torn: bool,
+    /// Which file it is, wherever that is now.
+    identity: (u64, u64),
 }
 
 impl Segment {
@@ -44,7 +48,7 @@ impl Segment {
             let _ = std::fs::remove_file(&path);
             return Err(why);
         }
-        Ok(Self { path, file: Arc::new(file), len: 0 })
+        Self::of(path, file, 0)
     }
 
     /// Goes on with one that holds whole frames up to `len`; what is behind is cut off.
@@ -52,29 +56,54 @@ impl Segment {
         let file = OpenOptions::new().append(true).open(&path)?;
         file.set_len(len)?;
         file.sync_all()?;
-        Ok(Self { path, file: Arc::new(file), len })
+        Self::of(path, file, len)
     }
 
-    /// Appends frames with one write. What an error left behind is cut off again.
+    fn of(path: PathBuf, file: File, len: u64) -> io::Result<Self> {
+        let identity = identity(&file.metadata()?);
+        Ok(Self { path, file: Arc::new(file), len, torn: false, identity })
+    }
+
+    /// Appends frames with one write. What an error left behind is cut off again, now or before anything else is appended.
     ///
     /// # Errors
-    /// The system's. `Err(None)` if the file cannot be cut either: then nothing may be appended any more.
-    pub(super) fn append(&mut self, frames: &[u8]) -> Result<(), Option<io::Error>> {
-        match (&*self.file).write_all(frames) {
-            Ok(()) => {
-                self.len += frames.len() as u64;
-                Ok(())
-            }
-            Err(error) => match self.file.set_len(self.len) {
-                Ok(()) => Err(Some(error)),
-                Err(_) => Err(None),
-            },
+    /// The system's, or that the file is not where the next start looks for it.
+    pub(super) fn append(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.mend()?;
+        self.torn = true;
+        if let Err(error) = (&*self.file).write_all(frames) {
+            let _ = self.cut();
+            return Err(error);
         }
+        self.torn = false;
+        self.len += frames.len() as u64;
+        Ok(())
+    }
+
+    /// Sees that it holds whole frames alone, and is in its place.
+    ///
+    /// # Errors
+    /// As for appending.
+    pub(super) fn mend(&mut self) -> io::Result<()> {
+        if !std::fs::metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
+            return Err(io::Error::other("its journal was removed or put elsewhere: put it back"));
+        }
+        if self.torn { self.cut() } else { Ok(()) }
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.torn = false;
+        Ok(())
     }
 
     pub(super) fn len(&self) -> u64 {
         self.len
     }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Adds an entry's frame.

@@ -36,17 +36,21 @@ impl Inner {
                 self.state().broken.get_or_insert(closed);
             }
             let settled = self.settle();
-            if let Err(why) = self.tidy() {
+            let in_place = self.state().segment.mend();
+            let is_in_place = in_place.is_ok();
+            if let Err(why) = in_place.and_then(|()| self.tidy()) {
                 // The journal has everything: it is tried again.
                 tracing::debug!(%why, "tiles of the audit log wait to be written");
             }
-            if let Err(error) = settled {
+            let broken = if closing { None } else { self.state().broken.clone() };
+            if let Some(error) = settled.err().or(broken) {
                 tracing::error!(%error, "the audit log cannot be made durable; nothing is acknowledged any more");
                 self.state().broken = Some(error);
                 self.durable.send_replace(u64::MAX);
                 return;
             }
-            if closing || signed.elapsed() >= SIGN_EVERY {
+            // Nothing is written to a place where the journal is not.
+            if is_in_place && (closing || signed.elapsed() >= SIGN_EVERY) {
                 signed = Instant::now();
                 if let Err(error) = self.sign() {
                     tracing::warn!(%error, "the head of the audit log could not be written");
@@ -94,6 +98,7 @@ impl Inner {
         self.bundle_up()?;
         files::keep_reserve(&self.dir)?;
         self.short.store(false, Ordering::Relaxed);
+        self.failing.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -121,8 +126,13 @@ impl Inner {
         let (bundled, spent) = {
             let mut state = self.state();
             if state.segment.len() > SEGMENT_MAX {
+                state.segment.mend()?;
                 // Before there is another: nobody syncs it later, and only the last one may be torn.
-                state.segment.file.sync_data()?;
+                if let Err(why) = state.segment.file.sync_data() {
+                    // The next time might pass over what this one could not write.
+                    state.broken = Some(LogError::unavailable(&self.dir, &why));
+                    return Err(why);
+                }
                 let fresh = Segment::create(&self.dir, state.size())?;
                 let full = std::mem::replace(&mut state.segment, fresh);
                 let end = state.size();

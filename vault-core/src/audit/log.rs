@@ -56,6 +56,8 @@ pub(super) struct Inner {
     pub(super) durable: watch::Sender<u64>,
     /// Whether the disk was full, and what is kept back for that is in use.
     pub(super) short: AtomicBool,
+    /// Whether the last entry was not taken, and nothing says yet that the next one would be.
+    pub(super) failing: AtomicBool,
     /// Held as long as the log is open.
     lock: Mutex<Option<File>>,
 }
@@ -132,6 +134,7 @@ impl Log {
             head: Mutex::new(head),
             durable,
             short: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         });
         let own = inner.clone();
@@ -156,22 +159,16 @@ impl Log {
             return Err(broken.clone());
         }
         let mut appended = state.segment.append(&frames);
-        if matches!(&appended, Err(Some(why)) if is_full(why)) {
+        if matches!(&appended, Err(why) if is_full(why)) {
             inner.short.store(true, Ordering::Relaxed);
             if files::release_reserve(&inner.dir) {
                 // Reads and shreds go on for a while on a full disk.
                 appended = state.segment.append(&frames);
             }
         }
-        if let Err(error) = appended {
-            return Err(match error {
-                Some(why) => LogError::unavailable(&inner.dir, &why),
-                None => {
-                    let why = "a write failed and cannot be taken back: start again".to_owned();
-                    let place = inner.dir.display().to_string();
-                    state.broken.insert(LogError::Unavailable { place, why }).clone()
-                }
-            });
+        if let Err(why) = appended {
+            inner.failing.store(true, Ordering::Relaxed);
+            return Err(LogError::unavailable(&inner.dir, &why));
         }
         let begin = state.size();
         state.recent.extend(encoded);
@@ -186,6 +183,11 @@ impl Log {
     /// Whether entries take what was kept back for them on a full disk, or even that is used up.
     pub fn is_short(&self) -> bool {
         self.inner().short.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes entries, as far as is known without one.
+    pub(crate) fn takes_entries(&self) -> bool {
+        !self.inner().failing.load(Ordering::Relaxed) && self.inner().state().broken.is_none()
     }
 
     /// Waits until everything before `end` is durable.

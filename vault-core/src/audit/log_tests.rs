@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -108,6 +109,76 @@ async fn a_torn_tail_that_nobody_was_told_of_is_cut_off() {
         assert_eq!(Entry::decode(&log.read(whole, 1).unwrap()[0]).unwrap().count, Some(whole));
         assert_eq!(log.read(0, 1000).unwrap().len() as u64, whole + 1);
     }
+}
+
+/// Until it takes entries again, or not any more.
+async fn until(log: &Log, takes: bool) {
+    for _ in 0..500 {
+        if log.takes_entries() == takes {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it does not become {takes}");
+}
+
+#[tokio::test]
+async fn nothing_is_taken_while_the_journal_is_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, away) = (dir.path().join("audit"), dir.path().join("away"));
+    let log = Log::open(&place).unwrap();
+    log.unlock(VAULT, key()).unwrap();
+    append(&log, 0..300);
+    settle(&log).await;
+    fs::rename(&place, &away).unwrap();
+    let refused = log.append(&[entry(300)]).unwrap_err().to_string();
+    assert!(refused.contains("put it back"), "{refused}");
+    until(&log, false).await;
+    // The thread has had its turns, and made nothing in its place.
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert!(!place.exists());
+    fs::rename(&away, &place).unwrap();
+    until(&log, true).await;
+    append(&log, 300..301);
+    settle(&log).await;
+    log.close();
+    let log = Log::open(&place).unwrap();
+    assert_eq!(log.size(), 301);
+    log.close();
+
+    // Another file of that name is not the journal either.
+    let log = Log::open(&place).unwrap();
+    fs::remove_dir_all(place.join("journal")).unwrap();
+    fs::create_dir(place.join("journal")).unwrap();
+    fs::write(place.join("journal/0000000000000000"), "").unwrap();
+    log.append(&[entry(301)]).unwrap_err();
+}
+
+/// A disk that became read-only, say: neither writing nor cutting off works for a while.
+#[tokio::test]
+async fn a_write_that_cannot_be_taken_back_is_so_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    append(&log, 0..3);
+    let unwritable = {
+        let mut state = log.inner().state();
+        let file = std::sync::Arc::new(fs::File::open(&state.segment.path).unwrap());
+        std::mem::replace(&mut state.segment.file, file)
+    };
+    for _ in 0..2 {
+        log.append(&[entry(3)]).unwrap_err();
+    }
+    assert!(!log.takes_entries());
+    // What a write left behind half way.
+    (&*unwritable).write_all(b"half a frame").unwrap();
+    log.inner().state().segment.file = unwritable;
+    until(&log, true).await;
+    append(&log, 3..5);
+    settle(&log).await;
+    log.close();
+    let log = Log::open(dir.path()).unwrap();
+    let counts: Vec<_> = log.read(0, 9).unwrap().iter().map(|line| Entry::decode(line).unwrap().count).collect();
+    assert_eq!(counts, (0..5).map(Some).collect::<Vec<_>>());
 }
 
 #[test]

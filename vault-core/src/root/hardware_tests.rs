@@ -209,6 +209,54 @@ fn an_hsm_is_one_of_several_unlock_keys_of_an_ordinary_slot() {
     });
 }
 
+/// Wherever other unlock keys are cut short: once they are there, no earlier state of the slot opens.
+#[test]
+fn unlock_keys_cut_short_leave_no_key_in_the_hsm_that_opens_an_earlier_state() {
+    let test = "root::hardware_tests::unlock_keys_cut_short_leave_no_key_in_the_hsm_that_opens_an_earlier_state";
+    with_softhsm(test, async |hsm| {
+        let place = hsm.token("hsm");
+        let unlock = || NewUnlock::Pkcs11(Hsm::new(place.clone()));
+        let opens = |image: &[u8]| {
+            let path = hsm.dir().join("image");
+            std::fs::write(&path, image).unwrap();
+            FileSlot::open(&path).unwrap().unlock(&Unlock::Pkcs11(Hsm::new(place.clone()))).is_ok()
+        };
+        let read = || std::fs::read(path(&hsm)).unwrap();
+        let open = || {
+            let slot = FileSlot::open(&path(&hsm)).unwrap();
+            slot.unlock(&Unlock::Pkcs11(Hsm::new(place.clone()))).unwrap();
+            slot
+        };
+        drop(FileSlot::create(&path(&hsm), VAULT, &[unlock()], &root(1)).unwrap());
+        let first = read();
+        let unlocks = std::sync::Arc::new(vec![unlock()]);
+        let slot = open();
+        slot.add_unlock_keys(&unlocks).await.unwrap();
+        let added = read();
+        slot.replace_unlock_keys(&unlocks).await.unwrap();
+        let replaced = read();
+        assert!(!opens(&first) && opens(&replaced));
+        drop(slot);
+
+        // Killed when the keys from before are destroyed and the slot still names them.
+        std::fs::write(path(&hsm), &added).unwrap();
+        let slot = open();
+        slot.add_unlock_keys(&unlocks).await.unwrap();
+        slot.replace_unlock_keys(&unlocks).await.unwrap();
+        drop(slot);
+        let last = read();
+        assert!(opens(&last) && ![&first, &added, &replaced].into_iter().any(|image| opens(image)));
+
+        // What is withdrawn leaves nothing either.
+        let slot = open();
+        slot.add_unlock_keys(&unlocks).await.unwrap();
+        slot.withdraw_unlock_keys(&unlocks).await.unwrap();
+        assert!(opens(&read()));
+        let left = Hsm::new(place.clone()).count_keys().unwrap();
+        assert_eq!(left, 1);
+    });
+}
+
 #[test]
 fn copies_of_a_slot_are_told_apart_from_slots_and_a_slot_is_wiped_with_its_key() {
     with_softhsm(

@@ -220,6 +220,15 @@ impl Hsm {
         })
     }
 
+    /// How many keys it has, whoever's they are.
+    #[cfg(test)]
+    pub(super) fn count_keys(&self) -> Result<usize, HsmError> {
+        self.with_session(|session| {
+            let found = session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY)]);
+            found.map(|keys| keys.len()).map_err(|error| self.failed(&error))
+        })
+    }
+
     fn others(&self, session: &Session, label: &str, keep: &[[u8; KEY_ID_LEN]]) -> Result<Vec<ObjectHandle>, HsmError> {
         let of_label = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
         let mut others = session.find_objects(&of_label).map_err(|error| self.failed(&error))?;

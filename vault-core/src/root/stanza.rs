@@ -178,6 +178,21 @@ impl Stanza {
         }
     }
 
+    /// The same where `added` was made of this unlock key for another slot key: an HSM keeps the key that it has.
+    pub(super) fn again(
+        added: &Stanza,
+        vault: VaultId,
+        unlock: &NewUnlock,
+        slot_key: &SlotKey,
+    ) -> Result<Self, StanzaError> {
+        match (unlock, &added.origin) {
+            (NewUnlock::Pkcs11(hsm), Origin::Pkcs11(made)) => {
+                Ok(Self::wrap(vault, added.origin, &made.open(vault, hsm)?, slot_key))
+            }
+            _ => Self::new(vault, unlock, slot_key),
+        }
+    }
+
     /// Wraps `slot_key` with a fresh key in an HSM.
     pub(super) fn in_hsm(vault: VaultId, hsm: &Hsm, family: [u8; 16], slot_key: &SlotKey) -> Result<Self, HsmError> {
         let (made, key) = HsmKey::make(vault, hsm, family)?;

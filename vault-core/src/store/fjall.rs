@@ -2,12 +2,14 @@
 //!
 //! Known of fjall 3.1.13, and answered here: it takes no empty keys (every key gets a byte in front); reads without a
 //! snapshot may see half of a batch (every read takes one); a power loss can leave a torn last batch, beside which it
-//! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); where a
-//! file is missing it takes the database for a new one and clears it away (it is not opened then); a kill while the database
-//! is made leaves files that it trips over (they are removed while nothing can be in them); a worker that fails leaves
-//! writers waiting for ever (we wait for the workers ourselves, and look whether they live); compaction needs room, and a
-//! disk without it ends all writing (its need is kept free).
+//! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); it believes
+//! the lengths in its lists of tables, whatever they ask for (`lists` looks first); where a file is missing it takes the
+//! database for a new one and clears it away (it is not opened then); a kill while the database is made leaves files that it
+//! trips over (they are removed while nothing can be in them); a worker that fails leaves writers waiting for ever (we wait
+//! for the workers ourselves, and look whether they live); compaction needs room, and a disk without it ends all writing
+//! (its need is kept free).
 
+mod lists;
 mod torn;
 
 use std::fs;
@@ -65,6 +67,7 @@ impl Fjall {
         let dir = dir.join(FILES);
         remove_unmade(&dir)?;
         look_for_missing(&dir)?;
+        look_through_lists(&dir)?;
         mend_journals(&dir)?;
         let (db, rows) = open_engine(&dir, cache_bytes)?;
         sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
@@ -176,6 +179,14 @@ fn look_for_missing(dir: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// A changed number in a list could end the process: it is told instead.
+fn look_through_lists(dir: &Path) -> Result<(), StoreError> {
+    match lists::damaged(dir).map_err(unavailable("its lists of tables cannot be looked through"))? {
+        Some(path) => Err(StoreError::Corrupt(format!("{} is damaged or missing", path.display()))),
+        None => Ok(()),
+    }
 }
 
 /// Makes the names of the directories durable: fjall syncs what it puts into a keyspace's directory, but not that there is

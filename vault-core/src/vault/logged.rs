@@ -1,7 +1,7 @@
 //! Writing the audit log: what a request did, before its answer leaves, and what the vault does by itself.
 
 use super::Vault;
-use crate::audit::{Action, Entry, Trail};
+use crate::audit::{Action, Entry, Log, Trail};
 use crate::error::Error;
 use crate::policy::Rule;
 
@@ -47,6 +47,11 @@ impl Vault {
             Some(log) if log.is_short() => Err(log.full().into()),
             _ => Ok(()),
         }
+    }
+
+    /// Whether it takes entries, as far as is known without one: if it does not, nothing is answered.
+    pub fn log_takes_entries(&self) -> bool {
+        self.inner.outbox.log().is_none_or(Log::takes_entries)
     }
 
     /// Writes entries of what is no request; they are durable when this returns, if they are of a kind that is waited for.

@@ -103,14 +103,14 @@ impl Inner {
         let slots: Vec<&FileSlot> = self.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).collect();
         for (at, slot) in slots.iter().enumerate() {
             if let Err(error) = slot.add_unlock_keys(&unlocks).await {
-                withdraw(&slots[..at], unlocks.len()).await.map_err(cut_short)?;
+                withdraw(&slots[..at], &unlocks).await.map_err(cut_short)?;
                 // This one may have taken them before it failed.
                 return Err(cut_short(error));
             }
         }
         if let Err(why) = memory::blocking(place).await.map_err(|_| cut_short(Error::Failed))? {
             tracing::error!(%why, "a new unlock key could not be put into its place");
-            withdraw(&slots, unlocks.len()).await.map_err(cut_short)?;
+            withdraw(&slots, &unlocks).await.map_err(cut_short)?;
             let told = "a new unlock key could not be put into its place, so those from before stay: the log says why";
             return Err(Undone { error: Error::Conflict(told), untouched: true });
         }
@@ -122,10 +122,10 @@ impl Inner {
 }
 
 /// Takes back what was added.
-async fn withdraw(slots: &[&FileSlot], count: usize) -> Result<(), SlotError> {
+async fn withdraw(slots: &[&FileSlot], unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
     let mut outcome = Ok(());
     for slot in slots {
-        let withdrawn = slot.withdraw_unlock_keys(count).await;
+        let withdrawn = slot.withdraw_unlock_keys(unlocks).await;
         outcome = outcome.and(withdrawn);
     }
     outcome

@@ -22,6 +22,6 @@ pub(super) fn run(args: &AdminTokenArgs, site: &Site) -> Result<(), Failure> {
         failure.if_in_use(". While it runs, whoever still has an admin's API token uses `vault-cli caller create`")
     })?;
     hand_over(&token, args.out.as_deref())?;
-    eprintln!("the lost API token still works until it is revoked: `vault-cli caller list`, `vault-cli caller revoke`");
+    note!("the lost API token still works until it is revoked: `vault-cli caller list`, `vault-cli caller revoke`");
     Ok(())
 }

@@ -80,7 +80,7 @@ async fn write(site: &Site, vault: &Vault, args: &BackupArgs, step: Step, out: &
         vault.keep_backup(ask.id).await?;
     }
     if let Some(Err(why)) = made.index.map(|index| site.backups.keep(&index)) {
-        eprintln!("warning: no increment can be made of this data plane, for its index could not be written: {why}");
+        note!("warning: no increment can be made of this data plane, for its index could not be written: {why}");
     }
     let manifest = made.manifest;
     say(&told(plane, &path, &format!("{} rows, {}", manifest.rows, HumanBytes(bytes))));

@@ -25,7 +25,7 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     };
     say(&format!("the configuration is good: {scheme}://{}, starts {start}", config.server.listen));
     for slot in site.slots_beside_store() {
-        eprintln!("warning: the root slot {slot} is on the same disk as the store: one image of that disk holds both");
+        note!("warning: the root slot {slot} is on the same disk as the store: one image of that disk holds both");
     }
     Ok(())
 }

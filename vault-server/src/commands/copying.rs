@@ -30,12 +30,7 @@ pub(super) fn migrate(args: &MigrateArgs, site: &Site) -> Result<(), Failure> {
         let (to, config) = (args.to, args.config.display());
         say(&format!("next: set `engine = \"{to}\"` under [store] in {config}, then start the server"));
     }
-    tell_old(
-        &places,
-        done.from,
-        args.copying.remove,
-        &format!("migrate --config {} --to {}", args.config.display(), args.to),
-    )
+    tell_olds(args, &places)
 }
 
 /// The store is kept by that engine: what is left to do is to remove the old one.
@@ -46,12 +41,14 @@ fn already(args: &MigrateArgs, site: &Site, places: &Places) -> Result<(), Failu
         Ok(store.close().await?)
     })?;
     say(&format!("the store is kept by {} already", args.to));
-    let olds = [EngineName::Sled, EngineName::Fjall].into_iter().filter(|engine| places.old(*engine).exists());
-    for engine in olds.collect::<Vec<_>>() {
-        let again = format!("migrate --config {} --to {}", args.config.display(), args.to);
-        tell_old(places, engine, args.copying.remove, &again)?;
-    }
-    Ok(())
+    tell_olds(args, places)
+}
+
+/// Of every store as it was: whoever goes there and back leaves two.
+fn tell_olds(args: &MigrateArgs, places: &Places) -> Result<(), Failure> {
+    let again = format!("migrate --config {} --to {}", args.config.display(), args.to);
+    let olds: Vec<_> = places.olds().collect();
+    olds.into_iter().try_for_each(|engine| tell_old(places, engine, args.copying.remove, &again))
 }
 
 pub(super) fn compact(args: &CompactArgs, site: &Site) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{} is not a loopback address. {told}", args.listen)));
     }
     if let Some((name, _)) = variables().find(|(name, _)| name.starts_with("UDV_") && name.contains("__")) {
-        eprintln!("{name} is not used: `dev` has no configuration. `vault-server init` and `run` have one");
+        note!("{name} is not used: `dev` has no configuration. `vault-server init` and `run` have one");
     }
     lock_memory(config::LockMemory::Auto)?;
     let listener = bind(args.listen)?;

@@ -82,7 +82,7 @@ fn refuse_existing(site: &Site, args: &InitArgs) -> Result<(), Failure> {
 
 fn warn(site: &Site) {
     for slot in site.slots_beside_store() {
-        eprintln!(
+        note!(
             "warning: the root slot {slot} is on the same disk as the store: who takes an image of that disk takes both. \
              Better: a disk of its own, without snapshots"
         );
@@ -128,15 +128,15 @@ fn tell(args: &InitArgs, unlocks: usize, token: &str) -> Result<(), Failure> {
         Failure::failed(format!("{failure}. {told}"))
     })?;
     if let Some(path) = &args.key_file {
-        eprintln!("the key file is {}: keep it off this machine", path.display());
+        note!("the key file is {}: keep it off this machine", path.display());
     }
     if unlocks < 2 {
-        eprintln!(
+        note!(
             "there is one unlock key only, and who loses it loses everybody's data: keep it in two places. A vault made \
              with both a passphrase and --key-file has two, and so has one with two slots in hardware"
         );
     }
-    eprintln!("serve the vault with: vault-server run --config {}", args.config.display());
+    note!("serve the vault with: vault-server run --config {}", args.config.display());
     Ok(())
 }
 
@@ -144,14 +144,14 @@ fn tell(args: &InitArgs, unlocks: usize, token: &str) -> Result<(), Failure> {
 pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), Failure> {
     match out {
         None => {
-            eprintln!("the admin's API token, shown this once:");
+            note!("the admin's API token, shown this once:");
             say(token);
             Ok(())
         }
         Some(path) => {
             let line = Zeroizing::new(format!("{token}\n"));
             files::write_secret(path, &line).map_err(|why| unwritable(path, &why))?;
-            eprintln!("the admin's API token is in {}", path.display());
+            note!("the admin's API token is in {}", path.display());
             Ok(())
         }
     }

@@ -64,7 +64,7 @@ impl Archives {
 fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Failure> {
     archives.tell();
     if !site.audit.exists() {
-        eprintln!(
+        note!(
             "warning: there is no audit log in {}, and a new one is begun: if there is one, put it there first",
             site.audit.display()
         );
@@ -137,7 +137,7 @@ fn drill(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), Fai
     [Some(place.as_path()), memory].into_iter().flatten().for_each(sweep);
     let scratch = scratch(&place)?;
     if memory.is_none() {
-        eprintln!(
+        note!(
             "warning: there is no {MEMORY}, so the root slots are copied to {}: images of that disk hold them",
             scratch.path().display()
         );
@@ -270,7 +270,7 @@ impl Slots {
             let copied = std::fs::create_dir(&to).and_then(|()| copy(slot.file(), &to));
             match copied {
                 Ok(file) => places.push(slot.moved_to(file)),
-                Err(why) => eprintln!("warning: the drill goes without the root slot {slot}: {why}"),
+                Err(why) => note!("warning: the drill goes without the root slot {slot}: {why}"),
             }
         }
         match places.is_empty() {

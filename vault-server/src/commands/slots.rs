@@ -80,16 +80,16 @@ async fn read(place: &SlotPlace, unlock: &Unlock, others: &[FileSlot]) -> Found 
 /// What is not wrong, and could be better.
 fn warn(site: &Site) {
     for slot in site.slots_beside_store() {
-        eprintln!("warning: the root slot {slot} is on the same disk as the store: one image of that disk holds both");
+        note!("warning: the root slot {slot} is on the same disk as the store: one image of that disk holds both");
     }
     let beside = |at: usize, place: &SlotPlace| {
         site.slots[..at].iter().any(|other| files::same_disk(other.file(), place.file()))
     };
     for (_, place) in site.slots.iter().enumerate().filter(|(at, place)| beside(*at, place)) {
-        eprintln!("warning: the root slot {place} shares its disk with another one: they are lost together");
+        note!("warning: the root slot {place} shares its disk with another one: they are lost together");
     }
     for place in site.slots.iter().filter(|place| !place.is_hardware()) {
-        eprintln!(
+        note!(
             "note: the root slot {place} is a file that its unlock key opens: images of its disk keep old roots, and \
              shreds do not reach F2"
         );

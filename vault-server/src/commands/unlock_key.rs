@@ -37,7 +37,7 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
                 let changed = vault.rotate(asked, None, None).await;
                 if let (Err(_), Some(path)) = (&changed, &args.new_key_file) {
                     let path = path.display();
-                    eprintln!(
+                    note!(
                         "keep {path} and the unlock key from before until this is done, for it may have begun; do it again with \
                          another file"
                     );
@@ -54,12 +54,12 @@ pub(super) fn run(args: &UnlockKeyArgs, config: &Config) -> Result<(), Failure> 
     say("the vault has other unlock keys and a new root key; those from before open it no more");
     say("a rotation of keks follows at the next start: until that is done, pages have keys from before");
     if let Some(path) = &args.new_key_file {
-        eprintln!("the key file is {}: keep it off this machine", path.display());
+        note!("the key file is {}: keep it off this machine", path.display());
     }
     if count < 2 {
-        eprintln!("there is one unlock key only, and who loses it loses everybody's data: keep it in two places");
+        note!("there is one unlock key only, and who loses it loses everybody's data: keep it in two places");
     }
-    eprintln!("if [unlock] of the configuration names a file from before, correct it");
+    note!("if [unlock] of the configuration names a file from before, correct it");
     Ok(())
 }
 

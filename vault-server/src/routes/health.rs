@@ -24,10 +24,13 @@ pub(crate) async fn alive() -> Response {
 /// Whether the vault serves: 503 while it is locked or has failed.
 #[utoipa::path(
     get, path = "/readyz", tag = "status",
-    responses((status = 200, body = Health), (status = 503, body = Health, description = "Locked or failed"))
+    responses((status = 200, body = Health), (status = 503, body = Health, description = "Locked or failed, or the audit log takes no entries"))
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response {
     match app.vault.status().state {
+        VaultState::Unlocked if !app.vault.log_takes_entries() => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "audit_unavailable" })
+        }
         VaultState::Unlocked => answer(StatusCode::OK, &Health { status: "ready" }),
         VaultState::Locked => answer(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "locked" }),
         VaultState::Failed => answer(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "failed" }),

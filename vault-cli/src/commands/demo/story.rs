@@ -1,5 +1,7 @@
 //! How the demo is told: one line a step, each with its verdict, and a summary.
 
+use std::io::Write;
+
 use clap::builder::styling::{AnsiColor, Style};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +40,7 @@ impl Story {
         let step = printable(text);
         if !self.ui.wants_json() {
             let (style, mark) = if ok { (GOOD, "✓") } else { (BAD, "✗") };
-            anstream::println!("{style}{mark}{style:#} {step}");
+            writeln!(anstream::stdout(), "{style}{mark}{style:#} {step}")?;
         }
         self.steps.push(Step { ok, step });
         Ok(())

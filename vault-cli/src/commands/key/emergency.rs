@@ -44,6 +44,9 @@ struct Ended {
 /// Pages or subjects a second: more than any machine does.
 const FASTEST: u32 = 1_000_000;
 
+/// How often somebody else may be faster in beginning a rotation.
+const OVERTAKEN_MAX: u32 = 5;
+
 const LEFT: &str = "copies of the store and of the slots from before stay open to the keys from before";
 const UNLOCK_LEFT: &str = "who opened the vault with an unlock key of before can do so again: run `vault-cli key rotate unlock` \
                            with --key-file or --replace-all, or `vault-server unlock-key` on the stopped vault. Copies of \
@@ -121,7 +124,8 @@ fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
     };
     let rows: Vec<_> = report.layers.iter().map(row).collect();
     context.ui.table(&["LAYER", "EXPOSED FROM", "UNTIL", "WHAT WAS EXPOSED"], &rows)?;
-    report.not_rotated.iter().for_each(|layer| context.ui.warn(&format!("{layer} was not rotated")));
+    let not_done = "was not rotated, unless a rotation of it goes on: see `vault-cli key status`";
+    report.not_rotated.iter().for_each(|layer| context.ui.warn(&format!("{layer} {not_done}")));
     context.ui.note(report.left);
     Ok(())
 }
@@ -153,10 +157,19 @@ fn rotated(
 ) -> Result<Rotation, Failure> {
     let layer = asked.layer;
     let since = keks_since.filter(|_| layer == "keks");
-    let by_itself = if layer == "unlock" { None } else { under_way(layer, since, client, context)? };
-    let begun: Rotation = match by_itself {
-        Some(begun) => begun,
-        None => begin(asked, unlocks, client, context)?.json()?,
+    let mut overtaken = 0;
+    let begun: Rotation = loop {
+        let by_itself = if layer == "unlock" { None } else { under_way(layer, since, client, context)? };
+        if let Some(begun) = by_itself {
+            break begun;
+        }
+        match begin(asked, unlocks, client, context) {
+            // Somebody else was faster: that one must end first, too.
+            Err(failure) if layer != "unlock" && failure.exit == Exit::Conflict && overtaken < OVERTAKEN_MAX => {
+                overtaken += 1;
+            }
+            begun => break begun?.json()?,
+        }
     };
     let ended = followed(&begun, client, context)?;
     match ended.state.as_str() {
@@ -285,12 +298,14 @@ mod tests {
             answers.extend([listed(&[]), (202, rotation(layer, "queued"))]);
             answers.extend(states.iter().map(|state| (200, rotation(layer, state))));
         }
+        // Somebody else was faster.
+        answers.extend([listed(&[]), (409, "{}".into())]);
         answers.extend([listed(&[rotation("deks", "paused")]), (200, rotation("deks", "paused"))]);
         let (fake, report, outcome) = asked_of(answers);
         assert_eq!(layers(&report), ["unlock", "root", "keks"]);
         // Paused before it was ours, nobody may know of it.
         let failure = outcome.unwrap_err();
         assert!(failure.message.contains("a rotation of deks is paused"), "{}", failure.message);
-        assert_eq!(fake.requests().iter().filter(|asked| asked.starts_with("POST")).count(), 3);
+        assert_eq!(fake.requests().iter().filter(|asked| asked.starts_with("POST")).count(), 4);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{COPIES, FileSlot, Inner, STANZAS_MAX, State, block, name};
 use crate::crypto::{Random, SlotKey};
 use crate::root::copies::next_sequence;
-use crate::root::stanza::{HsmKey, Stanza};
+use crate::root::stanza::Stanza;
 use crate::root::{NewUnlock, RootEntry, SlotError};
 
 impl FileSlot {
@@ -27,16 +27,17 @@ impl FileSlot {
         self.blocking(move |inner| inner.add_unlock_keys(&unlocks)).await
     }
 
-    /// Instead of the second step: the last `count` that were added open it no more.
+    /// Instead of the second step: these, which were added, open it no more.
     ///
     /// # Errors
     /// As for the first step; then they still do.
-    pub async fn withdraw_unlock_keys(&self, count: usize) -> Result<(), SlotError> {
-        self.blocking(move |inner| inner.withdraw_unlock_keys(count)).await
+    pub async fn withdraw_unlock_keys(&self, unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
+        let unlocks = unlocks.clone();
+        self.blocking(move |inner| inner.withdraw_unlock_keys(&unlocks)).await
     }
 
-    /// Second step: these and no others. Keys in an HSM that opened it before are destroyed, if they are in the HSM of
-    /// one of these.
+    /// Second step: these, which were added, and no others. Keys in an HSM that opened it before are destroyed, if they are in
+    /// the HSM of one of these.
     ///
     /// # Errors
     /// As for the first step; it may then be opened by the ones before or by these, and is to be changed again.
@@ -63,33 +64,41 @@ impl Inner {
         Ok(())
     }
 
-    fn withdraw_unlock_keys(&self, count: usize) -> Result<(), SlotError> {
+    fn withdraw_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), SlotError> {
+        let before = self.state().stanzas.clone();
+        let (others, added) = before.split_at(before.len().saturating_sub(unlocks.len()).max(1));
+        if let Err(error) = self.destroy(added, unlocks) {
+            // It opens nothing but what the slot was while it was there.
+            tracing::warn!(%error, "a key that is not used stays in the HSM");
+        }
         let mut state = self.state();
         let key = state.key.as_ref().ok_or_else(|| self.locked())?.duplicate();
         let (sequence, entries) = self.agreed(&state)?;
-        let mut stanzas = state.stanzas.clone();
-        stanzas.truncate(stanzas.len().saturating_sub(count).max(1));
-        self.write_both(sequence, &stanzas, &entries, &key)?;
-        state.stanzas = stanzas;
+        self.write_both(sequence, others, &entries, &key)?;
+        state.stanzas = others.to_vec();
         Ok(())
     }
 
     fn replace_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), SlotError> {
         let fresh = SlotKey::draw(&mut Random::for_keys(1));
-        let stanzas = self.wrapping(unlocks, &fresh)?;
-        let before = {
-            let mut state = self.state();
-            let (sequence, entries) = self.agreed(&state)?;
-            if let Err(error) = self.write_both(sequence, &stanzas, &entries, &fresh) {
-                // A copy may be sealed with it.
-                state.spent.push(fresh);
-                return Err(error);
-            }
-            state.key = Some(fresh);
-            state.spent.clear();
-            std::mem::replace(&mut state.stanzas, stanzas)
-        };
-        self.destroy(before.iter().filter_map(Stanza::hsm_key), unlocks)
+        let before = self.state().stanzas.clone();
+        let (others, added) = before.split_at(before.len().saturating_sub(unlocks.len()));
+        let again = |(added, unlock)| Stanza::again(added, self.vault, unlock, &fresh);
+        let stanzas = added.iter().zip(unlocks).map(again).collect::<Result<Vec<_>, _>>();
+        let stanzas = stanzas.map_err(|error| error.of_slot(&name(&self.path)))?;
+        // While the slot still names them, for after a kill they have to be known. It opens by those that were added.
+        self.destroy(others, unlocks)?;
+        let mut state = self.state();
+        let (sequence, entries) = self.agreed(&state)?;
+        if let Err(error) = self.write_both(sequence, &stanzas, &entries, &fresh) {
+            // A copy may be sealed with it.
+            state.spent.push(fresh);
+            return Err(error);
+        }
+        state.key = Some(fresh);
+        state.spent.clear();
+        state.stanzas = stanzas;
+        Ok(())
     }
 
     /// A slot key wrapped by each of these. Not under the lock: a passphrase costs an Argon2id run.
@@ -121,14 +130,11 @@ impl Inner {
         (sequence..).zip(0..COPIES).try_for_each(seal)
     }
 
-    fn destroy<'k>(
-        &self,
-        keys: impl Iterator<Item = &'k HsmKey> + Clone,
-        unlocks: &[NewUnlock],
-    ) -> Result<(), SlotError> {
+    /// Destroys the keys of these stanzas in the HSMs of `unlocks`.
+    fn destroy(&self, stanzas: &[Stanza], unlocks: &[NewUnlock]) -> Result<(), SlotError> {
         for unlock in unlocks {
             let NewUnlock::Pkcs11(hsm) = unlock else { continue };
-            for key in keys.clone() {
+            for key in stanzas.iter().filter_map(Stanza::hsm_key) {
                 let destroyed = hsm.destroy_all_but(&key.label(self.vault), &[]);
                 destroyed.map_err(|error| SlotError::Hsm { slot: name(&self.path), error })?;
             }

@@ -40,7 +40,7 @@ impl Places {
             PathBuf::from(name)
         };
         let places = Self { store: store.to_owned(), copy: beside(".new"), gone: beside(".gone") };
-        if !store.exists() && places.copy.join(MARK).is_file() && places.has_old() {
+        if !store.exists() && places.copy.join(MARK).is_file() && places.olds().next().is_some() {
             fs::rename(&places.copy, store).and_then(|()| places.sync()).map_err(|why| places.failed(&why))?;
         }
         if !store.is_dir() {
@@ -70,8 +70,9 @@ impl Places {
         PathBuf::from(name)
     }
 
-    fn has_old(&self) -> bool {
-        [EngineName::Sled, EngineName::Fjall].into_iter().any(|engine| self.old(engine).is_dir())
+    /// The engines that kept stores which are there as they were.
+    pub(super) fn olds(&self) -> impl Iterator<Item = EngineName> {
+        [EngineName::Sled, EngineName::Fjall].into_iter().filter(|engine| self.old(*engine).is_dir())
     }
 
     /// Ends what a kill left. The caller has the store open, so that no other process is at it.
@@ -104,7 +105,7 @@ impl Places {
         if !old.exists() {
             return Ok(());
         }
-        let told = "is left of an earlier call and would be in the way: remove it first";
+        let told = "is left of an earlier call and would be in the way: `vault-server compact --remove` removes it";
         Err(Failure::failed(format!("{} {told}", old.display())))
     }
 

@@ -50,6 +50,8 @@ pub(super) fn run(dir: &Path, args: &VerifyArgs, site: &Site) -> Result<(), Fail
         .await;
         pages.finish_and_clear();
         let mut salvage = salvage.map_err(|error| {
+            // It goes only if nothing is in it.
+            let _ = fs::remove_dir(dir);
             let told =
                 "nothing can be salvaged without the vault header and its root key, which lead to every other key";
             let failure = Failure::from(error);
@@ -58,7 +60,7 @@ pub(super) fn run(dir: &Path, args: &VerifyArgs, site: &Site) -> Result<(), Fail
                 false => failure,
             }
         })?;
-        eprintln!("warning: {} {WARNING}", dir.display());
+        note!("warning: {} {WARNING}", dir.display());
         let subjects = bar("salvaging", args.no_progress);
         let written = write_all(&mut salvage, dir, log.as_ref(), &subjects).await;
         subjects.finish_and_clear();
@@ -104,7 +106,7 @@ fn log_of(site: &Site) -> Option<Log> {
         false => Err(format!("the audit log {} is missing", site.audit.display())),
     };
     opened.unwrap_or_else(|why| {
-        eprintln!("warning: {why}: what is written here is not told in the audit log. Note it elsewhere");
+        note!("warning: {why}: what is written here is not told in the audit log. Note it elsewhere");
         None
     })
 }
