@@ -301,14 +301,11 @@ impl Vault {
         }
     }
 
-    /// What opens each of the root slots that unlock keys open: one in hardware has its own.
-    pub fn slot_unlocks(&self) -> Vec<Vec<Method>> {
+    /// What opens each of the root slots that unlock keys open: one in hardware has its own. Once no change of unlock keys is
+    /// under way, for half way of one the slots have those from before and those that come.
+    pub async fn slot_unlocks(&self) -> Vec<Vec<Method>> {
+        let _no_change = self.inner.changing_unlocks.lock().await;
         self.inner.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).map(FileSlot::methods).collect()
-    }
-
-    /// Whether unlock keys are being replaced: half way of that the slots have those from before and those that come.
-    pub fn is_changing_unlocks(&self) -> bool {
-        self.inner.changing_unlocks.try_lock().is_err()
     }
 
     /// What opens the root slots.

@@ -173,7 +173,7 @@ async fn a_new_key_is_put_in_its_place_while_both_open() {
     assert!(matches!(refused.await, Err(Error::Conflict(_))));
     assert!(opens(&path, &fixture.key));
     assert!(fixture.vault.keys().await.unwrap().of(Layer::Unlock).unwrap().last.is_none());
-    assert!(!opens(&path, &key) && fixture.vault.slot_unlocks() == [[Method::KeyFile]], "it is taken back");
+    assert!(!opens(&path, &key) && fixture.vault.slot_unlocks().await == [[Method::KeyFile]], "it is taken back");
     let taken_back = fixture.vault.rotations().await.unwrap().pop().unwrap();
     assert_eq!((taken_back.layer, taken_back.state), (Layer::Unlock, super::RotationState::Cancelled));
 
@@ -217,9 +217,13 @@ async fn while_unlock_keys_change_others_rotate_and_nobody_alters_it() {
     let root = fixture.vault.rotate(Layer::Root, None, None).await.unwrap().made;
     let vault = fixture.vault.clone();
     let altering = tokio::spawn(async move { vault.change_rotation(id, None, Some(5)).await });
+    // Who wants to know what opens the slots does not see the keys of before and those that come.
+    let vault = fixture.vault.clone();
+    let seen = tokio::spawn(async move { vault.slot_unlocks().await });
     // It is asked for before the root batch is.
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     placing.send(()).unwrap();
+    assert_eq!(seen.await.unwrap(), [[Method::KeyFile]]);
     assert!(matches!(altering.await.unwrap(), Err(Error::Conflict(_))));
     assert_eq!(changing.await.unwrap().unwrap().made.state, super::RotationState::Done);
     assert_eq!(fixture.ended(id).await.state, super::RotationState::Done, "and it stays so");

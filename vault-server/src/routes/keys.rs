@@ -19,7 +19,7 @@ use crate::auth::Who;
 use crate::body::{JsonBody, OfId, Shape, answer, subject};
 use crate::idempotency::{self, Once};
 use crate::new_unlock::{self, Sent};
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Keys {
@@ -138,7 +138,7 @@ impl<'a> Shape<'a> for NewRotation<'a> {
 
 impl NewRotation<'_> {
     /// What it asks for.
-    fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
+    async fn asked(self, app: &App) -> Result<vault::NewRotation, Problem> {
         let layer = Layer::parse(&self.layer);
         let layer = layer.ok_or_else(|| Problem::invalid("layer", "one of unlock, root, keks, deks, lookups"))?;
         let sent = Sent {
@@ -165,11 +165,7 @@ impl NewRotation<'_> {
             return match of_deks.into_iter().find(|(_, given)| *given) {
                 Some((field, _)) => Err(Problem::invalid(field, "only with the layer deks")),
                 None if layer == Layer::Unlock => {
-                    let slots = app.vault.slot_unlocks();
-                    if app.vault.is_changing_unlocks() {
-                        let told = "a rotation of unlock is under way: once it has ended, ask for this one again";
-                        return Err(Problem::new(Kind::Conflict, told));
-                    }
+                    let slots = app.vault.slot_unlocks().await;
                     new_unlock::rotation(&slots, app.unlock_source.as_ref(), sent)
                 }
                 None => Ok(layer.into()),
@@ -270,7 +266,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
 pub(crate) async fn rotate(State(app): State<App>, who: Who, once: Once, body: JsonBody) -> Result<Response, Problem> {
     let new = body.read::<NewRotation<'_>>()?;
     let rate = bounded(new.rate)?;
-    let asked = new.asked(&app)?;
+    let asked = new.asked(&app).await?;
     let once = once.request(&who, "/v1/keys/rotations", &body, StatusCode::ACCEPTED);
     let asked = app.vault.rotate(asked, rate, once.as_ref()).await?;
     let rotation = &asked.made;
