@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use serde_json::json;
-use vault_core::store::EngineName;
+use vault_core::store::{DiskOptions, DiskStore, EngineName};
 
 use crate::harness::{Finished, Vault, copy_dir, files_under, run, server_command};
 
@@ -108,6 +108,30 @@ fn a_vault_moves_to_the_other_engine_and_back() {
     migrate(&vault, EngineName::Sled, &["--remove"]).expect(0);
     assert_eq!(left(&vault), Vec::<String>::new());
     serves(&vault, EngineName::Sled);
+}
+
+/// What an engine makes of a store that lost its rows is none to take its place.
+#[test]
+fn a_store_without_its_vault_is_not_copied_and_nothing_is_removed() {
+    for engine in [EngineName::Sled, EngineName::Fjall] {
+        let vault = Vault::configured_in(tempfile::tempdir().unwrap(), engine);
+        fill(&vault);
+        let place = store(&vault);
+        let kept = vault.root().join("kept");
+        fs::rename(&place, &kept).unwrap();
+        fs::create_dir(&place).unwrap();
+        // Empty, as the engine makes one.
+        let options = DiskOptions { cache_bytes: 1 << 20, reserve_bytes: 0, min_free_bytes: 0 };
+        drop(DiskStore::open(engine, &place, options).unwrap());
+        let other = if engine == EngineName::Sled { EngineName::Fjall } else { EngineName::Sled };
+        compact(&vault, &["--remove"]).refused(8, "there is no vault in");
+        migrate(&vault, other, &["--remove"]).refused(8, "there is no vault in");
+        assert_eq!(left(&vault), Vec::<String>::new());
+        fs::remove_dir_all(&place).unwrap();
+        fs::rename(&kept, &place).unwrap();
+        compact(&vault, &["--remove"]).expect(0);
+        serves(&vault, engine);
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Known of fjall 3.1.13, and answered here: it takes no empty keys (every key gets a byte in front); reads without a
 //! snapshot may see half of a batch (every read takes one); a power loss can leave a torn last batch, beside which it
 //! refuses to open, and where a head in a journal is damaged it cuts off all that comes later (`torn` looks first); it believes
-//! the lengths in its lists of tables, whatever they ask for (`lists` looks first); where a file is missing it takes the
-//! database for a new one and clears it away (it is not opened then); a kill while the database is made leaves files that it
+//! the lengths in its lists of tables, whatever they ask for (`lists` looks first); where a file or a
+//! keyspace is missing it takes the database for a new one and clears it away (it is not opened then); a kill while the database is made leaves files that it
 //! trips over (they are removed while nothing can be in them); a worker that fails leaves writers waiting for ever (we wait
 //! for the workers ourselves, and look whether they live); compaction needs room, and a disk without it ends all writing
 //! (its need is kept free).
@@ -29,6 +29,9 @@ use super::{Row, StoreError, panics};
 
 /// The name of the directory of fjall's, in which it has a lock of its own.
 pub(super) const FILES: &str = "fjall";
+
+/// Beside it: the numbers of its keyspaces, noted once they are made.
+const MADE: &str = "fjall.made";
 
 /// How fjall's threads are named.
 pub(super) const THREADS: &[&str] = &["fjall:"];
@@ -64,13 +67,16 @@ pub(super) struct Fjall {
 impl Fjall {
     /// Opens the database in `dir`, or makes one there. The caller holds the directory's lock.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Fjall, StoreError> {
+        let made = dir.join(MADE);
         let dir = dir.join(FILES);
+        look_for_made(&made, &dir)?;
         remove_unmade(&dir)?;
         look_for_missing(&dir)?;
         look_through_lists(&dir)?;
         mend_journals(&dir)?;
         let (db, rows) = open_engine(&dir, cache_bytes)?;
         sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
+        note_made(&made, &dir).map_err(unavailable("what was made cannot be noted"))?;
         Ok(Fjall { db, rows, dir })
     }
 
@@ -152,6 +158,58 @@ fn remove_unmade(dir: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Corrupt("the engine's version marker is missing".into()));
     }
     fs::remove_dir_all(dir).map_err(unavailable("what was left half made cannot be removed"))
+}
+
+/// The keyspaces that were made are there, and nothing that fjall trips over: it ends the process at a name that is no number,
+/// and clears away every keyspace that the first one does not list.
+fn look_for_made(made: &Path, dir: &Path) -> Result<(), StoreError> {
+    let present = keyspaces(dir).map_err(unavailable("its directory cannot be read"))?;
+    if let Some(stray) = present.iter().find(|name| name.parse::<u64>().is_err()) {
+        let place = dir.join("keyspaces").join(stray);
+        return Err(StoreError::Corrupt(format!("{} is none of its own: move it away", place.display())));
+    }
+    let noted = match fs::read_to_string(made) {
+        Ok(noted) => noted,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unavailable("what was made cannot be read")(error)),
+    };
+    match noted.split_whitespace().find(|name| !dir.join("keyspaces").join(name).join("current").exists()) {
+        Some(missing) => {
+            let place = dir.join("keyspaces").join(missing);
+            Err(StoreError::Corrupt(format!(
+                "{} is missing, or {} is not what was written; put it back before anything else",
+                place.display(),
+                made.display()
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+fn note_made(made: &Path, dir: &Path) -> io::Result<()> {
+    let noted = keyspaces(dir)?.join(" ");
+    if fs::read_to_string(made).is_ok_and(|there| there == noted) {
+        return Ok(());
+    }
+    let fresh = made.with_extension("new");
+    fs::write(&fresh, noted)?;
+    fs::File::open(&fresh)?.sync_all()?;
+    fs::rename(&fresh, made)?;
+    fs::File::open(made.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The names of the directories of keyspaces.
+fn keyspaces(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir.join("keyspaces")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    names.sort();
+    Ok(names)
 }
 
 /// A file that a database always has, and without which fjall takes it for a new one and clears away what is there.

@@ -66,6 +66,14 @@ impl Vault {
         Ok(created)
     }
 
+    /// Whether a store is a vault's.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn is_in(store: &dyn Store) -> Result<bool, Error> {
+        Ok(store.get(meta::KEY).await?.is_some())
+    }
+
     /// Opens an existing vault, locked.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 
 mod places;
 
-use vault_core::store::{EngineName, Store, StoreError, copy};
+use vault_core::store::{DiskStore, EngineName, Store, StoreError, copy};
+use vault_core::vault::Vault;
 
 use self::places::Places;
 use super::{Failure, bar, block_on};
@@ -36,7 +37,7 @@ pub(super) fn migrate(args: &MigrateArgs, site: &Site) -> Result<(), Failure> {
 /// The store is kept by that engine: what is left to do is to remove the old one.
 fn already(args: &MigrateArgs, site: &Site, places: &Places) -> Result<(), Failure> {
     block_on(async {
-        let store = open(site, args.to, places)?;
+        let store = open(site, args.to, places).await?;
         places.tidy()?;
         Ok(store.close().await?)
     })?;
@@ -60,7 +61,7 @@ pub(super) fn compact(args: &CompactArgs, site: &Site) -> Result<(), Failure> {
     };
     if args.copying.remove && places.old(engine).exists() {
         // The store has to be one that opens before the other goes.
-        block_on(async { Ok(open(site, engine, &places)?.close().await?) })?;
+        block_on(async { Ok(open(site, engine, &places).await?.close().await?) })?;
         return tell_old(&places, engine, true, "");
     }
     let done = rebuild(site, &places, engine, &args.copying)?;
@@ -93,7 +94,7 @@ struct Rebuilt {
 fn rebuild(site: &Site, places: &Places, to: EngineName, args: &CopyingArgs) -> Result<Rebuilt, Failure> {
     let from = places.engine()?;
     block_on(async {
-        let source = open(site, from, places)?;
+        let source = open(site, from, places).await?;
         places.tidy()?;
         places.refuse_old(from)?;
         places.mark()?;
@@ -162,9 +163,19 @@ fn no_room(error: StoreError, places: &Places) -> Failure {
     }
 }
 
-fn open(site: &Site, engine: EngineName, places: &Places) -> Result<vault_core::store::DiskStore, Failure> {
+/// The store, which has to be a vault's: what else its engine makes of what is left there would take its place.
+async fn open(site: &Site, engine: EngineName, places: &Places) -> Result<DiskStore, Failure> {
     let opened = site.open_engine(engine, &places.store);
-    opened.map_err(|failure| failure.if_in_use(". Only a stopped vault's store can be copied"))
+    let store = opened.map_err(|failure| failure.if_in_use(". Only a stopped vault's store can be copied"))?;
+    if !Vault::is_in(&store).await? {
+        store.close().await?;
+        return Err(Failure::damage(format!(
+            "there is no vault in {}, for its META record is missing: nothing was changed. Put back what is missing there, or \
+             restore a backup",
+            places.store.display()
+        )));
+    }
+    Ok(store)
 }
 
 fn mib(bytes: u64) -> String {

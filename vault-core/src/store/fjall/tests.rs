@@ -251,6 +251,35 @@ async fn a_file_that_is_missing_costs_no_other() {
     }
 }
 
+/// A part of a copy, or a directory that was moved: fjall would clear away what is left.
+#[tokio::test]
+async fn a_keyspace_that_is_missing_or_elsewhere_costs_no_other() {
+    let whole = with_tables().await;
+    let keyspace = |dir: &Path, name: &str| dir.join("fjall/keyspaces").join(name);
+    let moves: &[(&str, Option<&str>)] = &[("0", None), ("1", None), ("1", Some("2")), ("0", Some("7"))];
+    for (from, to) in moves {
+        let dir = copy(whole.path());
+        let away = TempDir::new().unwrap();
+        let to = to.map_or(away.path().join("away"), |to| keyspace(dir.path(), to));
+        fs::rename(keyspace(dir.path(), from), &to).unwrap();
+        let before = files(dir.path(), |_| true);
+        let refused = open(FJALL, dir.path()).err();
+        assert!(matches!(&refused, Some(StoreError::Corrupt(why)) if why.contains("missing")), "{from}: {refused:?}");
+        assert_eq!(files(dir.path(), |_| true), before, "{from}");
+        fs::rename(to, keyspace(dir.path(), from)).unwrap();
+        assert_eq!(open(FJALL, dir.path()).unwrap().scan(b"", None, 99).await.unwrap().len(), 60);
+    }
+    // All of it.
+    let dir = copy(whole.path());
+    fs::remove_dir_all(dir.path().join(FILES)).unwrap();
+    assert!(matches!(open(FJALL, dir.path()), Err(StoreError::Corrupt(_))));
+    // At a name that is no number fjall ends the process.
+    let dir = copy(whole.path());
+    fs::create_dir(keyspace(dir.path(), "lost+found")).unwrap();
+    let refused = open(FJALL, dir.path()).err();
+    assert!(matches!(&refused, Some(StoreError::Corrupt(why)) if why.contains("lost+found")), "{refused:?}");
+}
+
 #[tokio::test]
 async fn a_flipped_bit_in_a_journal_takes_nothing_that_was_acknowledged() {
     let whole = filled(FJALL, 1).await;
