@@ -168,8 +168,8 @@ fn look_for_made(made: &Path, dir: &Path) -> Result<(), StoreError> {
         let place = dir.join("keyspaces").join(stray);
         return Err(StoreError::Corrupt(format!("{} is none of its own: move it away", place.display())));
     }
-    let noted = match fs::read_to_string(made) {
-        Ok(noted) => noted,
+    let noted = match fs::read(made) {
+        Ok(noted) => String::from_utf8_lossy(&noted).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(unavailable("what was made cannot be read")(error)),
     };
@@ -188,7 +188,7 @@ fn look_for_made(made: &Path, dir: &Path) -> Result<(), StoreError> {
 
 fn note_made(made: &Path, dir: &Path) -> io::Result<()> {
     let noted = keyspaces(dir)?.join(" ");
-    if fs::read_to_string(made).is_ok_and(|there| there == noted) {
+    if fs::read(made).is_ok_and(|there| there == noted.as_bytes()) {
         return Ok(());
     }
     let fresh = made.with_extension("new");
