@@ -139,7 +139,7 @@ fn without_the_key_or_the_header_nothing_is_salvaged() {
     rows.delete(pages.iter().map(|(key, _)| key.clone()).collect());
     rows.close();
     salvage(&vault, &to).refused(8, "nothing can be salvaged without the vault header");
-    assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "nothing was written");
+    assert!(!to.exists(), "nothing was written");
     let rows = Rows::open_with(&vault, EngineName::Sled);
     rows.put(pages);
     rows.close();
