@@ -10,6 +10,7 @@
 //! (its need is kept free).
 
 mod lists;
+mod made;
 mod torn;
 
 use std::fs;
@@ -29,9 +30,6 @@ use super::{Row, StoreError, panics};
 
 /// The name of the directory of fjall's, in which it has a lock of its own.
 pub(super) const FILES: &str = "fjall";
-
-/// Beside it: the numbers of its keyspaces, noted once they are made.
-const MADE: &str = "fjall.made";
 
 /// How fjall's threads are named.
 pub(super) const THREADS: &[&str] = &["fjall:"];
@@ -67,16 +65,16 @@ pub(super) struct Fjall {
 impl Fjall {
     /// Opens the database in `dir`, or makes one there. The caller holds the directory's lock.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Fjall, StoreError> {
-        let made = dir.join(MADE);
+        let noted = dir.join(made::NOTED);
         let dir = dir.join(FILES);
-        look_for_made(&made, &dir)?;
-        remove_unmade(&dir)?;
-        look_for_missing(&dir)?;
+        made::look_for_made(&noted, &dir)?;
+        made::remove_unmade(&dir)?;
+        made::look_for_missing(&dir)?;
         look_through_lists(&dir)?;
         mend_journals(&dir)?;
         let (db, rows) = open_engine(&dir, cache_bytes)?;
         sync_names(&dir).map_err(unavailable("the names of its directories cannot be made durable"))?;
-        note_made(&made, &dir).map_err(unavailable("what was made cannot be noted"))?;
+        made::note(&noted, &dir).map_err(unavailable("what was made cannot be noted"))?;
         Ok(Fjall { db, rows, dir })
     }
 
@@ -146,97 +144,6 @@ fn journal_bytes(dir: &Path) -> io::Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-/// Removes what a kill left of a database that was being made, in which there cannot be a row yet.
-fn remove_unmade(dir: &Path) -> Result<(), StoreError> {
-    if !dir.is_dir() || fs::metadata(dir.join("version")).is_ok_and(|marker| marker.len() >= 4) {
-        return Ok(());
-    }
-    // Made only after the marker is durable.
-    if dir.join("keyspaces/0").exists() {
-        return Err(StoreError::Corrupt("the engine's version marker is missing".into()));
-    }
-    fs::remove_dir_all(dir).map_err(unavailable("what was left half made cannot be removed"))
-}
-
-/// The keyspaces that were made are there, and nothing that fjall trips over: it ends the process at a name that is no number,
-/// and clears away every keyspace that the first one does not list.
-fn look_for_made(made: &Path, dir: &Path) -> Result<(), StoreError> {
-    let present = keyspaces(dir).map_err(unavailable("its directory cannot be read"))?;
-    if let Some(stray) = present.iter().find(|name| name.parse::<u64>().is_err()) {
-        let place = dir.join("keyspaces").join(stray);
-        return Err(StoreError::Corrupt(format!("{} is none of its own: move it away", place.display())));
-    }
-    let noted = match fs::read(made) {
-        Ok(noted) => String::from_utf8_lossy(&noted).into_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unavailable("what was made cannot be read")(error)),
-    };
-    match noted.split_whitespace().find(|name| !dir.join("keyspaces").join(name).join("current").exists()) {
-        Some(missing) => {
-            let place = dir.join("keyspaces").join(missing);
-            Err(StoreError::Corrupt(format!(
-                "{} is missing, or {} is not what was written; put it back before anything else",
-                place.display(),
-                made.display()
-            )))
-        }
-        None => Ok(()),
-    }
-}
-
-fn note_made(made: &Path, dir: &Path) -> io::Result<()> {
-    let noted = keyspaces(dir)?.join(" ");
-    if fs::read(made).is_ok_and(|there| there == noted.as_bytes()) {
-        return Ok(());
-    }
-    let fresh = made.with_extension("new");
-    fs::write(&fresh, noted)?;
-    fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, made)?;
-    fs::File::open(made.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
-/// The names of the directories of keyspaces.
-fn keyspaces(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(dir.join("keyspaces")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<_>>()?;
-    names.sort();
-    Ok(names)
-}
-
-/// A file that a database always has, and without which fjall takes it for a new one and clears away what is there.
-fn look_for_missing(dir: &Path) -> Result<(), StoreError> {
-    if !dir.join("version").exists() {
-        return Ok(());
-    }
-    let missing = |name: String| StoreError::Corrupt(format!("{name} is missing; put it back before anything else"));
-    let listed = |path: &Path| match fs::read_dir(path) {
-        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    };
-    let list = |path: &Path| listed(path).map_err(unavailable("its directory cannot be read"));
-    if !list(dir)?.iter().any(|path| path.extension().is_some_and(|extension| extension == "jnl")) {
-        return Err(missing("its journal".to_owned()));
-    }
-    let keyspaces = list(&dir.join("keyspaces"))?;
-    for keyspace in &keyspaces {
-        let current = keyspace.join("current");
-        // The first one lists the others.
-        let of_others = keyspace.ends_with("0") && keyspaces.len() > 1;
-        if !current.exists() && (of_others || !list(&keyspace.join("tables"))?.is_empty()) {
-            return Err(missing(current.display().to_string()));
-        }
-    }
-    Ok(())
 }
 
 /// A changed number in a list could end the process: it is told instead.

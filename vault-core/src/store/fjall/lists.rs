@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::made::listed;
+
 const CURRENT_LEN: usize = 8 + 16 + 1;
 const TRAILER_LEN: usize = 4 + 1 + 1 + 16 + 8 + 8;
 const TRAILER_START: &[u8] = b"SFA!\x01\x00";
@@ -22,13 +24,8 @@ const CONTENTS_MAX: u64 = 64 * 1024;
 
 /// The first file that is damaged, of the lists of all keyspaces in `dir` and of what they name.
 pub(super) fn damaged(dir: &Path) -> io::Result<Option<PathBuf>> {
-    let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
-        Ok(keyspaces) => keyspaces,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    for keyspace in keyspaces {
-        if let Some(damaged) = damaged_in(&keyspace?.path())? {
+    for keyspace in listed(&dir.join("keyspaces"))? {
+        if let Some(damaged) = damaged_in(&keyspace)? {
             return Ok(Some(damaged));
         }
     }

@@ -278,13 +278,13 @@ async fn a_keyspace_that_is_missing_or_elsewhere_costs_no_other() {
     // What was noted is damaged: a refusal, or it says nothing.
     for noted in [&b"0 3"[..], b"\xff", b"\0\0\0", b"0\x001"] {
         let dir = copy(whole.path());
-        fs::write(dir.path().join(MADE), noted).unwrap();
+        fs::write(dir.path().join(made::NOTED), noted).unwrap();
         assert!(matches!(open(FJALL, dir.path()), Err(StoreError::Corrupt(_))), "{noted:?}");
     }
     let dir = copy(whole.path());
-    fs::write(dir.path().join(MADE), "").unwrap();
+    fs::write(dir.path().join(made::NOTED), "").unwrap();
     drop(open(FJALL, dir.path()).unwrap());
-    assert_eq!(fs::read(dir.path().join(MADE)).unwrap(), b"0 1", "it is noted anew");
+    assert_eq!(fs::read(dir.path().join(made::NOTED)).unwrap(), b"0 1", "it is noted anew");
     // At a name that is no number fjall ends the process.
     let dir = copy(whole.path());
     fs::create_dir(keyspace(dir.path(), "lost+found")).unwrap();
