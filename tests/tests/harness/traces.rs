@@ -16,6 +16,8 @@ pub(crate) struct Traces {
 const MIN: usize = 5;
 /// Shorter numbers are in any log, as a duration or a fraction of a second.
 const MIN_DIGITS_IN_TEXT: usize = 8;
+/// Hexadecimal digits of an id.
+const ID_DIGITS: usize = 32;
 
 impl Traces {
     pub(crate) fn new(texts: impl IntoIterator<Item = String>) -> Self {
@@ -49,7 +51,7 @@ impl Traces {
             if self.starts[pair(bytes, at)] {
                 let start = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
                 let texts = self.by_start.get(&start).into_iter().flatten();
-                let here = texts.filter(|text| bytes[at..].starts_with(text));
+                let here = texts.filter(|text| bytes[at..].starts_with(text) && !by_chance(bytes, at, text));
                 found.extend(here.map(|text| String::from_utf8_lossy(text).into_owned()));
             }
             at += 1;
@@ -72,6 +74,17 @@ impl Traces {
     }
 }
 
+/// Whether a short number lies within an id: a vault's hexadecimal ids have any of five digits now and then.
+fn by_chance(bytes: &[u8], at: usize, text: &[u8]) -> bool {
+    let number = text.len() < MIN_DIGITS_IN_TEXT && text.iter().all(u8::is_ascii_digit);
+    let hex = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let around = || {
+        let before = bytes[..at].iter().rev().take(ID_DIGITS).take_while(hex).count();
+        before + bytes[at..].iter().take(ID_DIGITS).take_while(hex).count()
+    };
+    number && around() >= ID_DIGITS
+}
+
 fn pair(bytes: &[u8], at: usize) -> usize {
     usize::from(bytes[at]) << 8 | usize::from(bytes[at + 1])
 }
@@ -84,4 +97,16 @@ fn personal(customer: &Customer) -> Vec<String> {
     let first_line = address.lines().next().unwrap_or_default().to_owned();
     let without_plus = e164.trim_start_matches('+').to_owned();
     vec![customer.id.clone(), e164, without_plus, national, digits, customer.text("email"), first_line]
+}
+
+#[test]
+fn a_short_number_is_found_but_within_an_id() {
+    let traces = Traces::new(["50340".to_owned(), "+29050340".to_owned()]);
+    for told in ["phone 50340", "50340", "a50340f", "\u{4}50340\u{1}", "0123456789abcdef50340"] {
+        assert_eq!(traces.find(told.as_bytes()), ["50340"], "{told}");
+    }
+    assert_eq!(traces.find(b"+29050340").len(), 2);
+    for id in ["01a227d1950340e9a9215cbb29d9a4ed", "by=5034001a227d1e9a9215cbb29d9a4ed7;"] {
+        assert!(traces.find(id.as_bytes()).is_empty(), "{id}");
+    }
 }

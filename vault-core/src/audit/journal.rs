@@ -35,10 +35,29 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Begins a segment; its name is made durable.
-    pub(super) fn create(dir: &Path, first: u64) -> io::Result<Self> {
+    /// Begins the first segment of a journal.
+    pub(super) fn begin(dir: &Path) -> io::Result<Self> {
+        create_dir_all(dir.join("journal"))?;
+        Self::create(dir, 0)
+    }
+
+    /// Begins the segment that comes after this one.
+    ///
+    /// # Errors
+    /// The system's, or that this one is not in its place: then the other would be the beginning of another journal.
+    pub(super) fn next(&mut self, dir: &Path, first: u64) -> io::Result<Self> {
+        let next = Self::create(dir, first)?;
+        // Looked at last, for whatever comes after that meets `next`.
+        if let Err(why) = self.mend() {
+            let _ = std::fs::remove_file(&next.path);
+            return Err(why);
+        }
+        Ok(next)
+    }
+
+    /// Begins a segment in the directory that there is; its name is made durable.
+    fn create(dir: &Path, first: u64) -> io::Result<Self> {
         let journal = dir.join("journal");
-        create_dir_all(&journal)?;
         let path = journal.join(format!("{first:016x}"));
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         let synced = File::open(&journal).and_then(|names| names.sync_all());
@@ -146,12 +165,15 @@ pub(super) fn replay(dir: &Path) -> Result<Option<Replayed>, LogError> {
         Err(why) => return Err(unavailable(why)),
     }
     segments.sort();
+    // Begun and not used: the one before went on, whether it is still there or not. Only the last one may be empty.
+    let last = segments.pop();
+    segments.retain(|(_, path)| std::fs::metadata(path).is_ok_and(|found| found.len() > 0));
+    segments.extend(last);
     let Some(&(first, _)) = segments.first() else { return Ok(None) };
     let mut replayed = Replayed { first, entries: Vec::new(), segments: Vec::new(), len: 0, torn: false };
     for (begin, path) in segments {
         let next = first + replayed.entries.len() as u64;
         if begin != next && std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
-            // Begun and not used: the one before went on.
             continue;
         }
         if replayed.torn || begin != next {

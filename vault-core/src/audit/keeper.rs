@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::error::LogError;
 use super::files;
-use super::journal::{self, Bytes, Segment};
+use super::journal::{self, Bytes};
 use super::log::{Inner, Sync};
 use super::tree::{self, WIDTH};
 
@@ -26,7 +26,7 @@ impl Inner {
             Sync::Every(every) => every,
             Sync::Entry => Duration::from_millis(100),
         };
-        let mut signed = Instant::now();
+        let (mut signed, mut told) = (Instant::now(), false);
         loop {
             let closing = self.wait(every);
             if closing {
@@ -38,10 +38,12 @@ impl Inner {
             let settled = self.settle();
             let in_place = self.state().segment.mend();
             let is_in_place = in_place.is_ok();
-            if let Err(why) = in_place.and_then(|()| self.tidy()) {
-                // The journal has everything: it is tried again.
-                tracing::debug!(%why, "tiles of the audit log wait to be written");
+            let tidied = in_place.and_then(|()| self.tidy());
+            if let (Err(why), false) = (&tidied, told) {
+                // The journal has everything: it is tried again. Told once until it works.
+                tracing::warn!(%why, "tiles of the audit log wait to be written");
             }
+            told = tidied.is_err();
             let broken = if closing { None } else { self.state().broken.clone() };
             if let Some(error) = settled.err().or(broken) {
                 tracing::error!(%error, "the audit log cannot be made durable; nothing is acknowledged any more");
@@ -94,12 +96,14 @@ impl Inner {
 
     /// Moves on what is durable: into tiles and bundles, and out of the journal.
     fn tidy(&self) -> io::Result<()> {
-        self.tree().write()?;
-        self.bundle_up()?;
+        // The tree is let go in between.
+        let written = self.tree().write();
+        let moved = written.and_then(|()| self.bundle_up());
+        // Whatever is wrong with tiles, the journal takes entries.
         files::keep_reserve(&self.dir)?;
         self.short.store(false, Ordering::Relaxed);
         self.failing.store(false, Ordering::Relaxed);
-        Ok(())
+        moved
     }
 
     /// Writes full bundles, and lets segments of the journal go whose entries lie in durable tiles.
@@ -133,7 +137,8 @@ impl Inner {
                     state.broken = Some(LogError::unavailable(&self.dir, &why));
                     return Err(why);
                 }
-                let fresh = Segment::create(&self.dir, state.size())?;
+                let size = state.size();
+                let fresh = state.segment.next(&self.dir, size)?;
                 let full = std::mem::replace(&mut state.segment, fresh);
                 let end = state.size();
                 state.older.push_back((full.path, end));
@@ -148,7 +153,11 @@ impl Inner {
         }
         self.sync_tiles(&spent[0], bundled)?;
         for path in &spent {
-            std::fs::remove_file(path)?;
+            match std::fs::remove_file(path) {
+                // Its entries lie in tiles: whoever took it away did no harm.
+                Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+                _ => {}
+            }
         }
         self.state().older.drain(..spent.len());
         File::open(self.dir.join("journal"))?.sync_all()

@@ -117,7 +117,7 @@ impl Log {
             None if tree::tile_path(dir, 0, 0).exists() => {
                 return Err(LogError::damaged(dir, 0, "its journal is missing"));
             }
-            None => (Segment::create(dir, 0).map_err(told)?, VecDeque::new()),
+            None => (Segment::begin(dir).map_err(told)?, VecDeque::new()),
         };
         for entry in &recent {
             tree.push(tlog_tiles::record_hash(entry));

@@ -154,6 +154,53 @@ async fn nothing_is_taken_while_the_journal_is_elsewhere() {
     log.append(&[entry(301)]).unwrap_err();
 }
 
+/// At a turn-over, say, when it was there a moment before.
+#[tokio::test]
+async fn no_segment_follows_one_that_is_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, away) = (dir.path().join("journal"), dir.path().join("away"));
+    let log = Log::open(dir.path()).unwrap();
+    append(&log, 0..10);
+    settle(&log).await;
+    fs::rename(&journal, &away).unwrap();
+    log.inner().state().segment.next(dir.path(), 10).err().unwrap();
+    assert!(!journal.exists());
+    fs::create_dir(&journal).unwrap();
+    let refused = log.inner().state().segment.next(dir.path(), 10).err().unwrap();
+    assert!(refused.to_string().contains("put it back"), "{refused}");
+    assert_eq!(fs::read_dir(&journal).unwrap().count(), 0, "it leaves none behind");
+    fs::remove_dir(&journal).unwrap();
+    fs::rename(away, journal).unwrap();
+    append(&log, 10..12);
+    settle(&log).await;
+    log.close();
+    assert_eq!(Log::open(dir.path()).unwrap().size(), 12);
+}
+
+/// Somebody who tidies up by hand: what the journal still has to do goes on.
+#[tokio::test]
+async fn a_segment_that_was_taken_away_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    append(&log, 0..100);
+    settle(&log).await;
+    log.inner().state().older.push_front((dir.path().join("journal/gone"), 50));
+    let waits = || log.inner().state().older.iter().any(|(path, _)| path.ends_with("gone"));
+    // It is in the way of the turn-over, and of nothing else.
+    log.inner().failing.store(true, std::sync::atomic::Ordering::Relaxed);
+    until(&log, true).await;
+    append(&log, 100..600);
+    for _ in 0..100 {
+        settle(&log).await;
+        if !waits() {
+            break;
+        }
+    }
+    assert!(!waits(), "it is forgotten once its entries lie in tiles");
+    log.close();
+    assert_eq!(Log::open(dir.path()).unwrap().size(), 600);
+}
+
 /// A disk that became read-only, say: neither writing nor cutting off works for a while.
 #[tokio::test]
 async fn a_write_that_cannot_be_taken_back_is_so_later() {
@@ -264,6 +311,24 @@ async fn a_segment_that_was_begun_and_not_used_is_in_nobodys_way() {
     settle(&log).await;
     log.close();
     assert_eq!(Log::open(dir.path()).unwrap().size(), 101);
+    // Nor is it once the segments before it are gone.
+    let log = Log::open(dir.path()).unwrap();
+    append(&log, 101..4000);
+    for _ in 0..100 {
+        settle(&log).await;
+        if !dir.path().join("journal").join(format!("{:016x}", 0)).exists() {
+            break;
+        }
+        append(&log, log.size()..log.size() + 300);
+    }
+    let size = log.size();
+    log.close();
+    let left = fs::read_dir(dir.path().join("journal")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
+    assert!(left.contains(&format!("{:016x}", 60)) && !left.contains(&format!("{:016x}", 0)), "{left:?}");
+    let log = Log::open(dir.path()).unwrap();
+    assert_eq!(log.size(), size);
+    log.close();
     // One with something in it is not passed over.
     fs::write(dir.path().join("journal").join(format!("{:016x}", 60)), b"x").unwrap();
     assert!(matches!(Log::open(dir.path()), Err(LogError::Damaged { .. })));

@@ -72,7 +72,7 @@ async fn any_request_is_answered_and_none_breaks_the_server() {
             site.vault.unlock(source.read().unwrap()).await.unwrap();
         }
     }
-    note!("{sent} requests, {taken} of them done");
+    eprintln!("{sent} requests, {taken} of them done");
     assert!(taken > 50, "the requests never come past the first check");
     let read = site.get("/v1/subjects/jane").await;
     assert!([200, 410].contains(&read.status), "it goes on serving: {}", read.text);
