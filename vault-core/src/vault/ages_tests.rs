@@ -31,8 +31,9 @@ fn in_days(days: u64) -> Timestamp {
 }
 
 async fn due_in(fixture: &Fixture, days: u64) -> Vec<&'static str> {
-    let at = in_days(days);
     let status = fixture.vault.keys().await.unwrap();
+    // Taken last: what is due by shreds is due from when it was looked at.
+    let at = in_days(days);
     status.layers.iter().filter(|layer| layer.is_due(at)).map(|layer| layer.layer.as_str()).collect()
 }
 
