@@ -104,6 +104,18 @@ pub enum Error {
         "stored data is damaged ({0}): run `vault-server verify`, keep a copy, and restore what it lists from a backup"
     )]
     Damaged(&'static str),
+    /// The store lacks commits that the audit log tells of.
+    #[error(
+        "the store is older than its audit log: its last commit is {commit}, the log tells of {told}, so that what was written \
+         in between is lost. Put the present store back, or restore a backup; to serve it as it is, without what is lost, \
+         start it once with `--accept-loss`"
+    )]
+    OlderThanLog {
+        /// The store's last commit.
+        commit: u64,
+        /// The last one that the log tells of.
+        told: u64,
+    },
     /// The engine failed earlier; nothing is acknowledged any more.
     #[error("the storage engine failed and takes no more writes: restart the server, its log says why")]
     Failed,

@@ -44,7 +44,7 @@ pub(crate) enum Command {
     ///
     /// Unlock it with `vault-cli unlock`. SIGTERM finishes what was begun and stops within 10 seconds; SIGHUP reads the
     /// TLS certificate again.
-    Run(RunArgs),
+    Run(ServeArgs),
     /// Check a stopped vault from end to end: every page reachable, every row and field opens. Exits 8 on damage.
     ///
     /// With --salvage DIR it writes out what of a damaged vault still opens: the last resort where there is no backup to
@@ -88,7 +88,7 @@ pub(crate) enum Command {
     /// keys.
     UnlockKey(UnlockKeyArgs),
     /// Read the configuration file, with UDV_SECTION__KEY overrides, and say what is wrong with it.
-    CheckConfig(RunArgs),
+    CheckConfig(ConfigArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -99,6 +99,16 @@ pub(crate) struct DevArgs {
     /// Where to listen; a loopback address. Port 0 takes any free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8250")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) accepting: AcceptingArgs,
+}
+
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct AcceptingArgs {
+    /// Serve a store that is older than its audit log, though what the log tells of later is lost: put back as it was
+    /// before, or damaged so that its engine dropped its last writes. Needed once; the audit log tells that it was done.
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -126,7 +136,15 @@ pub(crate) struct InitArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct RunArgs {
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) of: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) accepting: AcceptingArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,

@@ -106,6 +106,12 @@ impl Site {
         }
     }
 
+    /// Whether a store is served that lacks what its audit log tells of.
+    pub(crate) fn accepting_loss(mut self, accept_loss: bool) -> Self {
+        self.options.accept_loss = accept_loss;
+        self
+    }
+
     /// Makes the vault; it is unlocked afterwards.
     ///
     /// # Errors

@@ -70,7 +70,20 @@ fn rolled_back(between: impl FnOnce(&mut Stage, &Running)) -> &'static str {
     running.server.kill();
     std::fs::remove_dir_all(&store).unwrap();
     copy_dir(&older, &store);
-    let Ok(running) = stage.vault.try_start() else { return "refused" };
+    match stage.vault.try_start() {
+        Ok(_) => panic!("an older store was put back, and it is served without a word"),
+        Err(refusal) if refusal.text.contains("older than its audit log") => {}
+        Err(_) => return "refused",
+    }
+    // Who takes it upon himself has it served; the model must find it.
+    let mut accepting = stage.vault.command();
+    accepting.arg("--accept-loss");
+    let running = stage.vault.start_with(accepting).unwrap_or_else(|refusal| panic!("{}", refusal.text));
+    let told = running.admin.get("/v1/audit/entries?limit=1000").expect(200).body;
+    assert!(told.contains("accept_loss"), "the log does not tell that it is served: {told}");
+    running.stop();
+    // From now on it is as new as its log.
+    let running = stage.vault.start();
     let client = running.admin.for_purpose("account");
     match stage.workers.iter_mut().any(|worker| deviates(worker.model.settle(&client))) {
         true => "found by the model",

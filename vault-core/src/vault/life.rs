@@ -13,7 +13,7 @@ use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Alarm, Command, QUEUE, Writer};
 use super::{Inner, Tasks, Vault, ages, callers, erase, idempotency, restore, retained, retention, schema, slots};
-use crate::audit::trail;
+use crate::audit::{Action, Entry, Outcome, trail};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -120,7 +120,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
-    /// changed; [`Error::Damaged`].
+    /// changed; [`Error::OlderThanLog`] unless [`VaultOptions::accept_loss`]; [`Error::Damaged`].
     pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
         memory::apart(|| self.unlock_and_start(unlock, Finalizing::Resumed)).await
     }
@@ -172,9 +172,15 @@ impl Vault {
         if cfg!(not(test)) {
             Timestamp::told_before(meta.at);
         }
-        if matches!(finalizing, Finalizing::Resumed) {
-            inner.recover_outbox(&header).await?;
-        }
+        let (meta, row) = match finalizing {
+            Finalizing::Resumed => {
+                let settled = inner.as_new_as_its_log(meta, row, &header).await?;
+                inner.recover_outbox(&header).await?;
+                settled
+            }
+            // The difference stays to be seen.
+            Finalizing::AtRest => (meta, row),
+        };
         let schema = Arc::new(schema::load(inner, &header).await?);
         if let Some(log) = inner.outbox.log().filter(|log| log.size() < meta.logged) {
             tracing::error!(
@@ -183,18 +189,7 @@ impl Vault {
                 "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
             );
         }
-        let told = inner.told_of(meta.logged);
-        if told > meta.sequence {
-            tracing::error!(
-                commit = meta.sequence,
-                told,
-                "the store is older than its audit log: what the log tells of later commits is lost. Stop the server and restore \
-                 a backup, or do again what the log tells"
-            );
-        }
         let Meta { counts, sequence, logged, .. } = meta;
-        // The outbox would take the next commits for told. At rest there is none, and the difference stays to be seen.
-        let sequence = if matches!(finalizing, Finalizing::Resumed) { sequence.max(told) } else { sequence };
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, mut job_queue) = mpsc::unbounded_channel();
@@ -370,6 +365,34 @@ impl Inner {
         self.keeper.clear();
         self.file_slots.iter().for_each(FileSlot::lock);
         self.pages.clear();
+    }
+
+    /// Refuses a store that is older than its audit log: what the log tells of later is lost, and answers would not say so.
+    /// Where somebody took that upon himself, the store counts as new as the log from here on, and the log tells it.
+    async fn as_new_as_its_log(&self, mut meta: Meta, row: Vec<u8>, header: &Header) -> Result<(Meta, Vec<u8>), Error> {
+        let told = self.told_of(meta.logged);
+        let Some(lost) = told.checked_sub(meta.sequence).filter(|lost| *lost > 0) else { return Ok((meta, row)) };
+        if !self.options.accept_loss {
+            return Err(Error::OlderThanLog { commit: meta.sequence, told });
+        }
+        tracing::error!(
+            commit = meta.sequence,
+            told,
+            "the store is older than its audit log, and is served as it is: do again what the log tells of later commits"
+        );
+        let entry = Entry { count: Some(lost), ..Entry::new(Action::AcceptLoss, Outcome::Done) };
+        let end = self.outbox.append(&[entry])?;
+        if let Some(log) = self.outbox.log() {
+            log.durable(end).await?;
+        }
+        // The outbox would take the next commits for told.
+        meta.sequence = told;
+        let settled = meta.seal(header.meta_key());
+        let mut batch = Batch::default();
+        batch.expect.push((meta::KEY.to_vec(), Expect::Value(row)));
+        batch.put.push((meta::KEY.to_vec(), settled.clone()));
+        self.store.commit(batch).await?;
+        Ok((meta, settled))
     }
 
     /// The newest commit that the log tells of, as far as it has entries from `begin` on. A log that does not read is told of

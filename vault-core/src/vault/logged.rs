@@ -24,6 +24,7 @@ impl Action {
                 | Self::LogKey
                 | Self::Backup
                 | Self::Restore
+                | Self::AcceptLoss
         )
     }
 }

@@ -252,3 +252,42 @@ async fn requests_that_end_together_are_each_logged_once_or_none_is_answered() {
     let left = entries(&fixture.log).split_off(before + 200);
     assert_eq!(left.iter().map(|entry| entry.what).collect::<Vec<_>>(), [Action::Read, Action::Stop]);
 }
+
+#[tokio::test]
+async fn a_store_that_lacks_what_its_log_tells_is_served_only_to_who_takes_the_loss() {
+    let mut fixture = Fixture::new().await;
+    put(&fixture.vault, "a", EMAIL).await.unwrap();
+    let old = Arc::new(fixture.store.fork());
+    put(&fixture.vault, "b", EMAIL).await.unwrap();
+    put(&fixture.vault, "c", EMAIL).await.unwrap();
+    fixture.vault.close().await.unwrap();
+    let unlock = || Unlock::KeyFile(fixture.key.duplicate());
+
+    let before = old.scan(&[], None, 1000).await.unwrap();
+    let stale = fixture.open(old.clone()).await.unwrap();
+    let refused = stale.unlock(unlock()).await.unwrap_err();
+    assert!(matches!(refused, Error::OlderThanLog { commit, told } if told == commit + 2), "{refused:?}");
+    assert!(matches!(stale.read_fields(&id("a"), None, &full()).await, Err(Error::Locked)));
+    stale.close().await.unwrap();
+    assert_eq!(old.scan(&[], None, 1000).await.unwrap(), before, "a refusal changes nothing");
+
+    let size = fixture.log.size();
+    let options = VaultOptions { accept_loss: true, log: Some(fixture.log.clone()), ..VaultOptions::default() };
+    let taken = Vault::open(old.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
+    taken.unlock(unlock()).await.unwrap();
+    let entry = Entry::decode(&fixture.log.read(size, 1).unwrap()[0]).unwrap();
+    assert_eq!((entry.what, entry.count), (Action::AcceptLoss, Some(2)));
+    taken.close().await.unwrap();
+
+    // Nobody has to take it again, and what is written from here on is told.
+    fixture.store = old;
+    fixture.vault = fixture.open(fixture.store.clone()).await.unwrap();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    assert_eq!(fixture.read("a", "email").await.unwrap(), EMAIL[0].1);
+    assert!(matches!(fixture.read("b", "email").await, Err(Error::UnknownSubject)));
+    let newest = commits(&fixture.log).pop();
+    put(&fixture.vault, "b", EMAIL).await.unwrap();
+    assert!(commits(&fixture.log).pop() > newest, "the outbox takes the commit for told");
+    fixture.restart().await;
+    assert_eq!(fixture.read("b", "email").await.unwrap(), EMAIL[0].1);
+}

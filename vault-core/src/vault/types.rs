@@ -36,6 +36,8 @@ pub struct VaultOptions {
     pub slot_rotation_seconds: u64,
     /// How old keys may get.
     pub keys: KeyPolicy,
+    /// Whether a store that lacks commits which the log tells of is served all the same.
+    pub accept_loss: bool,
     /// Where it is logged what is done; none only where nobody else has access.
     pub log: Option<Log>,
 }
@@ -51,6 +53,7 @@ impl Default for VaultOptions {
             approve_above: 0,
             slot_rotation_seconds: 3600,
             keys: KeyPolicy::default(),
+            accept_loss: false,
             log: None,
         }
     }

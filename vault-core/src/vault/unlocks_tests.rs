@@ -34,6 +34,8 @@ async fn one_set_takes_the_place_of_another() {
     let mut fixture = Fixture::new().await;
     fixture.put("a", &[("email", r#""a@example.org""#)]).await.unwrap();
     let before = fixture.vault.keys().await.unwrap();
+    // Times are told in milliseconds.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     let (key, _) = new_key_file();
     let unlocks = vec![new_passphrase(), NewUnlock::KeyFile(key.duplicate())];
     change(&fixture.vault, unlocks).await.unwrap();

@@ -32,7 +32,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         if is_new(&dir)? {
             make(&dir).await?;
         }
-        let site = Site::of_dir(&dir);
+        let site = Site::of_dir(&dir).accepting_loss(args.accepting.accept_loss);
         let vault = site.open().await?;
         site.unlock(&vault, None).await?;
         let limits = config::Limits::default();
@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn others_are_not_served() {
-        let args = DevArgs { data: "unused".into(), listen: "0.0.0.0:0".parse().unwrap() };
+        let accepting = crate::args::AcceptingArgs { accept_loss: false };
+        let args = DevArgs { data: "unused".into(), listen: "0.0.0.0:0".parse().unwrap(), accepting };
         let failure = run(&args).unwrap_err();
         assert_eq!(failure.exit, 2);
         assert!(failure.to_string().contains("TLS"));

@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             dev::run(&args)
         }
         Command::Init(args) => init::run(&args, &load(&args.config, format)?),
-        Command::Run(args) => run::run(&load(&args.config, format)?),
+        Command::Run(args) => run::run(&load(&args.of.config, format)?, args.accepting),
         Command::Verify(args) => verify::run(&args, &site(&args.which, format)?),
         Command::Backup(args) => backup::run(&args, format),
         Command::Restore(args) => restore::run(&args, &site(&args.which, format)?),
@@ -151,6 +151,7 @@ impl From<Error> for Failure {
                 | RootError::Store(StoreError::Corrupt(_)),
             )
             | Error::Damaged(_)
+            | Error::OlderThanLog { .. }
             | Error::Store(StoreError::Corrupt(_))
             | Error::Slot(SlotError::Damaged { .. }) => Self::damage(error.to_string()),
             _ => Self::failed(error.to_string()),

@@ -4,15 +4,16 @@ use axum_server::tls_rustls::RustlsConfig;
 
 use super::{Failure, block_on};
 use crate::app::App;
+use crate::args::AcceptingArgs;
 use crate::config::{Config, Tls};
 use crate::process::lock_memory;
 use crate::serve::{bind, say, serve};
 use crate::site::Site;
 use crate::tls;
 
-pub(super) fn run(config: &Config) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, accepting: AcceptingArgs) -> Result<(), Failure> {
     lock_memory(config.process.lock_memory)?;
-    let site = Site::of_config(config);
+    let site = Site::of_config(config).accepting_loss(accepting.accept_loss);
     for slot in site.slots_beside_store() {
         tracing::warn!(slot, "this root slot is on the same disk as the store: one image of that disk holds both");
     }
