@@ -164,10 +164,22 @@ fn a_log_that_was_put_back_is_noticed() {
     fs::remove_dir_all(&log).unwrap();
     copy_dir(&older, &log);
     assert!(vault.verify().expect(8).out.contains("it is an older copy, or its end was removed"));
-    // Served all the same, it is told.
-    let told = vault.start().stop();
+    let told = vault.refusal().text;
     assert!(told.contains("the audit log is shorter than it was"), "{told}");
-    vault.verify().expect(8);
+    // Nor is another one begun in its place where it is elsewhere altogether.
+    fs::remove_dir_all(log.join("journal")).unwrap();
+    let told = vault.refusal().text;
+    assert!(told.contains("its journal is missing") && !log.join("journal").exists(), "{told}");
+    fs::remove_dir_all(&log).unwrap();
+    assert!(vault.refusal().text.contains("the audit log is shorter than it was"));
+    // Who takes it upon himself goes on with what there is.
+    fs::remove_dir_all(&log).unwrap();
+    copy_dir(&older, &log);
+    let mut accepting = vault.command();
+    accepting.arg("--accept-loss");
+    vault.start_with(accepting).unwrap_or_else(|refusal| panic!("{}", refusal.text)).stop();
+    vault.start().stop();
+    vault.verify().expect(0);
 }
 
 /// The log's signed head, once it speaks of `size` entries.

@@ -116,6 +116,18 @@ pub enum Error {
         /// The last one that the log tells of.
         told: u64,
     },
+    /// The audit log lacks entries that it had.
+    #[error(
+        "the audit log is shorter than it was: it has {entries} entries, and had {had}. It is an older copy, its end was removed, \
+         or it is elsewhere and a new one was begun in its place: put the present one there instead; to go on without what is \
+         lost, start it once with `--accept-loss`"
+    )]
+    ShorterLog {
+        /// Its entries.
+        entries: u64,
+        /// So many were durable.
+        had: u64,
+    },
     /// The engine failed earlier; nothing is acknowledged any more.
     #[error("the storage engine failed and takes no more writes: restart the server, its log says why")]
     Failed,

@@ -156,16 +156,18 @@ impl Collector for OfVault {
 
 /// How far each rotation under way is.
 fn rotations(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-    type Count = fn(&RotationProgress) -> u64;
-    let counts: [(_, _, Count); 2] = [
-        ("rotation_done", "Pages or subjects that a rotation under way is done with", |rotation| rotation.done),
-        ("rotation_total", "Pages or subjects that it has in all", |rotation| rotation.total),
+    type Count = fn(&RotationProgress) -> Option<u64>;
+    let counts: [(_, _, Count); 4] = [
+        ("rotation_done", "Pages or subjects that a rotation under way is done with", |rotation| Some(rotation.done)),
+        ("rotation_total", "Pages or subjects that it has in all", |rotation| Some(rotation.total)),
+        ("rotation_per_second", "Pages or subjects a second so far", |rotation| Some(rotation.per_second)),
+        ("rotation_remaining_seconds", "Until it ends if it stays as fast", |rotation| rotation.remaining_seconds),
     ];
     for (name, help, count) in counts {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for rotation in &status.rotations {
+        for (rotation, count) in status.rotations.iter().filter_map(|rotation| Some((rotation, count(rotation)?))) {
             let labels = OfLayer { layer: rotation.layer.as_str() };
-            ConstGauge::new(count(rotation)).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
         }
     }
     Ok(())

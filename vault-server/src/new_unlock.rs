@@ -54,8 +54,12 @@ pub(crate) fn rotation(slots: &[Vec<Method>], source: Option<&Source>, sent: Sen
         }
         if count > known && !replace_all {
             let elsewhere = method == Method::KeyFile && key_file.is_none();
+            let replaced = match known {
+                0 => "this server has the place of none".to_owned(),
+                _ => format!("{known} would be replaced"),
+            };
             let told = format!(
-                "{} {}s open the vault, and {known} would be replaced{}. `--replace-all` takes the others away: one that is \
+                "{} {}s open the vault, and {replaced}{}. `--replace-all` takes the others away: one that is \
                  lost, or that a rotation left which was cut short",
                 count,
                 method.as_str(),

@@ -68,6 +68,15 @@ Examples:
         /// Id of the rotation
         rotation: String,
     },
+    /// Give a rotation another rate: at most so many pages or subjects a second
+    #[command(after_help = "Example:\n  vault-cli key throttle 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --rate 200")]
+    Throttle {
+        /// Id of the rotation
+        rotation: String,
+        /// Pages or subjects a second
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: u32,
+    },
     /// Stop a rotation; what is already rotated stays rotated
     Cancel {
         /// Id of the rotation

@@ -46,6 +46,7 @@ struct LayerStatus {
     pages: Option<u64>,
     methods: Option<Vec<String>>,
     shreds: Option<u64>,
+    shreds_max: Option<u64>,
     last_rotation: Option<LastRotation>,
     due_at: Option<String>,
     overdue: bool,
@@ -81,6 +82,7 @@ pub(crate) struct Rotation {
     state: String,
     done: u64,
     total: u64,
+    per_second: Option<u64>,
     started_at: String,
     finished_at: Option<String>,
     eta: Option<String>,
@@ -126,6 +128,15 @@ impl Rotation {
         matches!(self.state.as_str(), "done" | "failed" | "cancelled")
     }
 
+    /// What is said beside a progress bar: `running, 1200 a second, ends in 9 seconds`.
+    fn pace(&self, now: Timestamp) -> String {
+        let mut told = printable(&self.state).to_string();
+        if let (Some(per_second), Some(eta)) = (self.per_second, &self.eta) {
+            told.push_str(&format!(", {per_second} a second, ends in {}", age::until(eta, now)));
+        }
+        told
+    }
+
     fn row(&self, now: Timestamp) -> Vec<String> {
         let when = match (&self.finished_at, &self.eta) {
             (Some(at), _) => format!("{} ago", age::since(at, now)),
@@ -152,9 +163,10 @@ pub(crate) fn run(command: &KeyCommand, context: &Context) -> Result<Exit, Failu
         KeyCommand::Rotate(args) => rotate(args, &client, context),
         KeyCommand::Watch { rotation } => watch(rotation, &client, context),
         KeyCommand::Slots { rotate } => slots(*rotate, &client, context),
-        KeyCommand::Pause { rotation } => change(rotation, "paused", &client, context),
-        KeyCommand::Resume { rotation } => change(rotation, "running", &client, context),
-        KeyCommand::Cancel { rotation } => change(rotation, "cancelled", &client, context),
+        KeyCommand::Pause { rotation } => change(rotation, &NewState { state: "paused" }, &client, context),
+        KeyCommand::Resume { rotation } => change(rotation, &NewState { state: "running" }, &client, context),
+        KeyCommand::Throttle { rotation, rate } => change(rotation, &NewRate { rate: *rate }, &client, context),
+        KeyCommand::Cancel { rotation } => change(rotation, &NewState { state: "cancelled" }, &client, context),
     }
 }
 
@@ -240,7 +252,11 @@ impl LayerStatus {
 
     fn what_to_do(&self) -> String {
         let layer = printable(&self.layer);
-        format!("the keys of {layer} are older than the policy allows: run `vault-cli key rotate {layer}`")
+        let why = match (self.shreds, self.shreds_max) {
+            (Some(shreds), Some(most)) if shreds >= most => "have seen more shreds",
+            _ => "are older",
+        };
+        format!("the keys of {layer} {why} than the policy allows: run `vault-cli key rotate {layer}`")
     }
 
     fn meaning(&self) -> String {
@@ -252,11 +268,15 @@ impl LayerStatus {
                 None => "page keys; wrap the data keys".into(),
             },
             "deks" => "data keys, one for each subject and compartment".into(),
-            "lookups" => match self.shreds {
-                Some(1) => "the key lookups are made with; has seen 1 shred".into(),
-                Some(shreds) => format!("the key lookups are made with; has seen {shreds} shreds"),
-                None => "the key lookups are made with".into(),
-            },
+            "lookups" => {
+                let seen = match (self.shreds, self.shreds_max) {
+                    (Some(shreds), Some(most)) => format!("; has seen {shreds} shreds of {most}"),
+                    (Some(1), None) => "; has seen 1 shred".into(),
+                    (Some(shreds), None) => format!("; has seen {shreds} shreds"),
+                    (None, _) => String::new(),
+                };
+                format!("the key lookups are made with{seen}")
+            }
             _ => String::new(),
         }
     }
@@ -366,8 +386,8 @@ fn new_passphrase(file: Option<&Path>, client: &Client) -> Result<Option<Zeroizi
     if methods.iter().any(|method| method == "passphrase") { secret::new_passphrase().map(Some) } else { Ok(None) }
 }
 
-fn change(id: &str, state: &str, client: &Client, context: &Context) -> Result<Exit, Failure> {
-    let answer = client.patch(&place(id), &NewState { state })?;
+fn change(id: &str, change: &impl Serialize, client: &Client, context: &Context) -> Result<Exit, Failure> {
+    let answer = client.patch(&place(id), change)?;
     show(&answer, &answer.json()?, context)?;
     Ok(Exit::Done)
 }
@@ -377,7 +397,7 @@ fn watch(id: &str, client: &Client, context: &Context) -> Result<Exit, Failure> 
     let answer = until_ended(client, id, |rotation| {
         bar.set_length(rotation.total);
         bar.set_position(rotation.done);
-        bar.set_message(printable(&rotation.state));
+        bar.set_message(rotation.pace(Timestamp::now()));
     })?;
     bar.finish_and_clear();
     let rotation: Rotation = answer.json()?;
@@ -430,6 +450,33 @@ mod tests {
     use super::*;
     use crate::args::Globals;
     use crate::fake::FakeVault;
+
+    #[test]
+    fn a_limit_of_shreds_is_told_and_named_where_it_is_what_makes_the_layer_due() {
+        let lookups = |shreds, overdue| LayerStatus {
+            layer: "lookups".into(),
+            shreds: Some(shreds),
+            shreds_max: Some(5),
+            overdue,
+            ..LayerStatus::default()
+        };
+        assert!(lookups(2, false).meaning().ends_with("has seen 2 shreds of 5"));
+        assert!(lookups(2, true).what_to_do().contains("are older than"));
+        assert!(lookups(5, true).what_to_do().contains("have seen more shreds than"));
+    }
+
+    #[test]
+    fn the_bar_tells_speed_and_end_while_it_is_known() {
+        let now: Timestamp = "2026-03-10T10:00:00Z".parse().unwrap();
+        let running = Rotation {
+            state: "running".into(),
+            per_second: Some(1200),
+            eta: Some("2026-03-10T10:00:09Z".into()),
+            ..Rotation::default()
+        };
+        assert_eq!(running.pace(now), "running, 1200 a second, ends in 9 seconds");
+        assert_eq!(Rotation { per_second: None, eta: None, ..running }.pace(now), "running");
+    }
 
     fn state(state: &str, done: u64) -> (u16, String) {
         let text = format!(

@@ -70,7 +70,8 @@ word_enum! {
         Backup = "backup",
         /// The vault was restored from a backup.
         Restore = "restore",
-        /// Somebody had a store served that lacks so many commits which the log tells of.
+        /// Somebody had a store served that lacks so many commits which the log tells of, or whose log was shorter than it had
+        /// been.
         AcceptLoss = "accept_loss",
         /// Anything else that was refused: an unknown path, or no API token.
         Other = "other",

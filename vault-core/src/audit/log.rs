@@ -114,7 +114,8 @@ impl Log {
                 recent.extend(replayed.entries);
                 (segment, older)
             }
-            None if tree::tile_path(dir, 0, 0).exists() => {
+            // Nothing is begun in its place, which would only be in the way when it is put back.
+            None if head.signed_size() > 0 || tree::tile_path(dir, 0, 0).exists() => {
                 return Err(LogError::damaged(dir, 0, "its journal is missing"));
             }
             None => (Segment::begin(dir).map_err(told)?, VecDeque::new()),

@@ -38,6 +38,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     stanzas: Vec<Stanza>,
+    /// Which of them the vault was unlocked by.
+    opener: usize,
     key: Option<SlotKey>,
     /// Drawn for a slot rotation; nothing is sealed with it.
     fresh: Option<(Stanza, SlotKey)>,
@@ -213,8 +215,8 @@ impl Inner {
         let mut unlocking = Unlocking::new(unlock);
         let mut refusal = SlotError::WrongUnlockKey { slot: name(&self.path) };
         for block in blocks {
-            let key = match unlocking.slot_key(self.vault, &block.stanzas) {
-                Ok(Some(key)) => key,
+            let (opener, key) = match unlocking.slot_key(self.vault, &block.stanzas) {
+                Ok(Some(opened)) => opened,
                 Ok(None) => continue,
                 Err(error) => {
                     refusal = error.of_slot(&name(&self.path));
@@ -223,7 +225,7 @@ impl Inner {
             };
             if block.entries(&key).is_ok() {
                 let mut state = self.state();
-                (state.stanzas, state.key) = (block.stanzas, Some(key));
+                (state.stanzas, state.opener, state.key) = (block.stanzas, opener, Some(key));
                 return Ok(());
             }
             refusal = self.damaged();

@@ -210,7 +210,7 @@ fn after_settling_the_old_root_opens_from_no_copy() {
         let blocks = bytes.chunks(BLOCK_LEN).map(|b| Block::parse(b).unwrap());
         let entries = |b: Block| {
             let unlock = Unlock::KeyFile(bed.key.duplicate());
-            let key = super::stanza::Unlocking::new(&unlock).slot_key(VAULT, &b.stanzas).unwrap().unwrap();
+            let (_, key) = super::stanza::Unlocking::new(&unlock).slot_key(VAULT, &b.stanzas).unwrap().unwrap();
             b.entries(&key).unwrap()
         };
         blocks.flat_map(entries).collect()
@@ -333,7 +333,7 @@ fn any_forged_bit_is_noticed_without_the_digest() {
     let unlock = Unlock::KeyFile(key);
     let opened = |bytes: &[u8]| {
         let block = Block::parse(bytes)?;
-        let key = super::stanza::Unlocking::new(&unlock).slot_key(VAULT, &block.stanzas).unwrap()?;
+        let (_, key) = super::stanza::Unlocking::new(&unlock).slot_key(VAULT, &block.stanzas).unwrap()?;
         block.entries(&key).ok()
     };
     let bytes = block(1, VAULT, &[stanza], std::slice::from_ref(&first), &slot_key);

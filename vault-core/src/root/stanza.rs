@@ -228,10 +228,15 @@ impl<'a> Unlocking<'a> {
         Self { unlock, stretched: Vec::new() }
     }
 
-    /// The slot key, if this unlock key opens one of the stanzas. An HSM's error is told only if no stanza opens.
-    pub(super) fn slot_key(&mut self, vault: VaultId, stanzas: &[Stanza]) -> Result<Option<SlotKey>, StanzaError> {
+    /// The slot key, if this unlock key opens one of the stanzas, and which one. An HSM's error is told only if no stanza
+    /// opens.
+    pub(super) fn slot_key(
+        &mut self,
+        vault: VaultId,
+        stanzas: &[Stanza],
+    ) -> Result<Option<(usize, SlotKey)>, StanzaError> {
         let mut failed = None;
-        for stanza in stanzas {
+        for (at, stanza) in stanzas.iter().enumerate() {
             let opened = match (self.unlock, stanza.origin) {
                 (Unlock::Passphrase(text), Origin::Passphrase { cost, salt }) => {
                     stanza.unwrap_with(vault, self.stretch(text, cost, salt)?)
@@ -246,8 +251,8 @@ impl<'a> Unlocking<'a> {
                 },
                 _ => None,
             };
-            if opened.is_some() {
-                return Ok(opened);
+            if let Some(key) = opened {
+                return Ok(Some((at, key)));
             }
         }
         failed.map_or(Ok(None), |error| Err(error.into()))

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::StoreError;
 
-/// Free bytes below which not even a batch that removes is let through.
+/// Free bytes below which not even a batch that removes is let through, with a reserve of more than twice as many.
 const FLOOR: u64 = 24 * 1024 * 1024;
 
 /// The name of the reserve file.
@@ -63,7 +63,13 @@ impl Room {
         if reclaiming && self.give_up_reserve() {
             free = self.free().unwrap_or(free);
         }
-        if free < FLOOR.min(self.min_free) { Admits::None } else { Admits::Reclaiming }
+        if free < self.floor() { Admits::None } else { Admits::Reclaiming }
+    }
+
+    /// Of a small reserve some must be left to use once it is given up on a disk without any other room.
+    fn floor(&self) -> u64 {
+        let half = if self.reserve_bytes > 0 { self.reserve_bytes / 2 } else { FLOOR };
+        FLOOR.min(self.min_free).min(half)
     }
 
     /// Whether ordinary batches would be refused now.

@@ -58,6 +58,8 @@ pub struct KeyStatus {
     pub pages: u64,
     /// Shreds since the tag key of lookups was drawn.
     pub shreds: u64,
+    /// So many are the most, by the policy.
+    pub shreds_max: Option<u64>,
 }
 
 /// A layer of keys and its age.
@@ -151,7 +153,8 @@ impl Vault {
             let by_shreds = spent.then(Timestamp::now);
             status.due = [by_age, by_shreds].into_iter().flatten().min();
         }
-        Ok(KeyStatus { layers, methods: self.unlock_methods(), pages: snapshot.counts.pages, shreds })
+        let (methods, pages) = (self.unlock_methods(), snapshot.counts.pages);
+        Ok(KeyStatus { layers, methods, pages, shreds, shreds_max: policy.lookups_shreds })
     }
 
     /// Begins the rotation that the policy asks for first, if it is to begin by itself. One at a time, from the root

@@ -120,7 +120,8 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
-    /// changed; [`Error::OlderThanLog`] unless [`VaultOptions::accept_loss`]; [`Error::Damaged`].
+    /// changed; [`Error::OlderThanLog`] and
+    /// [`Error::ShorterLog`] unless [`VaultOptions::accept_loss`]; [`Error::Damaged`].
     pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
         memory::apart(|| self.unlock_and_start(unlock, Finalizing::Resumed)).await
     }
@@ -182,13 +183,6 @@ impl Vault {
             Finalizing::AtRest => (meta, row),
         };
         let schema = Arc::new(schema::load(inner, &header).await?);
-        if let Some(log) = inner.outbox.log().filter(|log| log.size() < meta.logged) {
-            tracing::error!(
-                entries = log.size(),
-                had = meta.logged,
-                "the audit log is shorter than it was: it is an older copy, or its end was removed. Put the present one back"
-            );
-        }
         let Meta { counts, sequence, logged, .. } = meta;
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -367,26 +361,28 @@ impl Inner {
         self.pages.clear();
     }
 
-    /// Refuses a store that is older than its audit log: what the log tells of later is lost, and answers would not say so.
-    /// Where somebody took that upon himself, the store counts as new as the log from here on, and the log tells it.
+    /// Refuses a store that is older than its audit log, for what the log tells of later is lost, and answers would not say
+    /// so; and a log that is shorter than it was, for another one would be begun in its place. Where somebody took that upon
+    /// himself, the one counts as new as the other from here on, and the log tells it.
     async fn as_new_as_its_log(&self, mut meta: Meta, row: Vec<u8>, header: &Header) -> Result<(Meta, Vec<u8>), Error> {
-        let told = self.told_of(meta.logged);
-        let Some(lost) = told.checked_sub(meta.sequence).filter(|lost| *lost > 0) else { return Ok((meta, row)) };
+        let Some(log) = self.outbox.log() else { return Ok((meta, row)) };
+        let (entries, told) = (log.size(), self.told_of(meta.logged));
+        let lost = told.saturating_sub(meta.sequence);
+        let refusal = match (entries < meta.logged, lost) {
+            (true, _) => Error::ShorterLog { entries, had: meta.logged },
+            (false, 0) => return Ok((meta, row)),
+            (false, _) => Error::OlderThanLog { commit: meta.sequence, told },
+        };
         if !self.options.accept_loss {
-            return Err(Error::OlderThanLog { commit: meta.sequence, told });
+            return Err(refusal);
         }
-        tracing::error!(
-            commit = meta.sequence,
-            told,
-            "the store is older than its audit log, and is served as it is: do again what the log tells of later commits"
-        );
-        let entry = Entry { count: Some(lost), ..Entry::new(Action::AcceptLoss, Outcome::Done) };
-        let end = self.outbox.append(&[entry])?;
-        if let Some(log) = self.outbox.log() {
-            log.durable(end).await?;
-        }
+        tracing::error!("the vault is served all the same, and what is lost stays so: {refusal}");
+        let count = (lost > 0).then_some(lost);
+        let end = self.outbox.append(&[Entry { count, ..Entry::new(Action::AcceptLoss, Outcome::Done) }])?;
+        log.durable(end).await?;
         // The outbox would take the next commits for told.
-        meta.sequence = told;
+        meta.sequence += lost;
+        meta.logged = end;
         let settled = meta.seal(header.meta_key());
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(row)));

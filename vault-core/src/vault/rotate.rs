@@ -29,7 +29,7 @@ use super::{Inner, Vault, ages, renew, subject};
 use crate::audit::{Action, Entry, Outcome};
 use crate::crypto::Random;
 use crate::error::Error;
-use crate::ids::RotationId;
+use crate::ids::{RotationId, SubjectId};
 use crate::root::NewUnlock;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, RekeyCursor};
@@ -94,6 +94,9 @@ impl Vault {
         let session = self.session()?;
         check_rate(rate)?;
         self.check_rotation(&asked)?;
+        if let NewRotation::Deks { which: DeksOf::Subjects(subjects), .. } = &asked {
+            self.check_chosen(&session, subjects).await?;
+        }
         let claim = match self.inner.begin(&session, once).await? {
             Begun::First(claim) => claim,
             Begun::Done(earlier) => {
@@ -274,6 +277,17 @@ impl RotationRecord {
 }
 
 impl Vault {
+    /// Who is told that somebody's keys are others takes it that there is such a one.
+    async fn check_chosen(&self, session: &Session, subjects: &[SubjectId]) -> Result<(), Error> {
+        for id in subjects {
+            let found = reading!(session, |snapshot| subject::find(&self.inner, &snapshot.header, id).await)?;
+            if found.entry.is_none() {
+                return Err(Error::UnknownSubject);
+            }
+        }
+        Ok(())
+    }
+
     /// What is refused before anything is noted.
     fn check_rotation(&self, asked: &NewRotation) -> Result<(), Error> {
         match asked {
@@ -405,13 +419,17 @@ fn ending(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
     Ok(Write { entries: vec![Entry::new(Action::Keys, outcome)], ..noting(header, record)? })
 }
 
+/// How fast a rotation has been since it was asked for, in pages or subjects a second, and how many milliseconds it will take
+/// if it stays so. None unless it is under way.
+fn pace(record: &RotationRecord) -> Option<(u64, u64)> {
+    let done = Some(record.done).filter(|done| record.state == RotationState::Running && *done > 0)?;
+    let spent = Timestamp::now().0.saturating_sub(record.started_at.0).max(1);
+    let rest = spent.saturating_mul(record.total.saturating_sub(done)) / done;
+    Some((done.saturating_mul(1000) / spent, rest))
+}
+
 fn shown(record: RotationRecord) -> Rotation {
-    let running = record.state == RotationState::Running && record.done > 0;
-    let eta = running.then(|| {
-        let now = Timestamp::now();
-        let spent = now.0.saturating_sub(record.started_at.0);
-        Timestamp(now.0 + spent.saturating_mul(record.total - record.done.min(record.total)) / record.done)
-    });
+    let (per_second, rest) = pace(&record).unzip();
     Rotation {
         id: record.id,
         layer: record.layer(),
@@ -421,7 +439,8 @@ fn shown(record: RotationRecord) -> Rotation {
         total: record.total,
         started_at: record.started_at,
         finished_at: record.finished_at,
-        eta,
+        per_second,
+        eta: rest.map(|rest| Timestamp(Timestamp::now().0.saturating_add(rest))),
         detail: record.detail,
     }
 }

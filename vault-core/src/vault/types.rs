@@ -36,7 +36,8 @@ pub struct VaultOptions {
     pub slot_rotation_seconds: u64,
     /// How old keys may get.
     pub keys: KeyPolicy,
-    /// Whether a store that lacks commits which the log tells of is served all the same.
+    /// Whether a store that lacks commits which the log tells of, or whose log lacks entries that it had, is served all the
+    /// same.
     pub accept_loss: bool,
     /// Where it is logged what is done; none only where nobody else has access.
     pub log: Option<Log>,
@@ -480,7 +481,9 @@ pub struct Rotation {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// When it will end at its present speed.
+    /// How many it was done with a second so far, while it is under way.
+    pub per_second: Option<u64>,
+    /// When it will end if it stays as fast.
     pub eta: Option<Timestamp>,
     /// What it waits for, or why it failed.
     pub detail: Option<String>,
@@ -545,6 +548,10 @@ pub struct RotationProgress {
     pub done: u64,
     /// Pages or subjects in all.
     pub total: u64,
+    /// How many it was done with a second so far; 0 while it rests.
+    pub per_second: u64,
+    /// Seconds that it will take if it stays as fast; none while it rests.
+    pub remaining_seconds: Option<u64>,
 }
 
 /// What the last pass over expired values did, or the present one did so far.

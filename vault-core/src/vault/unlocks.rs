@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::memory;
 use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
 
+/// As many as a slot holds: one that opens it stays until the new ones do.
+const UNLOCKS_MAX: usize = 8;
+
 /// Why unlock keys were not replaced.
 pub(super) struct Undone {
     pub(super) error: Error,
@@ -55,6 +58,9 @@ impl Vault {
                 field: "unlock keys",
                 expected: "at least one: nothing would open the vault",
             });
+        }
+        if unlocks.len() >= UNLOCKS_MAX {
+            return Err(Error::Invalid { field: "unlock keys", expected: "at most 7" });
         }
         if !self.inner.file_slots.iter().any(FileSlot::takes_unlock_keys) {
             let told = "every root slot is in hardware and is opened by its own key: rotate those with `slots rotate`";

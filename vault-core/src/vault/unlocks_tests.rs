@@ -65,7 +65,7 @@ async fn one_set_takes_the_place_of_another() {
     assert_eq!(fixture.vault.unlock_methods(), [Method::KeyFile]);
     assert!(matches!(change(&fixture.vault, Vec::new()).await, Err(Error::Invalid { .. })));
     let many = (0..8).map(|_| NewUnlock::KeyFile(key.duplicate())).collect();
-    assert!(matches!(change(&fixture.vault, many).await, Err(Error::Slot(SlotError::Count { .. }))));
+    assert!(matches!(change(&fixture.vault, many).await, Err(Error::Invalid { .. })));
     fixture.key = key;
     fixture.restart().await;
     assert_eq!(fixture.read("a", "email").await.unwrap(), r#""a@example.org""#);
@@ -158,6 +158,38 @@ async fn at_every_step_one_unlock_key_opens_all_slots() {
         paths.iter().zip(images).for_each(|(path, image)| std::fs::write(path, image).unwrap());
     }
     assert!(paths.iter().all(|path| opens(path, &new) && !opens(path, &old)));
+}
+
+#[tokio::test]
+async fn what_rotations_left_that_were_cut_short_makes_room_for_another() {
+    let fixture = Fixture::new().await;
+    let slots = &fixture.vault.inner.file_slots;
+    let left: Vec<UnlockKey> = (0..9).map(|_| new_key_file().0).collect();
+    for (n, key) in left.iter().enumerate() {
+        // As far as a rotation comes that is killed then.
+        slots[0].add_unlock_keys(&Arc::new(vec![NewUnlock::KeyFile(key.duplicate())])).await.unwrap();
+        assert_eq!(fixture.vault.slot_unlocks().await[0].len(), (n + 2).min(8));
+    }
+    let image = std::fs::read(slot(&fixture.dir)).unwrap();
+    let opens = |key: &UnlockKey| {
+        FileSlot::open(&slot(&fixture.dir)).unwrap().unlock(&Unlock::KeyFile(key.duplicate())).is_ok()
+    };
+    assert!(opens(&fixture.key), "what it was unlocked by stays");
+    assert!(opens(&left[8]) && opens(&left[0]) && !opens(&left[5]));
+
+    // Unlocked by one of them, it is that one that stays.
+    let (by, new) = (left[3].duplicate(), new_key_file().0);
+    slots[0].lock();
+    slots[0].unlock(&Unlock::KeyFile(by.duplicate())).unwrap();
+    let many: Vec<_> = (0..7).map(|_| NewUnlock::KeyFile(new_key_file().0)).collect();
+    slots[0].add_unlock_keys(&Arc::new(many)).await.unwrap();
+    assert!(opens(&by) && !opens(&fixture.key) && !opens(&left[8]));
+    std::fs::write(slot(&fixture.dir), image).unwrap();
+    slots[0].lock();
+    slots[0].unlock(&Unlock::KeyFile(fixture.key.duplicate())).unwrap();
+
+    change(&fixture.vault, vec![NewUnlock::KeyFile(new.duplicate())]).await.unwrap();
+    assert!(opens(&new) && !opens(&fixture.key) && left.iter().all(|key| !opens(key)));
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ struct KeyLayer {
     /// Shreds since the present key of lookups was drawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     shreds: Option<u64>,
+    /// With so many the policy has it replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shreds_max: Option<u64>,
     /// The last one of all its keys that was done; null if there was none.
     last_rotation: Option<LastRotation>,
     /// When its keys get older than the configured policy allows; left out without a bound.
@@ -83,6 +86,7 @@ impl Keys {
             older: (of.layer != Layer::Unlock).then_some(of.older),
             pages: (of.layer == Layer::Keks).then_some(status.pages),
             shreds: (of.layer == Layer::Lookups).then_some(status.shreds),
+            shreds_max: status.shreds_max.filter(|_| of.layer == Layer::Lookups),
             last_rotation: of.last.map(LastRotation::of),
             due_at: of.due.map(Shown),
             overdue: of.is_due(now),
@@ -210,8 +214,12 @@ pub(crate) struct RotationAnswer<'a> {
     /// Pages, or subjects: those of a rotation of lookups count three times, for it builds, takes out and tidies.
     done: u64,
     total: u64,
+    /// At most so many a second, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
+    /// How many a second it was done with so far, while it is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_second: Option<u64>,
     #[schema(value_type = String)]
     started_at: Shown<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,6 +227,7 @@ pub(crate) struct RotationAnswer<'a> {
     finished_at: Option<Shown<Timestamp>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
+    /// When it ends if it stays as fast.
     eta: Option<Shown<Timestamp>>,
     /// What it waits for, or why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,6 +243,7 @@ impl<'a> RotationAnswer<'a> {
             done: rotation.done,
             total: rotation.total,
             rate: rotation.rate,
+            per_second: rotation.per_second,
             started_at: Shown(rotation.started_at),
             finished_at: rotation.finished_at.map(Shown),
             eta: rotation.eta.map(Shown),

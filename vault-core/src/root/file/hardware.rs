@@ -187,7 +187,8 @@ impl Inner {
     fn opened(&self, hsm: &Hsm, stanzas: &[Stanza]) -> Result<SlotKey, SlotError> {
         let unlock = Unlock::Pkcs11(hsm.clone());
         let opened = Unlocking::new(&unlock).slot_key(self.vault, stanzas);
-        opened.map_err(|error| self.note(error.of_slot(&name(&self.path))))?.ok_or_else(|| self.damaged())
+        let opened = opened.map_err(|error| self.note(error.of_slot(&name(&self.path))))?;
+        opened.map(|(_, key)| key).ok_or_else(|| self.damaged())
     }
 
     fn noting<T>(&self, outcome: Result<T, HsmError>) -> Result<T, SlotError> {

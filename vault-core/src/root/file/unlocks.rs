@@ -18,10 +18,11 @@ impl FileSlot {
         self.0.hsm.is_none()
     }
 
-    /// First step: these unlock keys open it as well.
+    /// First step: these unlock keys open it as well. Where there is no room for them, some of the others go, as rotations that
+    /// were cut short leave them; the one that it was unlocked by stays.
     ///
     /// # Errors
-    /// If it would have more than 8; if it is locked, its copies do not agree, or it cannot be written; [`SlotError::Hsm`].
+    /// If there are more than 7 of them; if it is locked, its copies do not agree, or it cannot be written; [`SlotError::Hsm`].
     pub async fn add_unlock_keys(&self, unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
         let unlocks = unlocks.clone();
         self.blocking(move |inner| inner.add_unlock_keys(&unlocks)).await
@@ -49,18 +50,23 @@ impl FileSlot {
 
 impl Inner {
     fn add_unlock_keys(&self, unlocks: &[NewUnlock]) -> Result<(), SlotError> {
-        let (key, mut stanzas) = {
+        let (key, mut stanzas, mut opener) = {
             let state = self.state();
-            (state.key.as_ref().ok_or_else(|| self.locked())?.duplicate(), state.stanzas.clone())
+            let key = state.key.as_ref().ok_or_else(|| self.locked())?.duplicate();
+            (key, state.stanzas.clone(), state.opener)
         };
-        if stanzas.len() + unlocks.len() > STANZAS_MAX {
-            return Err(SlotError::Count { what: "unlock keys", most: STANZAS_MAX });
+        if unlocks.len() >= STANZAS_MAX {
+            return Err(SlotError::Count { what: "new unlock keys", most: STANZAS_MAX - 1 });
+        }
+        let gone = make_room(&mut stanzas, &mut opener, unlocks.len());
+        if let Err(error) = self.destroy(&gone, unlocks) {
+            tracing::warn!(%error, "the key of an unlock key that makes room for another stays in the HSM");
         }
         stanzas.extend(self.wrapping(unlocks, &key)?);
         let mut state = self.state();
         let (sequence, entries) = self.agreed(&state)?;
         self.write_both(sequence, &stanzas, &entries, &key)?;
-        state.stanzas = stanzas;
+        (state.stanzas, state.opener) = (stanzas, opener);
         Ok(())
     }
 
@@ -97,7 +103,7 @@ impl Inner {
         }
         state.key = Some(fresh);
         state.spent.clear();
-        state.stanzas = stanzas;
+        (state.stanzas, state.opener) = (stanzas, 0);
         Ok(())
     }
 
@@ -141,4 +147,17 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Takes out of `stanzas` what is too much beside `new` more, and answers it. The opener is known to be somebody's, and the last
+/// one may be all that opens the other slots after a rotation that failed half way: it goes last of all, the opener never.
+fn make_room(stanzas: &mut Vec<Stanza>, opener: &mut usize, new: usize) -> Vec<Stanza> {
+    let mut gone = Vec::new();
+    while stanzas.len() + new > STANZAS_MAX {
+        let last = stanzas.len() - 1;
+        let Some(at) = (0..last).rev().chain([last]).find(|at| at != opener) else { break };
+        gone.push(stanzas.remove(at));
+        *opener -= usize::from(at < *opener);
+    }
+    gone
 }

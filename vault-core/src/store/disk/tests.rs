@@ -206,7 +206,10 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
         assert_eq!(store.get(b"a").await, Ok(None));
         assert!(!reserve.exists(), "the reserve was given up for it");
 
+        // A small reserve is of use as well, when it is all there is.
         free.store(MIB, Ordering::Relaxed);
+        store.commit(reclaim(b"a")).await.unwrap();
+        free.store(MIB / 4, Ordering::Relaxed);
         assert_eq!(store.commit(reclaim(b"b")).await, Err(StoreError::Full), "not to the last byte");
 
         // Enough to write, but not enough to make the reserve again.

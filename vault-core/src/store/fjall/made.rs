@@ -69,6 +69,10 @@ pub(super) fn look_for_missing(dir: &Path) -> Result<(), StoreError> {
         return Err(missing("its journal".to_owned()));
     }
     let keyspaces = list(&dir.join("keyspaces"))?;
+    let first = dir.join("keyspaces/0");
+    if !keyspaces.is_empty() && !keyspaces.contains(&first) {
+        return Err(missing(first.display().to_string()));
+    }
     for keyspace in &keyspaces {
         let current = keyspace.join("current");
         // The first one lists the others.

@@ -271,6 +271,13 @@ async fn a_keyspace_that_is_missing_or_elsewhere_costs_no_other() {
         fs::rename(to, keyspace(dir.path(), from)).unwrap();
         assert_eq!(open(FJALL, dir.path()).unwrap().scan(b"", None, 99).await.unwrap().len(), 60);
     }
+    // Nor without what was noted: the first one is always there.
+    let dir = copy(whole.path());
+    fs::remove_file(dir.path().join(made::NOTED)).unwrap();
+    fs::remove_dir_all(keyspace(dir.path(), "0")).unwrap();
+    let before = files(dir.path(), |_| true);
+    assert!(matches!(open(FJALL, dir.path()), Err(StoreError::Corrupt(why)) if why.contains("missing")));
+    assert_eq!(files(dir.path(), |_| true), before);
     // All of it.
     let dir = copy(whole.path());
     fs::remove_dir_all(dir.path().join(FILES)).unwrap();

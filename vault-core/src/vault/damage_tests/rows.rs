@@ -510,7 +510,10 @@ impl Image {
 
 /// A refusal must be one of damage.
 fn refusal(error: &Error) -> String {
-    let of_damage = matches!(error, Error::Damaged(_) | Error::Root(_) | Error::Slot(_) | Error::OlderThanLog { .. });
+    let of_damage = matches!(
+        error,
+        Error::Damaged(_) | Error::Root(_) | Error::Slot(_) | Error::OlderThanLog { .. } | Error::ShorterLog { .. }
+    );
     assert!(of_damage, "a refusal that does not say damage: {error:?}");
     error.to_string()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::walk::{self, Reached, Step, Task};
-use super::{Alteration, CUT_SHORT, META_STAYS, all, end, ended, ending, find, lookups, noting, replacing};
+use super::{Alteration, CUT_SHORT, META_STAYS, all, end, ended, ending, find, lookups, noting, pace, replacing};
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::RekeyStep;
@@ -74,10 +74,15 @@ impl Rotations {
 
     /// How far each is.
     pub(crate) fn progress(&self) -> Vec<RotationProgress> {
-        let of = |record: &RotationRecord| RotationProgress {
-            layer: record.layer(),
-            done: record.done.min(record.total),
-            total: record.total,
+        let of = |record: &RotationRecord| {
+            let (per_second, rest) = pace(record).unzip();
+            RotationProgress {
+                layer: record.layer(),
+                done: record.done.min(record.total),
+                total: record.total,
+                per_second: per_second.unwrap_or_default(),
+                remaining_seconds: rest.map(|rest| rest.div_ceil(1000)),
+            }
         };
         self.active.iter().map(|active| of(&active.record)).collect()
     }

@@ -105,10 +105,14 @@ async fn takes_the_old_ones_or_the_chosen_ones() {
     assert_eq!(version(&fixture, "s3").await, 2);
 
     a_moment().await;
-    let subjects = vec![id("s7"), id("s3"), id("nobody"), id("s7")];
-    let chosen = NewRotation::Deks { which: DeksOf::Subjects(subjects), forget: false };
-    let done = fixture.rotate(chosen).await;
-    assert_eq!((done.done, done.total), (3, 3), "each once, and one that is not there");
+    let chosen = |subjects: &[&str]| {
+        let subjects = subjects.iter().map(|subject| id(subject)).collect();
+        NewRotation::Deks { which: DeksOf::Subjects(subjects), forget: false }
+    };
+    let mistyped = fixture.vault.rotate(chosen(&["s7", "nobody"]), None, None).await;
+    assert!(matches!(mistyped, Err(Error::UnknownSubject)), "else it would seem done");
+    let done = fixture.rotate(chosen(&["s7", "s3", "s7"])).await;
+    assert_eq!((done.done, done.total), (2, 2), "each once");
     let versions = [version(&fixture, "s3").await, version(&fixture, "s7").await, version(&fixture, "s4").await];
     assert_eq!(versions, [3, 3, 2]);
     for wrong in [vec![], (0..257).map(|n| id(&format!("s{n}"))).collect()] {
