@@ -37,10 +37,10 @@ Examples:
   vault-cli key rotate deks --subject customer/17 --forget --wait
   vault-cli key rotate lookups --rate 1000
   vault-cli key rotate all --now
-  vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+  vault-cli key watch 0197a1de7c1f700080003c54f1f3b1aa")]
     Rotate(Rotate),
     /// Follow a rotation until it ends
-    #[command(after_help = "Example:\n  vault-cli key watch 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+    #[command(after_help = "Example:\n  vault-cli key watch 0197a1de7c1f700080003c54f1f3b1aa")]
     Watch {
         /// Id of the rotation, as `key rotate` printed it
         rotation: String,
@@ -69,7 +69,7 @@ Examples:
         rotation: String,
     },
     /// Give a rotation another rate: at most so many pages or subjects a second
-    #[command(after_help = "Example:\n  vault-cli key throttle 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --rate 200")]
+    #[command(after_help = "Example:\n  vault-cli key throttle 0197a1de7c1f700080003c54f1f3b1aa --rate 200")]
     Throttle {
         /// Id of the rotation
         rotation: String,
@@ -191,15 +191,15 @@ The API token before goes on working for the overlap, so that programs can be gi
 one from before that stops at once. --overlap 0 stops it at once too.
 
 Examples:
-  vault-cli caller rotate 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --overlap 2d --token-out webshop.token
-  vault-cli caller rotate 0197a1de-7c1f-7000-8000-3c54f1f3b1aa --overlap 0")]
+  vault-cli caller rotate 0197a1de7c1f700080003c54f1f3b1aa --overlap 2d --token-out webshop.token
+  vault-cli caller rotate 0197a1de7c1f700080003c54f1f3b1aa --overlap 0")]
     Rotate(RotateCaller),
     /// Take a caller's access away at once
     #[command(after_help = "\
 Asks first; scripts give --yes.
 
 Example:
-  vault-cli caller revoke 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+  vault-cli caller revoke 0197a1de7c1f700080003c54f1f3b1aa")]
     Revoke {
         /// Id of the caller, as `caller list` shows it
         id: String,

@@ -204,7 +204,7 @@ Examples:
   vault-cli erase --file ids.txt --dry-run
   vault-cli erase --file ids.txt --yes
   vault-cli erase list
-  vault-cli erase show 0197a1de-7c1f-7000-8000-3c54f1f3b1aa
+  vault-cli erase show 0197a1de7c1f700080003c54f1f3b1aa
 
 What a legal hold keeps is left alone and told.
 
@@ -272,7 +272,7 @@ pub(crate) enum EraseCommand {
         erasure: String,
     },
     /// Show one erasure request and what it still waits for
-    #[command(after_help = "Example:\n  vault-cli erase show 0197a1de-7c1f-7000-8000-3c54f1f3b1aa")]
+    #[command(after_help = "Example:\n  vault-cli erase show 0197a1de7c1f700080003c54f1f3b1aa")]
     Show {
         /// Id of the erasure request
         erasure: String,

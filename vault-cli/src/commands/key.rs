@@ -244,18 +244,21 @@ impl LayerStatus {
 
     fn due(&self, now: Timestamp) -> String {
         match (self.due_at.as_deref(), self.overdue) {
+            // It is when it is looked at, for nothing tells which shred was one too many.
+            (Some(_), true) if self.has_seen_too_much() => "overdue".into(),
             (Some(at), true) => format!("overdue for {}", age::since(at, now)),
             (Some(at), false) => format!("in {}", age::until(at, now)),
             (None, _) => "-".into(),
         }
     }
 
+    fn has_seen_too_much(&self) -> bool {
+        self.shreds_max.is_some_and(|most| self.shreds.is_some_and(|shreds| shreds >= most))
+    }
+
     fn what_to_do(&self) -> String {
         let layer = printable(&self.layer);
-        let why = match (self.shreds, self.shreds_max) {
-            (Some(shreds), Some(most)) if shreds >= most => "have seen more shreds",
-            _ => "are older",
-        };
+        let why = if self.has_seen_too_much() { "have seen more shreds" } else { "are older" };
         format!("the keys of {layer} {why} than the policy allows: run `vault-cli key rotate {layer}`")
     }
 

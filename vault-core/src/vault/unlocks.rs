@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::memory;
 use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
 
-/// As many as a slot holds: one that opens it stays until the new ones do.
-const UNLOCKS_MAX: usize = 8;
+/// A slot holds eight, and two of those before stay until the new ones are in their place.
+const NEW_MAX: usize = 6;
 
 /// Why unlock keys were not replaced.
 pub(super) struct Undone {
@@ -59,8 +59,8 @@ impl Vault {
                 expected: "at least one: nothing would open the vault",
             });
         }
-        if unlocks.len() >= UNLOCKS_MAX {
-            return Err(Error::Invalid { field: "unlock keys", expected: "at most 7" });
+        if unlocks.len() > NEW_MAX {
+            return Err(Error::Invalid { field: "unlock keys", expected: "at most 6" });
         }
         if !self.inner.file_slots.iter().any(FileSlot::takes_unlock_keys) {
             let told = "every root slot is in hardware and is opened by its own key: rotate those with `slots rotate`";

@@ -19,10 +19,10 @@ impl FileSlot {
     }
 
     /// First step: these unlock keys open it as well. Where there is no room for them, some of the others go, as rotations that
-    /// were cut short leave them; the one that it was unlocked by stays.
+    /// were cut short leave them; the one that it was unlocked by stays, and so does the newest.
     ///
     /// # Errors
-    /// If there are more than 7 of them; if it is locked, its copies do not agree, or it cannot be written; [`SlotError::Hsm`].
+    /// If there are more than 6 of them; if it is locked, its copies do not agree, or it cannot be written; [`SlotError::Hsm`].
     pub async fn add_unlock_keys(&self, unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
         let unlocks = unlocks.clone();
         self.blocking(move |inner| inner.add_unlock_keys(&unlocks)).await
@@ -55,8 +55,9 @@ impl Inner {
             let key = state.key.as_ref().ok_or_else(|| self.locked())?.duplicate();
             (key, state.stanzas.clone(), state.opener)
         };
-        if unlocks.len() >= STANZAS_MAX {
-            return Err(SlotError::Count { what: "new unlock keys", most: STANZAS_MAX - 1 });
+        // Beside the two that stay in any case.
+        if unlocks.len() > STANZAS_MAX - 2 {
+            return Err(SlotError::Count { what: "new unlock keys", most: STANZAS_MAX - 2 });
         }
         let gone = make_room(&mut stanzas, &mut opener, unlocks.len());
         if let Err(error) = self.destroy(&gone, unlocks) {
@@ -149,13 +150,13 @@ impl Inner {
     }
 }
 
-/// Takes out of `stanzas` what is too much beside `new` more, and answers it. The opener is known to be somebody's, and the last
-/// one may be all that opens the other slots after a rotation that failed half way: it goes last of all, the opener never.
+/// Takes out of `stanzas` what is too much beside `new` more, and answers it. Two always stay: the opener is somebody's, and the
+/// last one may be all that opens the other slots after a rotation that failed half way.
 fn make_room(stanzas: &mut Vec<Stanza>, opener: &mut usize, new: usize) -> Vec<Stanza> {
     let mut gone = Vec::new();
     while stanzas.len() + new > STANZAS_MAX {
         let last = stanzas.len() - 1;
-        let Some(at) = (0..last).rev().chain([last]).find(|at| at != opener) else { break };
+        let Some(at) = (0..last).rev().find(|at| at != opener) else { break };
         gone.push(stanzas.remove(at));
         *opener -= usize::from(at < *opener);
     }
