@@ -165,13 +165,13 @@ fn a_log_that_was_put_back_is_noticed() {
     copy_dir(&older, &log);
     assert!(vault.verify().expect(8).out.contains("it is an older copy, or its end was removed"));
     let told = vault.refusal().text;
-    assert!(told.contains("the audit log is shorter than it was"), "{told}");
+    assert!(told.contains("the audit log is not the one that this vault wrote to"), "{told}");
     // Nor is another one begun in its place where it is elsewhere altogether.
     fs::remove_dir_all(log.join("journal")).unwrap();
     let told = vault.refusal().text;
     assert!(told.contains("its journal is missing") && !log.join("journal").exists(), "{told}");
     fs::remove_dir_all(&log).unwrap();
-    assert!(vault.refusal().text.contains("the audit log is shorter than it was"));
+    assert!(vault.refusal().text.contains("the audit log is not the one that this vault wrote to"));
     // Who takes it upon himself goes on with what there is.
     fs::remove_dir_all(&log).unwrap();
     copy_dir(&older, &log);

@@ -116,16 +116,16 @@ pub enum Error {
         /// The last one that the log tells of.
         told: u64,
     },
-    /// The audit log lacks entries that it had.
+    /// The audit log lacks entries that it had, or has others.
     #[error(
-        "the audit log is shorter than it was: it has {entries} entries, and had {had}. It is an older copy, its end was removed, \
-         or it is elsewhere and a new one was begun in its place: put the present one there instead; to go on without what is \
-         lost, start it once with `--accept-loss`"
+        "the audit log is not the one that this vault wrote to: it has {entries} entries, and does not begin with the {had} that \
+         were there at the last commit. It is an older copy, its end was removed, or it is elsewhere and a new one was begun in \
+         its place: put the present one there instead; to go on without what is lost, start it once with `--accept-loss`"
     )]
-    ShorterLog {
+    OtherLog {
         /// Its entries.
         entries: u64,
-        /// So many were durable.
+        /// So many were durable then.
         had: u64,
     },
     /// The engine failed earlier; nothing is acknowledged any more.

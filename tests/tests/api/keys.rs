@@ -263,7 +263,7 @@ fn keys_that_are_too_old_are_told_and_rotate_by_themselves() {
     let overdue = layer(&running.admin, "lookups");
     assert_eq!((&overdue["shreds"], &overdue["overdue"]), (&json!(1), &json!(true)), "{overdue}");
     let told = running.cli(&["key", "status"]).expect(0);
-    assert!(told.out.contains("overdue ") && told.out.contains("1 shreds of 1"), "{}", told.out);
+    assert!(told.out.contains("overdue ") && told.out.contains("1 shred of at most 1"), "{}", told.out);
     assert!(told.err.contains("vault-cli key rotate lookups"), "{}", told.err);
     let log = running.stop();
 

@@ -272,11 +272,11 @@ impl LayerStatus {
             },
             "deks" => "data keys, one for each subject and compartment".into(),
             "lookups" => {
-                let seen = match (self.shreds, self.shreds_max) {
-                    (Some(shreds), Some(most)) => format!("; has seen {shreds} shreds of {most}"),
-                    (Some(1), None) => "; has seen 1 shred".into(),
-                    (Some(shreds), None) => format!("; has seen {shreds} shreds"),
-                    (None, _) => String::new(),
+                let most = self.shreds_max.map(|most| format!(" of at most {most}")).unwrap_or_default();
+                let seen = match self.shreds {
+                    Some(1) => format!("; has seen 1 shred{most}"),
+                    Some(shreds) => format!("; has seen {shreds} shreds{most}"),
+                    None => String::new(),
                 };
                 format!("the key lookups are made with{seen}")
             }
@@ -463,7 +463,7 @@ mod tests {
             overdue,
             ..LayerStatus::default()
         };
-        assert!(lookups(2, false).meaning().ends_with("has seen 2 shreds of 5"));
+        assert!(lookups(2, false).meaning().ends_with("has seen 2 shreds of at most 5"));
         assert!(lookups(2, true).what_to_do().contains("are older than"));
         assert!(lookups(5, true).what_to_do().contains("have seen more shreds than"));
     }

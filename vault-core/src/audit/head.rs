@@ -17,7 +17,7 @@ use tlog_tiles::tlog::Hash;
 use super::error::LogError;
 use super::files;
 use super::log::{Inner, Log};
-use super::tree::Tree;
+use super::tree::{Tree, TreeHead};
 use crate::crypto::LogKey;
 use crate::ids::VaultId;
 
@@ -171,7 +171,7 @@ impl Log {
     /// [`LogError::Locked`], the system's.
     pub fn change_key(&self, next: LogKey) -> Result<(), LogError> {
         let inner = self.inner();
-        let (size, root) = inner.present()?;
+        let TreeHead { size, root } = inner.present()?;
         let mut head = inner.head();
         let present = head.signer.as_ref().ok_or(LogError::Locked)?;
         let next = Signer { name: present.name.clone(), key: next };
@@ -188,16 +188,14 @@ impl Log {
 }
 
 impl Inner {
-    fn present(&self) -> Result<(u64, [u8; 32]), LogError> {
+    fn present(&self) -> Result<TreeHead, LogError> {
         let tree = self.tree();
-        let size = tree.size();
-        let root = tree.root(size).map_err(|why| LogError::damaged(&self.dir, size, why))?;
-        Ok((size, root))
+        tree.head().map_err(|why| LogError::damaged(&self.dir, tree.size(), why))
     }
 
     /// Signs what is durable and not signed yet, if there is a key.
     pub(super) fn sign(&self) -> Result<(), LogError> {
-        let (size, root) = self.present()?;
+        let TreeHead { size, root } = self.present()?;
         let mut head = self.head();
         let Some(signer) = &head.signer else { return Ok(()) };
         if head.last.as_ref().is_some_and(|signed| signed.size >= size) {

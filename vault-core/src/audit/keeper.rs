@@ -48,7 +48,7 @@ impl Inner {
             if let Some(error) = settled.err().or(broken) {
                 tracing::error!(%error, "the audit log cannot be made durable; nothing is acknowledged any more");
                 self.state().broken = Some(error);
-                self.durable.send_replace(u64::MAX);
+                self.durable.send_replace(None);
                 return;
             }
             // Nothing is written to a place where the journal is not.
@@ -90,7 +90,9 @@ impl Inner {
         file.sync_data().map_err(told)?;
         let mut tree = self.tree();
         fresh.iter().for_each(|entry| tree.push(tlog_tiles::record_hash(entry)));
-        self.durable.send_replace(tree.size());
+        // Its hashes are in memory.
+        let head = tree.head().map_err(|why| LogError::damaged(&self.dir, tree.size(), why))?;
+        self.durable.send_replace(Some(head));
         Ok(())
     }
 

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use super::error::{LogError, is_full};
 use super::head::Head;
-use super::journal::{self, Bytes, ENTRY_MAX, Segment};
-use super::tree::{self, Tree, WIDTH};
+use super::journal::{self, Bytes, ENTRY_MAX, Replayed, Segment};
+use super::tree::{self, Tree, TreeHead, WIDTH};
 use super::{Entry, files};
 
 /// How the log is kept.
@@ -53,7 +53,8 @@ pub(super) struct Inner {
     /// The tree over what is durable. Locked before `state`, if both are.
     pub(super) tree: Mutex<Tree>,
     pub(super) head: Mutex<Head>,
-    pub(super) durable: watch::Sender<u64>,
+    /// What is durable; none once nothing more gets so.
+    pub(super) durable: watch::Sender<Option<TreeHead>>,
     /// Whether the disk was full, and what is kept back for that is in use.
     pub(super) short: AtomicBool,
     /// Whether the last entry was not taken, and nothing says yet that the next one would be.
@@ -93,15 +94,7 @@ impl Log {
         make_dir(dir).map_err(told)?;
         let lock = lock(dir)?;
         let replayed = journal::replay(dir)?;
-        let first = replayed.as_ref().map_or(0, |replayed| replayed.first);
-        let base = first / WIDTH * WIDTH;
-        let mut tree = Tree::open(dir, base).map_err(|why| LogError::damaged(dir, base, why))?;
-        // What of the last bundle the journal has no longer.
-        let mut recent: VecDeque<Bytes> = VecDeque::new();
-        if first > base {
-            let missing = usize::try_from(first - base).expect("less than 256");
-            recent.extend(bundle(dir, base / WIDTH)?.into_iter().take(missing));
-        }
+        let (tree, recent) = rebuild(dir, replayed.as_ref())?;
         let head = Head::open(dir)?;
         let (segment, older) = match replayed {
             Some(replayed) => {
@@ -110,9 +103,7 @@ impl Log {
                 }
                 let older = replayed.segments.iter().rev().skip(1).rev().cloned();
                 let older: VecDeque<_> = older.map(|path| (path, replayed.end())).collect();
-                let segment = replayed.resume().map_err(told)?;
-                recent.extend(replayed.entries);
-                (segment, older)
+                (replayed.resume().map_err(told)?, older)
             }
             // Nothing is begun in its place, which would only be in the way when it is put back.
             None if head.signed_size() > 0 || tree::tile_path(dir, 0, 0).exists() => {
@@ -120,12 +111,10 @@ impl Log {
             }
             None => (Segment::begin(dir).map_err(told)?, VecDeque::new()),
         };
-        for entry in &recent {
-            tree.push(tlog_tiles::record_hash(entry));
-        }
         head.fits(dir, &tree)?;
-        let state = State { segment, older, recent, recent_from: base, awaited: false, closing: false, broken: None };
-        let durable = watch::Sender::new(tree.size());
+        let recent_from = tree.size() - recent.len() as u64;
+        let state = State { segment, older, recent, recent_from, awaited: false, closing: false, broken: None };
+        let durable = watch::Sender::new(Some(tree.head().map_err(|why| LogError::damaged(dir, tree.size(), why))?));
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
             sync,
@@ -198,14 +187,15 @@ impl Log {
     pub async fn durable(&self, end: u64) -> Result<(), LogError> {
         let inner = self.inner();
         let mut durable = inner.durable.subscribe();
-        if *durable.borrow() >= end {
+        let reached = |head: &Option<TreeHead>| head.is_none_or(|head| head.size >= end);
+        if durable.borrow().is_some_and(|head| head.size >= end) {
             return Ok(());
         }
         inner.state().awaited = true;
         inner.wake.notify_one();
-        let reached = durable.wait_for(|size| *size >= end || *size == u64::MAX).await;
-        match reached.map(|size| *size) {
-            Ok(size) if size != u64::MAX => Ok(()),
+        let reached = durable.wait_for(reached).await;
+        match reached.map(|head| *head) {
+            Ok(Some(_)) => Ok(()),
             _ => Err(inner.state().broken.clone().unwrap_or(LogError::None("thread any more"))),
         }
     }
@@ -217,8 +207,20 @@ impl Log {
 
     /// How many of them are durable.
     pub fn durable_size(&self) -> u64 {
-        let durable = *self.inner().durable.borrow();
-        if durable == u64::MAX { 0 } else { durable }
+        self.head().map_or(0, |head| head.size)
+    }
+
+    /// What is durable, as a tree; none once nothing more gets so.
+    pub(crate) fn head(&self) -> Option<TreeHead> {
+        *self.inner().durable.borrow()
+    }
+
+    /// The root over the first `size` entries, none if fewer are durable.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`].
+    pub(crate) fn root(&self, size: u64) -> Result<Option<[u8; 32]>, LogError> {
+        root_of(&self.inner().dir, &self.inner().tree(), size)
     }
 
     /// Whether every entry is durable before its answer leaves.
@@ -370,6 +372,38 @@ impl Inner {
         entries.drain(..skip);
         Ok(entries)
     }
+}
+
+/// The tree that tiles and journal give, and those of its entries that the journal has, from the beginning of a bundle on.
+fn rebuild(dir: &Path, replayed: Option<&Replayed>) -> Result<(Tree, VecDeque<Bytes>), LogError> {
+    let first = replayed.map_or(0, |replayed| replayed.first);
+    let base = first / WIDTH * WIDTH;
+    let mut tree = Tree::open(dir, base).map_err(|why| LogError::damaged(dir, base, why))?;
+    let mut recent: VecDeque<Bytes> = VecDeque::new();
+    if first > base {
+        // What of the last bundle the journal has no longer.
+        let missing = usize::try_from(first - base).expect("less than 256");
+        recent.extend(bundle(dir, base / WIDTH)?.into_iter().take(missing));
+    }
+    recent.extend(replayed.into_iter().flat_map(|replayed| &replayed.entries).cloned());
+    recent.iter().for_each(|entry| tree.push(tlog_tiles::record_hash(entry)));
+    Ok((tree, recent))
+}
+
+fn root_of(dir: &Path, tree: &Tree, size: u64) -> Result<Option<[u8; 32]>, LogError> {
+    let root = (size <= tree.size()).then(|| tree.root(size));
+    root.transpose().map_err(|why| LogError::damaged(dir, size, why))
+}
+
+/// The root over the first `size` entries of the log in `dir`, which nobody may have open; none if it has fewer.
+///
+/// # Errors
+/// [`LogError`].
+pub fn root_at(dir: &Path, size: u64) -> Result<Option<[u8; 32]>, LogError> {
+    let _lock = lock_to_look(dir)?;
+    let replayed = journal::replay(dir)?;
+    let (tree, _) = rebuild(dir, replayed.as_ref())?;
+    root_of(dir, &tree, size)
 }
 
 /// The entries of a bundle on disk.

@@ -24,6 +24,6 @@ pub use check::{KeptHead, LogReport, ToldErasure, check, check_with};
 pub use entry::{Action, Concluded, Digest, Entry, KeyChange, Level, Outcome, Pseudonym, Shred};
 pub use error::LogError;
 pub use follow::{is_continued, next_key, signed_size, size_of};
-pub use log::{Log, Sync};
+pub use log::{Log, Sync, root_at};
 pub use trail::{Trail, day_of};
-pub use tree::WIDTH;
+pub use tree::{TreeHead, WIDTH};

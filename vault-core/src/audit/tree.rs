@@ -21,6 +21,15 @@ use super::files;
 pub const WIDTH: u64 = 256;
 const HEIGHT: u8 = 8;
 
+/// What a tree is told by, as RFC 6962 has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TreeHead {
+    /// Its entries.
+    pub size: u64,
+    /// The root over them; of none it is not looked at.
+    pub root: [u8; 32],
+}
+
 /// A tree of a certain size.
 pub(super) struct Tree {
     dir: PathBuf,
@@ -83,6 +92,10 @@ impl Tree {
             self.unwritten.pop_first();
         }
         Ok(())
+    }
+
+    pub(super) fn head(&self) -> Result<TreeHead, String> {
+        Ok(TreeHead { size: self.size, root: self.root(self.size)? })
     }
 
     /// The root over the first `size` entries.

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 mod hardware;
 mod unlocks;
 
+pub use self::unlocks::NEW_UNLOCKS_MAX;
+
 use super::copies::{COPIES, Copies, Copy, next_sequence, overwriting_order, reading};
 use super::layout::{BLOCK_LEN, Block, ENTRIES_MAX, STANZAS_MAX, block};
 use super::stanza::{Stanza, Unlocking};

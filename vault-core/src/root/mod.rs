@@ -37,7 +37,7 @@ mod protocol_tests;
 pub(crate) mod softhsm;
 
 pub use error::{RootError, SlotError};
-pub use file::FileSlot;
+pub use file::{FileSlot, NEW_UNLOCKS_MAX};
 pub use pkcs11::{Hsm, HsmError, HsmPlace};
 pub use place::SlotPlace;
 pub use protocol::{Finish, Roots, SlotState, SlotStatus, Staged};

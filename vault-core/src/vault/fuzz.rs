@@ -18,6 +18,7 @@ use super::retained::RetainedRoot;
 use super::row::{self, Row, RowPlace};
 use super::schema::VersionRecord;
 use super::{accesses, metadata, outbox, subject};
+use crate::audit::TreeHead;
 use crate::codec;
 use crate::crypto::field::{Place, SealedField};
 use crate::crypto::{Dek, MetaKey, digest};
@@ -168,7 +169,7 @@ pub(crate) mod sealed {
             head: MetaHead { vault: VaultId([7; 16]), epoch: 7 },
             sequence: 11,
             counts,
-            logged: 12,
+            logged: TreeHead { size: 12, root: [14; 32] },
             at: Timestamp(13),
         };
         vec![meta.seal(&MetaKey::from_slice(&[9; 32]).expect("32 bytes"))]

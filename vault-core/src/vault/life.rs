@@ -1,6 +1,7 @@
 //! The vault's life: created, opened locked, unlocked, locked again, closed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -13,7 +14,7 @@ use super::turns::Turns;
 use super::types::{Counts, State, Status, VaultOptions};
 use super::writer::{Alarm, Command, QUEUE, Writer};
 use super::{Inner, Tasks, Vault, ages, callers, erase, idempotency, restore, retained, retention, schema, slots};
-use crate::audit::{Action, Entry, Outcome, trail};
+use crate::audit::{Action, Entry, Outcome, TreeHead, trail};
 use crate::crypto::Random;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -53,8 +54,8 @@ impl Vault {
 
         let mut header = Header::new(vault, Timestamp::now(), &mut random);
         let head = MetaHead { vault, epoch: header.epoch() };
-        let meta = Meta { head, sequence: 1, counts: Counts::default(), logged: 0, at: Timestamp::settled() }
-            .seal(header.meta_key());
+        let (counts, logged) = (Counts::default(), TreeHead::default());
+        let meta = Meta { head, sequence: 1, counts, logged, at: Timestamp::settled() }.seal(header.meta_key());
         let header_row = header.seal(&root.key, &mut random);
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Absent));
@@ -89,7 +90,7 @@ impl Vault {
     pub(super) fn assemble(store: Arc<dyn Store>, vault: VaultId, slots: Vec<FileSlot>, options: VaultOptions) -> Self {
         let pages = Pages::new(store.clone(), vault, options.cache_bytes);
         let shared = slots.iter().map(|slot| Arc::new(slot.clone()) as Arc<dyn RootSlot>).collect();
-        let log = options.log.clone();
+        let (log, accept_loss) = (options.log.clone(), options.accept_loss);
         let keeper = Arc::new(retained::Keeper::new(vault, slots.iter().map(|slot| slot.path().to_owned()).collect()));
         let inner = Inner {
             store,
@@ -110,6 +111,7 @@ impl Vault {
             sweeps: retention::Sweeps::default(),
             outbox: Arc::new(Outbox::new(log)),
             turns: Turns::new(),
+            accept_loss: AtomicBool::new(accept_loss),
             life: Mutex::new(None),
             failed: watch::Sender::new(false),
         };
@@ -120,8 +122,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::WrongUnlockKey`]; [`Error::Root`] if store and slots do not belong together, and then nothing was
-    /// changed; [`Error::OlderThanLog`] and
-    /// [`Error::ShorterLog`] unless [`VaultOptions::accept_loss`]; [`Error::Damaged`].
+    /// changed; [`Error::OlderThanLog`] and [`Error::OtherLog`] unless [`VaultOptions::accept_loss`]; [`Error::Damaged`].
     pub async fn unlock(&self, unlock: Unlock) -> Result<(), Error> {
         memory::apart(|| self.unlock_and_start(unlock, Finalizing::Resumed)).await
     }
@@ -362,18 +363,22 @@ impl Inner {
     }
 
     /// Refuses a store that is older than its audit log, for what the log tells of later is lost, and answers would not say
-    /// so; and a log that is shorter than it was, for another one would be begun in its place. Where somebody took that upon
+    /// so; and a log that is not the one it was, for what that told would be told nowhere. Where somebody took that upon
     /// himself, the one counts as new as the other from here on, and the log tells it.
     async fn as_new_as_its_log(&self, mut meta: Meta, row: Vec<u8>, header: &Header) -> Result<(Meta, Vec<u8>), Error> {
+        // For this one time: whoever unlocks it later was not asked.
+        let accept_loss = self.accept_loss.swap(false, Ordering::Relaxed);
         let Some(log) = self.outbox.log() else { return Ok((meta, row)) };
-        let (entries, told) = (log.size(), self.told_of(meta.logged));
+        let is_same = self.log_continues(meta.logged).await?;
+        // Of another log all of it may be news.
+        let told = self.told_of(if is_same { meta.logged.size } else { 0 });
         let lost = told.saturating_sub(meta.sequence);
-        let refusal = match (entries < meta.logged, lost) {
-            (true, _) => Error::ShorterLog { entries, had: meta.logged },
-            (false, 0) => return Ok((meta, row)),
-            (false, _) => Error::OlderThanLog { commit: meta.sequence, told },
+        let refusal = match (is_same, lost) {
+            (false, _) => Error::OtherLog { entries: log.size(), had: meta.logged.size },
+            (true, 0) => return Ok((meta, row)),
+            (true, _) => Error::OlderThanLog { commit: meta.sequence, told },
         };
-        if !self.options.accept_loss {
+        if !accept_loss {
             return Err(refusal);
         }
         tracing::error!("the vault is served all the same, and what is lost stays so: {refusal}");
@@ -382,13 +387,24 @@ impl Inner {
         log.durable(end).await?;
         // The outbox would take the next commits for told.
         meta.sequence += lost;
-        meta.logged = end;
+        meta.logged = log.head().filter(|head| head.size >= end).ok_or(Error::Failed)?;
         let settled = meta.seal(header.meta_key());
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(row)));
         batch.put.push((meta::KEY.to_vec(), settled.clone()));
         self.store.commit(batch).await?;
         Ok((meta, settled))
+    }
+
+    /// Whether the log is the one that had this head, or its continuation. Without a log that is not asked.
+    pub(super) async fn log_continues(&self, head: TreeHead) -> Result<bool, Error> {
+        let Some(log) = self.outbox.log() else { return Ok(true) };
+        if head.size == 0 || log.size() < head.size {
+            return Ok(head.size == 0);
+        }
+        // What is not durable yet has no hash.
+        log.durable(head.size).await?;
+        Ok(log.root(head.size)? == Some(head.root))
     }
 
     /// The newest commit that the log tells of, as far as it has entries from `begin` on. A log that does not read is told of

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! row 'm'
-//! off  0  8 B "UDVMETA1"     8 u16 format = 4     10 vault id (16 B)     26 u64 epoch         in the open
+//! off  0  8 B "UDVMETA1"     8 u16 format = 5     10 vault id (16 B)     26 u64 epoch         in the open
 //! off 34  sealed box under the header's META key, AAD = bytes 0..34:
 //!         u64 commit sequence ‖ u64 subjects ‖ u64 tombstones ‖ u64 refused ‖ u64 callers ‖ u64 pages ‖ u64 rows
 //!         ‖ u64 entries of the audit log that were durable by then ‖ u64 shreds
-//!         ‖ u64 settled time of the commit, ms
+//!         ‖ u64 settled time of the commit, ms ‖ root over these entries (32 B)
 //! ```
 //! Written with every commit, and expected by the next: two writers can not both go on. A truncated store opens cleanly
 //! in some engines, with every record gone; without a valid META the vault does not start on it.
 
 use super::types::Counts;
+use crate::audit::TreeHead;
 use crate::crypto::MetaKey;
 use crate::error::Error;
 use crate::ids::VaultId;
@@ -21,7 +22,7 @@ use crate::time::Timestamp;
 pub(crate) const KEY: &[u8] = b"m";
 
 const MAGIC: &[u8; 8] = b"UDVMETA1";
-const FORMAT: u16 = 4;
+const FORMAT: u16 = 5;
 const OPEN_LEN: usize = 34;
 
 /// The part in the open, readable while locked.
@@ -37,8 +38,8 @@ pub(crate) struct Meta {
     pub(crate) head: MetaHead,
     pub(crate) sequence: u64,
     pub(crate) counts: Counts,
-    /// Entries of the audit log that were durable when it was written: with fewer, the log is not the one it was.
-    pub(crate) logged: u64,
+    /// What of the audit log was durable when it was written: one with fewer entries, or others, is not the one it was.
+    pub(crate) logged: TreeHead,
     /// When it was written, as far as the clock was trusted then.
     pub(crate) at: Timestamp,
 }
@@ -77,11 +78,11 @@ impl Meta {
             c.callers,
             c.pages,
             c.rows,
-            self.logged,
+            self.logged.size,
             c.shreds,
             self.at.0,
         ];
-        let plaintext: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
+        let plaintext: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).chain(self.logged.root).collect();
         let head = self.head.encode();
         [&head[..], &key.seal_meta(&head, &plaintext)].concat()
     }
@@ -92,13 +93,15 @@ impl Meta {
         let head = MetaHead::decode(bytes)?;
         let (open, sealed) = bytes.split_at(OPEN_LEN);
         let plaintext = key.open_meta(open, sealed).map_err(|_| DAMAGED)?;
+        let (numbers, root) = plaintext.split_last_chunk::<32>().ok_or(DAMAGED)?;
+        let logged = |size| TreeHead { size, root: *root };
         let numbers: Vec<u64> =
-            plaintext.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("chunks of 8 bytes"))).collect();
-        let [sequence, subjects, tombstones, refused, callers, pages, rows, logged, shreds, at] = numbers[..] else {
+            numbers.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("chunks of 8 bytes"))).collect();
+        let [sequence, subjects, tombstones, refused, callers, pages, rows, entries, shreds, at] = numbers[..] else {
             return Err(DAMAGED);
         };
         let counts = Counts { subjects, tombstones, refused, callers, pages, rows, shreds };
-        Ok(Self { head, sequence, counts, logged, at: Timestamp(at) })
+        Ok(Self { head, sequence, counts, logged: logged(entries), at: Timestamp(at) })
     }
 }
 
@@ -116,7 +119,7 @@ mod tests {
             head: MetaHead { vault: VaultId([5; 16]), epoch: 7 },
             sequence: 11,
             counts,
-            logged: 12,
+            logged: TreeHead { size: 12, root: [14; 32] },
             at: Timestamp(13),
         };
         let bytes = meta.seal(&key);

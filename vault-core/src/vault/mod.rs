@@ -110,6 +110,7 @@ mod verify;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
@@ -180,6 +181,8 @@ pub(crate) struct Inner {
     pub(crate) outbox: Arc<outbox::Outbox>,
     /// For writes that lost a race for their subject.
     turns: Turns,
+    /// [`VaultOptions::accept_loss`], until the vault is unlocked.
+    accept_loss: AtomicBool,
     /// Held while unlocking or locking; the tasks of the session under it.
     life: Mutex<Option<Tasks>>,
     pub(crate) failed: watch::Sender<bool>,

@@ -291,3 +291,39 @@ async fn a_store_that_lacks_what_its_log_tells_is_served_only_to_who_takes_the_l
     fixture.restart().await;
     assert_eq!(fixture.read("b", "email").await.unwrap(), EMAIL[0].1);
 }
+
+#[tokio::test]
+async fn a_log_that_a_copy_of_the_vault_went_on_with_is_not_taken_for_its_own() {
+    let fixture = Fixture::new().await;
+    put(&fixture.vault, "a", EMAIL).await.unwrap();
+    fixture.log.durable(fixture.log.size()).await.unwrap();
+    let place = fixture.dir.path().join("copy");
+    let copied = std::process::Command::new("cp").arg("-r").arg(fixture.dir.path().join("audit")).arg(&place).status();
+    assert!(copied.unwrap().success());
+    let log = Log::open(&place).unwrap();
+    let options = || VaultOptions { log: Some(log.clone()), ..VaultOptions::default() };
+    let unlock = || Unlock::KeyFile(fixture.key.duplicate());
+    let copy = Arc::new(fixture.store.fork());
+    put(&fixture.vault, "b", EMAIL).await.unwrap();
+    fixture.log.durable(fixture.log.size()).await.unwrap();
+    put(&fixture.vault, "c", EMAIL).await.unwrap();
+    fixture.vault.close().await.unwrap();
+
+    let other = Vault::open(copy, &[slot(&fixture.dir).into()], options()).await.unwrap();
+    other.unlock(unlock()).await.unwrap();
+    put(&other, "b", EMAIL).await.unwrap();
+    other.close().await.unwrap();
+    while log.size() <= fixture.log.size() {
+        // More of them than the own log has, but of no commit that the store has not.
+        log.append(&[Entry::new(Action::Unlock, Outcome::Refused)]).unwrap();
+    }
+    let had = fixture.log.durable_size();
+    let vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options()).await.unwrap();
+    let refused = vault.unlock(unlock()).await.unwrap_err();
+    assert!(matches!(refused, Error::OtherLog { had: told, .. } if told <= had && told > 0), "{refused:?}");
+    vault.close().await.unwrap();
+    // Beside its own it opens.
+    let vault = fixture.open(fixture.store.clone()).await.unwrap();
+    vault.unlock(unlock()).await.unwrap();
+    vault.close().await.unwrap();
+}

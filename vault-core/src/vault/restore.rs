@@ -144,7 +144,7 @@ impl Vault {
         // Beyond every commit that the log tells of, or the outbox would take the next ones for told.
         let sequence = meta.sequence.max(told) + 1;
         // Whatever log there is now: that of the archives may be lost.
-        let logged = inner.outbox.log().map_or(0, Log::durable_size);
+        let logged = inner.outbox.log().and_then(Log::head).unwrap_or_default();
         let meta_row = Meta { head, sequence, counts, logged, at: Timestamp::settled() }.seal(header.meta_key());
         rows::put(&*inner.store, vec![(meta::KEY.to_vec(), meta_row.clone())]).await?;
 
@@ -156,7 +156,7 @@ impl Vault {
         let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
         let mending = Mending::start(self, snapshot, root, meta_row);
         let lookups_mended = mend::lookups(inner, &mending.session, progress).await?;
-        if logged < meta.logged {
+        if !inner.log_continues(meta.logged).await? {
             mend::forget_log(inner, &mending.session).await?;
         }
         let refused_again =

@@ -12,7 +12,7 @@ use super::erase::OpenTable;
 use super::finalizer::Job;
 use super::types::{Counts, RotationProgress};
 use super::writer::{Command, Write};
-use crate::audit::trail;
+use crate::audit::{TreeHead, trail};
 use crate::error::Error;
 use crate::root::RootEntry;
 use crate::schema::Schema;
@@ -25,7 +25,7 @@ pub(crate) struct Snapshot {
     pub(crate) counts: Counts,
     pub(crate) sequence: u64,
     /// Entries of the audit log that were durable by then.
-    pub(crate) logged: u64,
+    pub(crate) logged: TreeHead,
     pub(crate) schema: Arc<Schema>,
 }
 

@@ -36,8 +36,7 @@ pub struct VaultOptions {
     pub slot_rotation_seconds: u64,
     /// How old keys may get.
     pub keys: KeyPolicy,
-    /// Whether a store that lacks commits which the log tells of, or whose log lacks entries that it had, is served all the
-    /// same.
+    /// Whether the first unlock takes a store that lacks commits which the log tells of, or whose log is not the one it was.
     pub accept_loss: bool,
     /// Where it is logged what is done; none only where nobody else has access.
     pub log: Option<Log>,

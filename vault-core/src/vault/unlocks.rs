@@ -12,10 +12,7 @@ use super::types::PlaceNew;
 use super::{Inner, Vault};
 use crate::error::Error;
 use crate::memory;
-use crate::root::{FileSlot, Finish, NewUnlock, SlotError};
-
-/// A slot holds eight, and two of those before stay until the new ones are in their place.
-const NEW_MAX: usize = 6;
+use crate::root::{FileSlot, Finish, NEW_UNLOCKS_MAX, NewUnlock, SlotError};
 
 /// Why unlock keys were not replaced.
 pub(super) struct Undone {
@@ -59,7 +56,7 @@ impl Vault {
                 expected: "at least one: nothing would open the vault",
             });
         }
-        if unlocks.len() > NEW_MAX {
+        if unlocks.len() > NEW_UNLOCKS_MAX {
             return Err(Error::Invalid { field: "unlock keys", expected: "at most 6" });
         }
         if !self.inner.file_slots.iter().any(FileSlot::takes_unlock_keys) {

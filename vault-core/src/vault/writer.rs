@@ -310,7 +310,8 @@ impl Writer {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
-        let logged = before.logged.max(self.inner.outbox.log().map_or(0, Log::durable_size));
+        let head_of_log = self.inner.outbox.log().and_then(Log::head);
+        let logged = head_of_log.filter(|head| head.size > before.logged.size).unwrap_or(before.logged);
         let meta = Meta { head, sequence: before.sequence + 1, counts, logged, at: Timestamp::settled() };
         let meta_row = meta.seal(header.meta_key());
         let stamped = rest.entries.into_iter().map(|entry| Entry { commit: Some(meta.sequence), ..entry });

@@ -152,7 +152,7 @@ impl From<Error> for Failure {
             )
             | Error::Damaged(_)
             | Error::OlderThanLog { .. }
-            | Error::ShorterLog { .. }
+            | Error::OtherLog { .. }
             | Error::Store(StoreError::Corrupt(_))
             | Error::Slot(SlotError::Damaged { .. }) => Self::damage(error.to_string()),
             _ => Self::failed(error.to_string()),

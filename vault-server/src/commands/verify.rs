@@ -38,7 +38,7 @@ pub(super) fn run(args: &VerifyArgs, site: &Site) -> Result<(), Failure> {
         bar.finish_and_clear();
         let keys = vault.log_signers().await;
         let untold = match &logged {
-            Some(logged) => vault.verify_log(&logged.report).await,
+            Some(logged) => vault.verify_log(&logged.report, &|size| audit::root_at(&site.audit, size)).await,
             None => Ok(Vec::new()),
         };
         vault.close().await?;

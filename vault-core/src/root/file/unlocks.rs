@@ -12,6 +12,9 @@ use crate::root::copies::next_sequence;
 use crate::root::stanza::Stanza;
 use crate::root::{NewUnlock, RootEntry, SlotError};
 
+/// New unlock keys at once, beside the two that stay until these are in their place in every slot.
+pub const NEW_UNLOCKS_MAX: usize = STANZAS_MAX - 2;
+
 impl FileSlot {
     /// Whether it is opened by the vault's unlock keys: one in hardware has its own.
     pub fn takes_unlock_keys(&self) -> bool {
@@ -55,9 +58,8 @@ impl Inner {
             let key = state.key.as_ref().ok_or_else(|| self.locked())?.duplicate();
             (key, state.stanzas.clone(), state.opener)
         };
-        // Beside the two that stay in any case.
-        if unlocks.len() > STANZAS_MAX - 2 {
-            return Err(SlotError::Count { what: "new unlock keys", most: STANZAS_MAX - 2 });
+        if unlocks.len() > NEW_UNLOCKS_MAX {
+            return Err(SlotError::Count { what: "new unlock keys", most: NEW_UNLOCKS_MAX });
         }
         let gone = make_room(&mut stanzas, &mut opener, unlocks.len());
         if let Err(error) = self.destroy(&gone, unlocks) {

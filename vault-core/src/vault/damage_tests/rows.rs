@@ -512,7 +512,7 @@ impl Image {
 fn refusal(error: &Error) -> String {
     let of_damage = matches!(
         error,
-        Error::Damaged(_) | Error::Root(_) | Error::Slot(_) | Error::OlderThanLog { .. } | Error::ShorterLog { .. }
+        Error::Damaged(_) | Error::Root(_) | Error::Slot(_) | Error::OlderThanLog { .. } | Error::OtherLog { .. }
     );
     assert!(of_damage, "a refusal that does not say damage: {error:?}");
     error.to_string()

@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::super::{Vault, erase, outbox};
-use crate::audit::{LogReport, ToldErasure};
+use crate::audit::{LogError, LogReport, ToldErasure};
 use crate::error::Error;
 use crate::ids::ErasureId;
 
 impl Vault {
     /// What the log does not tell of erasures that are final by the vault's own records, and whether it is shorter than it
-    /// was. What a crash left in the outbox counts as told.
+    /// was, or another; `root_at` tells the root over its first so many entries. What a crash left in the outbox counts as told.
     ///
     /// # Errors
     /// [`Error::Locked`], or the store's.
-    pub async fn verify_log(&self, log: &LogReport) -> Result<Vec<String>, Error> {
+    pub async fn verify_log(
+        &self,
+        log: &LogReport,
+        root_at: &dyn Fn(u64) -> Result<Option<[u8; 32]>, LogError>,
+    ) -> Result<Vec<String>, Error> {
         let session = self.session()?;
         let snapshot = session.settled().await;
         let mut waiting: BTreeMap<ErasureId, ToldErasure> = BTreeMap::new();
@@ -21,11 +25,21 @@ impl Vault {
             ToldErasure::take(&mut waiting, &entry);
         }
         let mut problems = Vec::new();
-        if log.size < snapshot.logged {
+        let had = snapshot.logged;
+        if log.size < had.size {
             problems.push(format!(
                 "the audit log has {} entries, and had {}: it is an older copy, or its end was removed",
-                log.size, snapshot.logged
+                log.size, had.size
             ));
+        } else if had.size > 0 {
+            match root_at(had.size) {
+                Ok(root) if root == Some(had.root) => {}
+                Ok(_) => problems.push(format!(
+                    "the first {} entries of the audit log are not those that it had: it was begun anew or changed",
+                    had.size
+                )),
+                Err(error) => problems.push(error.to_string()),
+            }
         }
         if log.commit > snapshot.sequence {
             problems.push(format!(
