@@ -264,7 +264,8 @@ impl From<Error> for Problem {
                             the log of the server says why";
                 Self::new(Kind::AuditUnavailable, told)
             }
-            Error::Damaged(_) | Error::OlderThanLog { .. } | Error::OtherLog { .. } => logged(Kind::Damaged, told),
+            Error::Damaged(_) => logged(Kind::Damaged, told),
+            Error::OlderThanLog { .. } | Error::OtherLog { .. } => logged(Kind::Conflict, told),
             Error::Backup(BackupError::NoRecipient | BackupError::Recipient(_)) => {
                 Self::invalid("recipients", "age recipients (age1…): name them, or configure them under [backup]")
             }

@@ -258,8 +258,11 @@ impl LayerStatus {
 
     fn what_to_do(&self) -> String {
         let layer = printable(&self.layer);
-        let why = if self.has_seen_too_much() { "have seen more shreds" } else { "are older" };
-        format!("the keys of {layer} {why} than the policy allows: run `vault-cli key rotate {layer}`")
+        let why = match self.has_seen_too_much() {
+            true => "have seen as many shreds as the policy allows",
+            false => "are older than the policy allows",
+        };
+        format!("the keys of {layer} {why}: run `vault-cli key rotate {layer}`")
     }
 
     fn meaning(&self) -> String {
@@ -397,7 +400,14 @@ fn change(id: &str, change: &impl Serialize, client: &Client, context: &Context)
 
 fn watch(id: &str, client: &Client, context: &Context) -> Result<Exit, Failure> {
     let bar = progress::counting(&context.ui, "rotating", 0);
+    let mut waits = None;
     let answer = until_ended(client, id, |rotation| {
+        if !rotation.has_ended() && rotation.detail != waits {
+            waits.clone_from(&rotation.detail);
+            if let Some(why) = &waits {
+                bar.suspend(|| context.ui.warn(&printable(why)));
+            }
+        }
         bar.set_length(rotation.total);
         bar.set_position(rotation.done);
         bar.set_message(rotation.pace(Timestamp::now()));
@@ -465,7 +475,7 @@ mod tests {
         };
         assert!(lookups(2, false).meaning().ends_with("has seen 2 shreds of at most 5"));
         assert!(lookups(2, true).what_to_do().contains("are older than"));
-        assert!(lookups(5, true).what_to_do().contains("have seen more shreds than"));
+        assert!(lookups(5, true).what_to_do().contains("have seen as many shreds as"));
     }
 
     #[test]

@@ -151,11 +151,14 @@ impl DiskStore {
         if let Some(found) = EngineName::found_in(dir).filter(|found| *found != name) {
             return Err(StoreError::OtherEngine { found, asked: name });
         }
-        // Before the engine opens: on a full disk, giving up the reserve is what lets it.
+        // Before the engine opens: on a full disk, giving up some of the reserve is what lets it, or else all of it.
         let room = Arc::new(Room::new(dir, options.min_free_bytes, options.reserve_bytes, probe));
         room.admits(true);
         let start = Instant::now();
-        let engine = name.open(dir, options.cache_bytes)?;
+        let engine = match name.open(dir, options.cache_bytes) {
+            Err(_) if room.give_up_all() => name.open(dir, options.cache_bytes)?,
+            opened => opened?,
+        };
         let took = start.elapsed();
         if took >= SLOW_OPENING {
             let seconds = took.as_secs();

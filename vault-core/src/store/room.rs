@@ -13,6 +13,9 @@ use super::StoreError;
 /// Free bytes below which not even a batch that removes is let through, with a reserve of more than twice as many.
 const FLOOR: u64 = 24 * 1024 * 1024;
 
+/// The least of the reserve that is given up at once.
+const PART: u64 = 1024 * 1024;
+
 /// The name of the reserve file.
 const RESERVE: &str = "reserve";
 
@@ -51,8 +54,8 @@ impl Room {
         self.headroom.store(bytes, Ordering::Relaxed);
     }
 
-    /// What may be written now. Makes the reserve when there is room for it; when there is not, gives it up if something
-    /// is there that may use it (`reclaiming`).
+    /// What may be written now. Makes the reserve when there is room for it. If something is there that may use it
+    /// (`reclaiming`), gives up as much of it as is missing, and no more: whoever fills the disk takes that as well.
     pub(super) fn admits(&self, reclaiming: bool) -> Admits {
         let Some(mut free) = self.free() else {
             return Admits::All;
@@ -60,10 +63,16 @@ impl Room {
         if self.is_enough(free) && self.reserve().is_ok() {
             return Admits::All;
         }
-        if reclaiming && self.give_up_reserve() {
+        let floor = self.floor();
+        if reclaiming && free < floor && self.give_up(floor - free).unwrap_or(false) {
             free = self.free().unwrap_or(free);
         }
-        if free < self.floor() { Admits::None } else { Admits::Reclaiming }
+        if free < floor { Admits::None } else { Admits::Reclaiming }
+    }
+
+    /// Gives all of the reserve up, if the disk is full; answers whether there was any.
+    pub(super) fn give_up_all(&self) -> bool {
+        self.is_full() && self.give_up(self.reserve_bytes).unwrap_or(false)
     }
 
     /// Of a small reserve some must be left to use once it is given up on a disk without any other room.
@@ -83,26 +92,31 @@ impl Room {
     }
 
     fn is_enough(&self, free: u64) -> bool {
-        let missing = if self.reserved.load(Ordering::Relaxed) { 0 } else { self.reserve_bytes };
+        let missing = match self.reserved.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.reserve_bytes.saturating_sub(self.kept()),
+        };
         let headroom = self.headroom.load(Ordering::Relaxed);
         free >= self.min_free.saturating_add(missing).saturating_add(headroom)
     }
 
-    /// Makes the reserve file unless it is there.
+    /// Makes the reserve file whole unless it is.
     fn reserve(&self) -> io::Result<()> {
         if self.reserved.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.write_reserve().inspect_err(|_| _ = fs::remove_file(self.path()))?;
+        let mut file = File::options().append(true).create(true).open(self.path())?;
+        let kept = file.metadata()?.len().min(self.reserve_bytes);
+        file.set_len(kept)?;
+        self.fill(&mut file, kept).inspect_err(|_| _ = file.set_len(kept))?;
         self.reserved.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Writes the bytes out: a file that is only given a length takes no room.
-    fn write_reserve(&self) -> io::Result<()> {
-        let mut file = File::create(self.path())?;
+    fn fill(&self, file: &mut File, kept: u64) -> io::Result<()> {
         let zeros = [0; 64 * 1024];
-        let mut left = self.reserve_bytes;
+        let mut left = self.reserve_bytes - kept;
         while left > 0 {
             let step = left.min(zeros.len() as u64);
             file.write_all(&zeros[..step as usize])?;
@@ -111,10 +125,23 @@ impl Room {
         file.sync_all()
     }
 
-    /// Whether there was a reserve to give up.
-    fn give_up_reserve(&self) -> bool {
+    /// How much of the reserve there is.
+    fn kept(&self) -> u64 {
+        fs::metadata(self.path()).map_or(0, |file| file.len())
+    }
+
+    /// Gives up so much of the reserve, at least [`PART`]; answers whether there was any.
+    fn give_up(&self, bytes: u64) -> io::Result<bool> {
+        let kept = self.kept();
+        if kept == 0 {
+            return Ok(false);
+        }
         self.reserved.store(false, Ordering::Relaxed);
-        fs::remove_file(self.path()).is_ok()
+        match kept.saturating_sub(bytes.max(PART)) {
+            0 => fs::remove_file(self.path())?,
+            rest => File::options().write(true).open(self.path())?.set_len(rest)?,
+        }
+        Ok(true)
     }
 
     fn path(&self) -> PathBuf {
@@ -136,5 +163,51 @@ impl Admits {
             Admits::Reclaiming if reclaim => Ok(()),
             Admits::Reclaiming | Admits::None => Err(StoreError::Full),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    #[test]
+    fn no_more_of_the_reserve_is_given_up_than_is_missing() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (total, others) = (300 * MIB, Arc::new(AtomicU64::new(0)));
+        let used = others.clone();
+        let probe = move |dir: &Path| {
+            let reserve = fs::metadata(dir.join(RESERVE)).map_or(0, |file| file.len());
+            Ok(total.saturating_sub(reserve + used.load(Ordering::Relaxed)))
+        };
+        let room = Room::new(dir.path(), 128 * MIB, 64 * MIB, Box::new(probe));
+        assert_eq!((room.admits(false), room.kept()), (Admits::All, 64 * MIB));
+        let fill_up = || others.fetch_add(room.free().unwrap(), Ordering::Relaxed);
+
+        // Below what writes need, and enough for what removes.
+        others.store(total - 64 * MIB - FLOOR, Ordering::Relaxed);
+        assert_eq!((room.admits(true), room.kept()), (Admits::Reclaiming, 64 * MIB));
+
+        // Somebody takes whatever is given up, and some is left for the next that removes.
+        for kept in [40, 16] {
+            fill_up();
+            assert_eq!((room.admits(false), room.kept()), (Admits::None, (kept + 24) * MIB));
+            assert_eq!((room.admits(true), room.kept()), (Admits::Reclaiming, kept * MIB));
+        }
+        fill_up();
+        assert_eq!((room.admits(true), room.kept()), (Admits::None, 0), "16 MiB are less than it takes");
+
+        // Once there is room it is made whole, also from a part.
+        others.store(0, Ordering::Relaxed);
+        assert_eq!((room.admits(false), room.kept()), (Admits::All, 64 * MIB));
+        fill_up();
+        assert_eq!(room.admits(true), Admits::Reclaiming);
+        others.store(total - 192 * MIB, Ordering::Relaxed);
+        assert!(!room.is_full(), "what is left of it counts");
+        assert_eq!((room.admits(false), room.kept()), (Admits::All, 64 * MIB));
     }
 }

@@ -173,7 +173,10 @@ impl Vault {
             if records.iter().rfind(|record| record.layer() == layer).is_some_and(|last| rests(last, now)) {
                 continue;
             }
-            tracing::info!(layer = layer.as_str(), "keys are older than the policy allows: their rotation begins");
+            tracing::info!(
+                layer = layer.as_str(),
+                "keys are older than the policy allows, or saw too many shreds: their rotation begins"
+            );
             self.rotate_by_itself(layer.into(), policy.rate).await?;
             return Ok(Some(layer));
         }
@@ -212,7 +215,7 @@ fn warn(status: &KeyStatus, now: Timestamp, warned: &mut Vec<(Layer, Timestamp)>
         }
         warned.push((due.layer, now));
         let (layer, since) = (due.layer.as_str(), due.since);
-        tracing::warn!(layer, %since, "keys are older than the policy allows: rotate them with `vault-cli key rotate {layer}`");
+        tracing::warn!(layer, %since, "keys are older than the policy allows, or saw too many shreds: rotate them with `vault-cli key rotate {layer}`");
     }
 }
 

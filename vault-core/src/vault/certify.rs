@@ -37,6 +37,11 @@ impl Vault {
         if record.f1_at.is_none() {
             return Err(Error::Conflict("the erasure is not final yet: its certificate is there once it is"));
         }
+        if record.told_from.is_none() {
+            return Err(Error::Conflict(
+                "the audit log that told of the erasure is lost: there is no certificate of it any more",
+            ));
+        }
         let vault = self.inner.vault;
         blocking(move || {
             let found = find(&log, &record, &HashMap::new())?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::evidence::{self, subject_salt};
 use super::tests::{Fixture, erasure_of, id, slot};
 use super::{Layer, Vault, VaultOptions};
-use crate::audit::{Action, Digest, Entry, Level, LogReport, Shred, ToldErasure};
+use crate::audit::{Action, Digest, Entry, Level, Log, LogReport, Shred, ToldErasure};
 use crate::certificate::{check, subject_commitment};
 use crate::crypto::digest;
 use crate::error::Error;
@@ -224,4 +224,42 @@ async fn an_erasure_that_the_log_does_not_tell_is_found() {
     assert_eq!(problems(&moved).await, Vec::<String>::new());
     let older = LogReport { size: 1, ..told(2, true) };
     assert!(problems(&older).await[0].contains("it is an older copy"));
+}
+
+#[tokio::test]
+async fn who_takes_another_log_has_no_evidence_of_before_and_goes_on() {
+    let mut fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b", "c"]).await;
+    let erasure = fixture.shred(&["a", "b"]).await.id;
+    // So that a commit tells of the log.
+    fixture.log.durable(fixture.log.size()).await.unwrap();
+    fixture.enrol(&["d"]).await;
+    fixture.vault.close().await.unwrap();
+    let log = Log::open(&fixture.dir.path().join("another")).unwrap();
+    let open = async |accept_loss| {
+        let options = VaultOptions { accept_loss, log: Some(log.clone()), ..VaultOptions::default() };
+        let vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
+        let unlocked = vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await;
+        (vault, unlocked)
+    };
+    let (vault, refused) = open(false).await;
+    assert!(matches!(refused, Err(Error::OtherLog { entries: 0, had: 1.. })), "{refused:?}");
+    vault.close().await.unwrap();
+
+    let (vault, taken) = open(true).await;
+    taken.unwrap();
+    vault.lock().await.unwrap();
+    fixture.vault = vault;
+    fixture.log = log.clone();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    let told = LogReport { size: log.size(), ..LogReport::default() };
+    let problems = fixture.vault.verify_log(&told, &|size| log.root(size)).await.unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+    let answer = fixture.vault.certificate(erasure).await.unwrap_err();
+    assert!(matches!(answer, Error::Conflict(_)), "{answer:?}");
+    // What comes from here on is told again.
+    let erasure = fixture.shred(&["c"]).await.id;
+    fixture.vault.certificate(erasure).await.unwrap();
+    fixture.restart().await;
+    assert_eq!(fixture.vault.erasure(erasure).await.unwrap().counts.r#final, 1);
 }

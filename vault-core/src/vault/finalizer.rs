@@ -507,7 +507,7 @@ impl Finalizer {
             // Only a rotation needs more space than a shred may use: it waits, and nobody else does.
             Error::DiskFull if self.rotations.takes_part() => {
                 self.session.set_waiting(vec![error.to_string()]);
-                self.rotations.postponed();
+                self.rotations.postponed(&error.to_string());
                 self.rotations.rest(FULL);
             }
             _ => self.postpone(error.to_string()),
@@ -533,14 +533,14 @@ impl Finalizer {
         self.together = 1;
         self.untidy_until = Some(Instant::now() + TIDY_EVERY);
         self.session.set_waiting(vec![error.to_string()]);
-        self.rotations.postponed();
+        self.rotations.postponed(&error.to_string());
         // What it was is set aside: the rest does not wait.
         self.retry_at = Some(Instant::now() + MISSED);
     }
 
     fn postpone(&mut self, reason: String) {
+        self.rotations.postponed(&reason);
         self.session.set_waiting(vec![reason]);
-        self.rotations.postponed();
         self.retry_at = Some(Instant::now() + self.retry_after);
         self.retry_after = (self.retry_after * 2).min(RETRY.1);
     }

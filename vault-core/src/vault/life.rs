@@ -174,18 +174,19 @@ impl Vault {
         if cfg!(not(test)) {
             Timestamp::told_before(meta.at);
         }
-        let (meta, row) = match finalizing {
+        let (meta, row, other_log) = match finalizing {
             Finalizing::Resumed => {
                 let settled = inner.as_new_as_its_log(meta, row, &header).await?;
                 inner.recover_outbox(&header).await?;
                 settled
             }
             // The difference stays to be seen.
-            Finalizing::AtRest => (meta, row),
+            Finalizing::AtRest => (meta, row, None),
         };
         let schema = Arc::new(schema::load(inner, &header).await?);
         let Meta { counts, sequence, logged, .. } = meta;
-        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
+        let (header, log_is_other) = (Arc::new(header), other_log.is_some());
+        let snapshot = Snapshot { header, counts, sequence, logged, log_is_other, schema };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (jobs, mut job_queue) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(snapshot, root, commands, jobs));
@@ -196,6 +197,13 @@ impl Vault {
         };
         inner.load_callers(&session).await?;
         let writer = tokio::spawn(writer.run(queue));
+        if let Some(told) = other_log
+            && let Err(error) = restore::take_other_log(inner, &session, told).await
+        {
+            let _ = session.writer.send(Command::Stop).await;
+            let _ = writer.await;
+            return Err(error);
+        }
         let last_used = finalizer.as_ref().map(|_| {
             // At rest nothing is written by itself.
             tokio::spawn(callers::note_now_and_then(inner.clone(), session.clone()))
@@ -364,18 +372,24 @@ impl Inner {
 
     /// Refuses a store that is older than its audit log, for what the log tells of later is lost, and answers would not say
     /// so; and a log that is not the one it was, for what that told would be told nowhere. Where somebody took that upon
-    /// himself, the one counts as new as the other from here on, and the log tells it.
-    async fn as_new_as_its_log(&self, mut meta: Meta, row: Vec<u8>, header: &Header) -> Result<(Meta, Vec<u8>), Error> {
+    /// himself, the one counts as new as the other from here on, and the log tells it. Answers also what is still
+    /// to be logged if the log is another one: [`restore::take_other_log`].
+    async fn as_new_as_its_log(
+        &self,
+        mut meta: Meta,
+        row: Vec<u8>,
+        header: &Header,
+    ) -> Result<(Meta, Vec<u8>, Option<Entry>), Error> {
         // For this one time: whoever unlocks it later was not asked.
         let accept_loss = self.accept_loss.swap(false, Ordering::Relaxed);
-        let Some(log) = self.outbox.log() else { return Ok((meta, row)) };
+        let Some(log) = self.outbox.log() else { return Ok((meta, row, None)) };
         let is_same = self.log_continues(meta.logged).await?;
         // Of another log all of it may be news.
         let told = self.told_of(if is_same { meta.logged.size } else { 0 });
         let lost = told.saturating_sub(meta.sequence);
         let refusal = match (is_same, lost) {
             (false, _) => Error::OtherLog { entries: log.size(), had: meta.logged.size },
-            (true, 0) => return Ok((meta, row)),
+            (true, 0) => return Ok((meta, row, None)),
             (true, _) => Error::OlderThanLog { commit: meta.sequence, told },
         };
         if !accept_loss {
@@ -383,17 +397,21 @@ impl Inner {
         }
         tracing::error!("the vault is served all the same, and what is lost stays so: {refusal}");
         let count = (lost > 0).then_some(lost);
-        let end = self.outbox.append(&[Entry { count, ..Entry::new(Action::AcceptLoss, Outcome::Done) }])?;
-        log.durable(end).await?;
+        let told = Entry { count, ..Entry::new(Action::AcceptLoss, Outcome::Done) };
         // The outbox would take the next commits for told.
         meta.sequence += lost;
+        if !is_same {
+            return Ok((meta, row, Some(told)));
+        }
+        let end = self.outbox.append(&[told])?;
+        log.durable(end).await?;
         meta.logged = log.head().filter(|head| head.size >= end).ok_or(Error::Failed)?;
         let settled = meta.seal(header.meta_key());
         let mut batch = Batch::default();
         batch.expect.push((meta::KEY.to_vec(), Expect::Value(row)));
         batch.put.push((meta::KEY.to_vec(), settled.clone()));
         self.store.commit(batch).await?;
-        Ok((meta, settled))
+        Ok((meta, settled, None))
     }
 
     /// Whether the log is the one that had this head, or its continuation. Without a log that is not asked.

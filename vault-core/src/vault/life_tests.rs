@@ -35,6 +35,23 @@ async fn a_look_at_rest_leaves_unfinished_shreds_alone() {
     assert!(vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
 }
 
+#[tokio::test]
+async fn a_rotation_tells_what_it_waits_for() {
+    let fixture = Fixture::new().await;
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let rotation = fixture.vault.rotate(Layer::Root, None, None).await.unwrap().made;
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|why: &Option<String>| why.as_ref().is_some_and(|why| why.contains("is missing"))) {
+        assert!(seen.len() < 1000, "{:?} …", &seen[..20]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        seen.push(fixture.vault.rotation(rotation.id).await.unwrap().detail);
+    }
+    std::fs::rename(&away, slot(&fixture.dir)).unwrap();
+    let done = fixture.ended(rotation.id).await;
+    assert_eq!((done.state, done.detail), (RotationState::Done, None));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_unlocks_and_writes_beside_each_other() {
     let fixture = Fixture::new().await;

@@ -311,7 +311,10 @@ async fn a_log_that_a_copy_of_the_vault_went_on_with_is_not_taken_for_its_own() 
 
     let other = Vault::open(copy, &[slot(&fixture.dir).into()], options()).await.unwrap();
     other.unlock(unlock()).await.unwrap();
-    put(&other, "b", EMAIL).await.unwrap();
+    for _ in 0..5 {
+        put(&other, "b", EMAIL).await.unwrap();
+    }
+    let newest = commits(&log).pop();
     other.close().await.unwrap();
     while log.size() <= fixture.log.size() {
         // More of them than the own log has, but of no commit that the store has not.
@@ -325,5 +328,12 @@ async fn a_log_that_a_copy_of_the_vault_went_on_with_is_not_taken_for_its_own() 
     // Beside its own it opens.
     let vault = fixture.open(fixture.store.clone()).await.unwrap();
     vault.unlock(unlock()).await.unwrap();
+    vault.close().await.unwrap();
+    // Who takes the other one all the same goes on behind every commit that it tells of.
+    let options = VaultOptions { accept_loss: true, ..options() };
+    let vault = Vault::open(fixture.store.clone(), &[slot(&fixture.dir).into()], options).await.unwrap();
+    vault.unlock(unlock()).await.unwrap();
+    put(&vault, "d", EMAIL).await.unwrap();
+    assert!(commits(&log).pop() > newest, "the outbox would take it for told");
     vault.close().await.unwrap();
 }

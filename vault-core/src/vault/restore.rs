@@ -20,8 +20,8 @@ use super::meta::{Meta, MetaHead};
 use super::session::{Session, Snapshot};
 use super::types::{VaultOptions, VerifyReport};
 use super::writer::{Command, QUEUE, Write, Writer};
-use super::{Vault, meta, outbox, schema};
-use crate::audit::{Action, Entry, Log, Outcome};
+use super::{Inner, Vault, meta, outbox, schema};
+use crate::audit::{Action, Entry, Log, Outcome, TreeHead};
 use crate::backup::{BackupError, Identities, Info};
 use crate::crypto::Random;
 use crate::error::Error;
@@ -79,6 +79,8 @@ pub struct RestoreReport {
     pub lookups_mended: u64,
     /// Subjects and compartments refused again, for they were since the key plane was made.
     pub refused_again: u64,
+    /// Whether the audit log is not the one that the archives tell of, so that what changed since is not known.
+    pub log_is_other: bool,
     /// Whether refusals since then are not known, and that was accepted.
     pub unknown_refusals: bool,
     /// What the scrub found afterwards.
@@ -153,10 +155,11 @@ impl Vault {
         let root_as_it_is = checked.root.duplicate();
         let root = RootEntry { epoch: head.epoch, retained: false, ..root.duplicate() };
         let schema = Arc::new(schema::load(inner, &header).await?);
-        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, schema };
+        let log_is_other = !inner.log_continues(meta.logged).await?;
+        let snapshot = Snapshot { header: Arc::new(header), counts, sequence, logged, log_is_other: false, schema };
         let mending = Mending::start(self, snapshot, root, meta_row);
         let lookups_mended = mend::lookups(inner, &mending.session, progress).await?;
-        if !inner.log_continues(meta.logged).await? {
+        if log_is_other {
             mend::forget_log(inner, &mending.session).await?;
         }
         let refused_again =
@@ -180,6 +183,7 @@ impl Vault {
             unreadable: counted.unreadable,
             lookups_mended,
             refused_again,
+            log_is_other,
             unknown_refusals: checked.retained && refusals.is_none(),
             verify,
             keys: checked.keys,
@@ -206,6 +210,18 @@ impl Vault {
         let opened = memory::blocking(move || super::life::unlock_slots(&slots, &unlock)).await;
         Ok(opened.map_err(|_| Error::Failed)??)
     }
+}
+
+/// Takes the present log for the vault's own in place of the one it had, whose entries are told nowhere any more, and has `told`
+/// logged. Before anybody else commits; the last commit is the one that tells of the present log, so that a crash leaves it
+/// refused.
+pub(super) async fn take_other_log(inner: &Inner, session: &Session, told: Entry) -> Result<(), Error> {
+    mend::forget_log(inner, session).await?;
+    let now = session.snapshot();
+    let Snapshot { counts, sequence, .. } = *now;
+    let (header, schema) = (now.header.clone(), now.schema.clone());
+    session.publish(Snapshot { header, counts, sequence, logged: TreeHead::default(), log_is_other: false, schema });
+    session.commit(vec![Write { entries: vec![told], reclaim: true, ..Write::default() }]).await.map(drop)
 }
 
 /// A restored store as it is brought up to its data, by the writer but without a finalizer.

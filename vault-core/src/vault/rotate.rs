@@ -22,7 +22,7 @@ use super::finalizer::Job;
 use super::idempotency::{self, Begun, Claim, Idempotency, Made};
 use super::records::{DeksWork, LookupsWork, RotationRecord, Walk, WhichDeks, Work, decode, encode};
 use super::session::{Session, Snapshot, reading};
-use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationState};
+use super::types::{DeksOf, Layer, NewRotation, PlaceNew, Rotation, RotationProgress, RotationState};
 use super::unlocks::Undone;
 use super::writer::Write;
 use super::{Inner, Vault, ages, renew, subject};
@@ -126,7 +126,8 @@ impl Vault {
         if is_open(&earlier, record.layer()) {
             return Err(Error::Conflict("a rotation of this layer has not ended: watch, resume or cancel it first"));
         }
-        let mut write = noting(&snapshot.header, &record)?;
+        // On a full disk what is under way may go on, and nothing is begun.
+        let mut write = Write { reclaim: false, ..noting(&snapshot.header, &record)? };
         if let Some(claim) = &claim {
             claim.note(&snapshot.header, record.id.0, &mut write)?;
         }
@@ -135,7 +136,7 @@ impl Vault {
         }
         idempotency::made(&session.commit(vec![write]).await?)?;
         session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::Locked)?;
-        Ok(Made::now(shown(record)))
+        Ok(Made::now(shown(record, &[])))
     }
 
     /// Noted before anything is done, so that one that is cut short is told; done when the root is another one as well.
@@ -160,7 +161,7 @@ impl Vault {
                 let stays = renew::rows(&*self.inner.store, &[]).await.is_ok_and(|rows| rows.is_none());
                 done.detail = Some(if stays { format!("{keks}; {META_STAYS}") } else { keks.to_owned() });
                 match self.replace_root_with(session, &done, follows, claim).await {
-                    Ok(()) => return Ok(Made::now(shown(done))),
+                    Ok(()) => return Ok(Made::now(shown(done, &[]))),
                     // The vault is being locked, and the root batch may be committed, with what is noted of the end in it.
                     Err(error @ (Error::Locked | Error::Failed)) => return Err(error),
                     Err(error) => {
@@ -222,7 +223,8 @@ impl Vault {
             let last = records.iter().rfind(|other| other.layer() == r.layer()).is_some_and(|other| other.id == r.id);
             last || r.finished_at.is_none_or(|at| at.plus_seconds(LISTED_SECONDS) > now)
         };
-        Ok(records.iter().filter(|r| listed(r)).cloned().map(shown).collect())
+        let under_way = session.rotating();
+        Ok(records.iter().filter(|r| listed(r)).map(|record| shown(record.clone(), &under_way)).collect())
     }
 
     /// One rotation.
@@ -232,7 +234,7 @@ impl Vault {
     pub async fn rotation(&self, id: RotationId) -> Result<Rotation, Error> {
         let session = self.session()?;
         let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
-        Ok(shown(record))
+        Ok(shown(record, &session.rotating()))
     }
 
     /// Pauses, resumes (`running`), cancels or throttles a rotation.
@@ -419,17 +421,10 @@ fn ending(header: &Header, record: &RotationRecord) -> Result<Write, Error> {
     Ok(Write { entries: vec![Entry::new(Action::Keys, outcome)], ..noting(header, record)? })
 }
 
-/// How fast a rotation has been since it was asked for, in pages or subjects a second, and how many milliseconds it will take
-/// if it stays so. None unless it is under way.
-fn pace(record: &RotationRecord) -> Option<(u64, u64)> {
-    let done = Some(record.done).filter(|done| record.state == RotationState::Running && *done > 0)?;
-    let spent = Timestamp::now().0.saturating_sub(record.started_at.0).max(1);
-    let rest = spent.saturating_mul(record.total.saturating_sub(done)) / done;
-    Some((done.saturating_mul(1000) / spent, rest))
-}
-
-fn shown(record: RotationRecord) -> Rotation {
-    let (per_second, rest) = pace(&record).unzip();
+/// What is told of a rotation, with what those under way tell of themselves.
+fn shown(record: RotationRecord, under_way: &[RotationProgress]) -> Rotation {
+    let own = under_way.iter().find(|own| own.id == record.id && !ended(record.state));
+    let in_seconds = own.and_then(|own| own.remaining_seconds);
     Rotation {
         id: record.id,
         layer: record.layer(),
@@ -439,8 +434,8 @@ fn shown(record: RotationRecord) -> Rotation {
         total: record.total,
         started_at: record.started_at,
         finished_at: record.finished_at,
-        per_second,
-        eta: rest.map(|rest| Timestamp(Timestamp::now().0.saturating_add(rest))),
-        detail: record.detail,
+        per_second: own.map(|own| own.per_second).filter(|speed| *speed > 0),
+        eta: in_seconds.map(|seconds| Timestamp::now().plus_seconds(seconds)),
+        detail: own.and_then(|own| own.waits_for.clone()).or(record.detail),
     }
 }

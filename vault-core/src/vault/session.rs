@@ -24,8 +24,10 @@ pub(crate) struct Snapshot {
     pub(crate) header: Arc<Header>,
     pub(crate) counts: Counts,
     pub(crate) sequence: u64,
-    /// Entries of the audit log that were durable by then.
+    /// What of the audit log was durable by then.
     pub(crate) logged: TreeHead,
+    /// Whether that was of another log than the present one, which commits do not tell of yet.
+    pub(crate) log_is_other: bool,
     pub(crate) schema: Arc<Schema>,
 }
 

@@ -539,18 +539,22 @@ pub struct Status {
 }
 
 /// How far a rotation under way is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RotationProgress {
+    /// Which one it is.
+    pub id: RotationId,
     /// What it replaces.
     pub layer: Layer,
     /// Pages or subjects done.
     pub done: u64,
     /// Pages or subjects in all.
     pub total: u64,
-    /// How many it was done with a second so far; 0 while it rests.
+    /// How many it was done with a second since it was begun, resumed or throttled; 0 before the first.
     pub per_second: u64,
     /// Seconds that it will take if it stays as fast; none while it rests.
     pub remaining_seconds: Option<u64>,
+    /// Why its last step did not go through; it is tried again.
+    pub waits_for: Option<String>,
 }
 
 /// What the last pass over expired values did, or the present one did so far.

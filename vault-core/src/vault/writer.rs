@@ -310,7 +310,7 @@ impl Writer {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
-        let head_of_log = self.inner.outbox.log().and_then(Log::head);
+        let head_of_log = self.inner.outbox.log().filter(|_| !before.log_is_other).and_then(Log::head);
         let logged = head_of_log.filter(|head| head.size > before.logged.size).unwrap_or(before.logged);
         let meta = Meta { head, sequence: before.sequence + 1, counts, logged, at: Timestamp::settled() };
         let meta_row = meta.seal(header.meta_key());
@@ -363,6 +363,7 @@ impl Writer {
             counts,
             sequence: meta.sequence,
             logged,
+            log_is_other: before.log_is_other,
             schema,
         });
         self.inner.outbox.committed(keys, entries);

@@ -324,6 +324,12 @@ fn tell(report: &RestoreReport) {
     some(report.unreadable, "rows that their keys do not open, as after a field was forgotten for good: empty now");
     some(report.lookups_mended, "subjects whose lookups were brought up to their data");
     some(report.refused_again, "subjects and compartments refused again, as they were when the key plane lagged");
+    if report.log_is_other {
+        say(
+            "  the audit log is not the one that the archives tell of: what changed since they were made is not known, and earlier \
+             erasures get no certificates. If there is a later copy of it, put that there and restore again",
+        );
+    }
     if report.unknown_refusals {
         say("  it is not known who was refused since the key plane was made: shred them again by the audit log");
     }

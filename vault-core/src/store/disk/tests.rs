@@ -204,9 +204,12 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
         assert!(reserve.exists(), "the reserve is not for this");
         store.commit(reclaim(b"a")).await.unwrap();
         assert_eq!(store.get(b"a").await, Ok(None));
-        assert!(!reserve.exists(), "the reserve was given up for it");
+        assert!(reserve.exists(), "nor is it given up while there is other room");
 
         // A small reserve is of use as well, when it is all there is.
+        free.store(0, Ordering::Relaxed);
+        assert_eq!(store.commit(reclaim(b"a")).await, Err(StoreError::Full), "the disk is full all the same");
+        assert!(!reserve.exists(), "the reserve was given up for it");
         free.store(MIB, Ordering::Relaxed);
         store.commit(reclaim(b"a")).await.unwrap();
         free.store(MIB / 4, Ordering::Relaxed);
@@ -228,9 +231,12 @@ async fn a_full_disk_is_refused_in_time_and_recovered_from() {
 async fn a_store_on_a_full_disk_opens_and_reads() {
     for engine in ENGINES {
         let dir = filled(engine, 10).await;
-        assert!(dir.path().join("reserve").exists());
+        let reserve = dir.path().join("reserve");
         let store = DiskStore::open_on(engine, dir.path(), options(), Box::new(|_| Ok(30 * MIB))).unwrap();
-        assert!(!dir.path().join("reserve").exists(), "it was given up for the engine to open");
+        assert!(reserve.exists(), "there is room to open it");
+        store.close().await.unwrap();
+        let store = DiskStore::open_on(engine, dir.path(), options(), Box::new(|_| Ok(0))).unwrap();
+        assert!(!reserve.exists(), "it was given up for the engine to open");
         assert_eq!(store.health().state, HealthState::Full);
         assert_eq!(store.scan(b"", None, 99).await.unwrap().len(), 10);
     }

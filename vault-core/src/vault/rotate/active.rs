@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::walk::{self, Reached, Step, Task};
-use super::{Alteration, CUT_SHORT, META_STAYS, all, end, ended, ending, find, lookups, noting, pace, replacing};
+use super::{Alteration, CUT_SHORT, META_STAYS, all, end, ended, ending, find, lookups, noting, replacing};
 use crate::error::Error;
 use crate::time::Timestamp;
 use crate::trie::RekeyStep;
@@ -37,6 +37,10 @@ pub(crate) struct Rotations {
 struct Active {
     record: RotationRecord,
     due: Instant,
+    /// Since when it goes at its present rate, and how much was done by then.
+    since: (Instant, u64),
+    /// What it waits for.
+    waits: Option<String>,
     /// Whether it has a part in the round under way.
     taking_part: bool,
     /// Its step of a walk in that round, and which of the rotations' writes that is.
@@ -69,22 +73,35 @@ impl Rotations {
 
     fn add(&mut self, record: RotationRecord) {
         let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
-        self.active.push(Active { record, due, taking_part: false, step: None, next: None, together });
+        let since = (due, record.done);
+        self.active.push(Active {
+            record,
+            due,
+            since,
+            waits: None,
+            taking_part: false,
+            step: None,
+            next: None,
+            together,
+        });
     }
 
     /// How far each is.
     pub(crate) fn progress(&self) -> Vec<RotationProgress> {
-        let of = |record: &RotationRecord| {
-            let (per_second, rest) = pace(record).unzip();
+        let of = |active: &Active| {
+            let record = &active.record;
+            let (per_second, rest) = active.pace().unzip();
             RotationProgress {
+                id: record.id,
                 layer: record.layer(),
                 done: record.done.min(record.total),
                 total: record.total,
                 per_second: per_second.unwrap_or_default(),
                 remaining_seconds: rest.map(|rest| rest.div_ceil(1000)),
+                waits_for: active.waits.clone(),
             }
         };
-        self.active.iter().map(|active| of(&active.record)).collect()
+        self.active.iter().map(of).collect()
     }
 
     /// When the next step is due.
@@ -160,6 +177,7 @@ impl Rotations {
                 tracing::warn!(%error, "a step of a rotation did not go through; it is tried again");
                 active.due = Instant::now() + LATER;
                 active.taking_part = matches!(error, Error::Damaged(_));
+                active.waits = Some(error.to_string());
                 if active.taking_part {
                     active.record.detail = Some(error.to_string());
                 }
@@ -228,6 +246,7 @@ impl Rotations {
         let over = &mut self.untold;
         for active in self.active.iter_mut().filter(|a| a.taking_part) {
             active.taking_part = false;
+            active.waits = None;
             if let Some((step, writes)) = active.step.take() {
                 let missed = step.missed(&held[writes]);
                 let reached = step.reached(|key| missed.contains(key));
@@ -314,9 +333,13 @@ impl Rotations {
         self.active.iter_mut().for_each(|active| active.due = active.due.max(until));
     }
 
-    /// The round did not take place.
-    pub(crate) fn postponed(&mut self) {
+    /// The round did not take place, for this reason.
+    pub(crate) fn postponed(&mut self, why: &str) {
+        let now = Instant::now();
         for active in &mut self.active {
+            if active.due <= now && active.needs_round() {
+                active.waits = Some(why.to_owned());
+            }
             active.taking_part = false;
             active.step = None;
             active.next = None;
@@ -334,6 +357,16 @@ impl Active {
         }
     }
 
+    /// How fast it has been since nobody paused or throttled it, in pages or subjects a second, and how many milliseconds it will
+    /// take if it stays so. None unless it is under way.
+    fn pace(&self) -> Option<(u64, u64)> {
+        let (since, before) = self.since;
+        let done = Some(self.record.done.saturating_sub(before)).filter(|done| *done > 0)?;
+        let spent = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rest = spent.saturating_mul(self.record.total.saturating_sub(self.record.done)) / done;
+        Some((done.saturating_mul(1000) / spent, rest))
+    }
+
     async fn ordinary_step(&mut self, inner: &Inner, session: &Session) -> Result<(), Error> {
         self.record.state = RotationState::Running;
         let most = self.record.rate.unwrap_or(self.together).min(self.together);
@@ -343,7 +376,9 @@ impl Active {
         let reached = walk::carry_out(session, inner, step, &task.0).await?;
         self.moved(&reached, damaged);
         let write = noting(&session.snapshot().header, &self.record)?;
-        session.commit(vec![write]).await.map(drop)
+        session.commit(vec![write]).await?;
+        self.waits = None;
+        Ok(())
     }
 
     /// Notes how far a step of a walk got, and when the next one is due.
