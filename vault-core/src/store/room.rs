@@ -13,7 +13,7 @@ use super::StoreError;
 /// Free bytes below which not even a batch that removes is let through, with a reserve of more than twice as many.
 const FLOOR: u64 = 24 * 1024 * 1024;
 
-/// The least of the reserve that is given up at once.
+/// What of the reserve is given up beside what is missing, for others that write meanwhile.
 const PART: u64 = 1024 * 1024;
 
 /// The name of the reserve file.
@@ -64,7 +64,7 @@ impl Room {
             return Admits::All;
         }
         let floor = self.floor();
-        if reclaiming && free < floor && self.give_up(floor - free).unwrap_or(false) {
+        if reclaiming && free < floor && self.give_up(floor - free + PART).unwrap_or(false) {
             free = self.free().unwrap_or(free);
         }
         if free < floor { Admits::None } else { Admits::Reclaiming }
@@ -130,14 +130,14 @@ impl Room {
         fs::metadata(self.path()).map_or(0, |file| file.len())
     }
 
-    /// Gives up so much of the reserve, at least [`PART`]; answers whether there was any.
+    /// Gives up so much of the reserve; answers whether there was any.
     fn give_up(&self, bytes: u64) -> io::Result<bool> {
         let kept = self.kept();
         if kept == 0 {
             return Ok(false);
         }
         self.reserved.store(false, Ordering::Relaxed);
-        match kept.saturating_sub(bytes.max(PART)) {
+        match kept.saturating_sub(bytes) {
             0 => fs::remove_file(self.path())?,
             rest => File::options().write(true).open(self.path())?.set_len(rest)?,
         }
@@ -193,13 +193,13 @@ mod tests {
         assert_eq!((room.admits(true), room.kept()), (Admits::Reclaiming, 64 * MIB));
 
         // Somebody takes whatever is given up, and some is left for the next that removes.
-        for kept in [40, 16] {
+        for kept in [39, 14] {
             fill_up();
-            assert_eq!((room.admits(false), room.kept()), (Admits::None, (kept + 24) * MIB));
+            assert_eq!((room.admits(false), room.kept()), (Admits::None, (kept + 25) * MIB));
             assert_eq!((room.admits(true), room.kept()), (Admits::Reclaiming, kept * MIB));
         }
         fill_up();
-        assert_eq!((room.admits(true), room.kept()), (Admits::None, 0), "16 MiB are less than it takes");
+        assert_eq!((room.admits(true), room.kept()), (Admits::None, 0), "14 MiB are less than it takes");
 
         // Once there is room it is made whole, also from a part.
         others.store(0, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::evidence::{request_salt, subject_salt};
-use super::records::ErasureRecord;
+use super::records::{ErasureRecord, TOLD_NOWHERE};
 use super::session::reading;
 use super::{Vault, erase, evidence};
 use crate::audit::{Action, Digest, Entry, Level, Log, Outcome};
@@ -37,11 +37,6 @@ impl Vault {
         if record.f1_at.is_none() {
             return Err(Error::Conflict("the erasure is not final yet: its certificate is there once it is"));
         }
-        if record.told_from.is_none() {
-            return Err(Error::Conflict(
-                "the audit log that told of the erasure is lost: there is no certificate of it any more",
-            ));
-        }
         let vault = self.inner.vault;
         blocking(move || {
             let found = find(&log, &record, &HashMap::new())?;
@@ -71,6 +66,17 @@ impl Vault {
         let session = self.session()?;
         let log = self.inner.options.log.clone().ok_or(Error::NotFound("audit log"))?;
         let record = reading!(session, |snapshot| erase::find(&self.inner, &snapshot.header, id).await)?;
+        match record.told_from {
+            None if record.f1_at.is_some() && record.counts.r#final == 0 => {
+                return Err(Error::Conflict("the erasure shredded nobody: there is nothing to certify"));
+            }
+            None if record.f1_at.is_none() => {}
+            None | Some(TOLD_NOWHERE) => {
+                let told = "the audit log that told of the erasure is lost: there is no certificate of it any more";
+                return Err(Error::Conflict(told));
+            }
+            _ => {}
+        }
         // What is handed out as evidence must not be lost any more.
         log.durable(log.size()).await?;
         Ok((log, record))

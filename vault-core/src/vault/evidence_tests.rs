@@ -12,7 +12,7 @@ use crate::audit::{Action, Digest, Entry, Level, Log, LogReport, Shred, ToldEras
 use crate::certificate::{check, subject_commitment};
 use crate::crypto::digest;
 use crate::error::Error;
-use crate::ids::ErasureId;
+use crate::ids::{CallerId, ErasureId, HoldName};
 use crate::root::{FileSlot, RootEntry, RootSlot, Unlock};
 use crate::store::{Fault, MemoryStore, Store};
 use crate::time::Timestamp;
@@ -231,9 +231,17 @@ async fn who_takes_another_log_has_no_evidence_of_before_and_goes_on() {
     let mut fixture = Fixture::new().await;
     fixture.enrol(&["a", "b", "c"]).await;
     let erasure = fixture.shred(&["a", "b"]).await.id;
+    // One that is final for one of two.
+    let hold = HoldName::parse("case").unwrap();
+    fixture.enrol(&["d", "e"]).await;
+    fixture.vault.add_hold(&id("e"), &hold, "lawsuit", CallerId([7; 16])).await.unwrap();
+    let half = fixture.vault.shred(erasure_of(vec![id("d"), id("e")]), None).await.unwrap().made.id;
+    while fixture.vault.erasure(half).await.unwrap().counts.r#final < 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     // So that a commit tells of the log.
     fixture.log.durable(fixture.log.size()).await.unwrap();
-    fixture.enrol(&["d"]).await;
+    fixture.enrol(&["f"]).await;
     fixture.vault.close().await.unwrap();
     let log = Log::open(&fixture.dir.path().join("another")).unwrap();
     let open = async |accept_loss| {
@@ -252,11 +260,19 @@ async fn who_takes_another_log_has_no_evidence_of_before_and_goes_on() {
     fixture.vault = vault;
     fixture.log = log.clone();
     fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    fixture.vault.release_hold(&id("e"), &hold).await.unwrap();
+    assert!(fixture.vault.wait_final(half, WAIT).await.unwrap().f1_at.is_some());
     let told = LogReport { size: log.size(), ..LogReport::default() };
     let problems = fixture.vault.verify_log(&told, &|size| log.root(size)).await.unwrap();
     assert_eq!(problems, Vec::<String>::new());
-    let answer = fixture.vault.certificate(erasure).await.unwrap_err();
-    assert!(matches!(answer, Error::Conflict(_)), "{answer:?}");
+    for id in [erasure, half] {
+        let answer = fixture.vault.certificate(id).await.unwrap_err();
+        assert!(matches!(answer, Error::Conflict(told) if told.contains("is lost")), "{answer:?}");
+    }
+    // Nor is there one where nobody was, though nothing is lost.
+    let nobody = fixture.shred(&["nobody"]).await.id;
+    let answer = fixture.vault.certificate(nobody).await.unwrap_err();
+    assert!(matches!(answer, Error::Conflict(told) if told.contains("nobody")), "{answer:?}");
     // What comes from here on is told again.
     let erasure = fixture.shred(&["c"]).await.id;
     fixture.vault.certificate(erasure).await.unwrap();

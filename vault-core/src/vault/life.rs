@@ -177,7 +177,7 @@ impl Vault {
         let (meta, row, other_log) = match finalizing {
             Finalizing::Resumed => {
                 let settled = inner.as_new_as_its_log(meta, row, &header).await?;
-                inner.recover_outbox(&header).await?;
+                inner.recover_outbox(&header, settled.2.is_some()).await?;
                 settled
             }
             // The difference stays to be seen.

@@ -221,8 +221,9 @@ impl Outbox {
 }
 
 impl Inner {
-    /// Appends what a crash, or a log that took nothing, left in the outbox. Before anything is served.
-    pub(super) async fn recover_outbox(&self, header: &Header) -> Result<(), Error> {
+    /// Appends what a crash, or a log that took nothing, left in the outbox. Before anything is served. `other`: the log is not the
+    /// one that had earlier commits, and what it tells is of others.
+    pub(super) async fn recover_outbox(&self, header: &Header, other: bool) -> Result<(), Error> {
         self.outbox.clear();
         let Some(log) = self.outbox.log() else { return Ok(()) };
         let mut newest = None;
@@ -233,6 +234,7 @@ impl Inner {
             start = [&last[..], &[0]].concat();
             let mut logged = match newest {
                 Some(logged) => logged,
+                None if other => Newest { commit: 0, entries: 0 },
                 None => Newest::since(log, 0)?,
             };
             for (key, sealed) in rows {

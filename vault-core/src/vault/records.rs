@@ -216,9 +216,12 @@ pub(crate) struct ErasureRecord {
     /// Salts the commitments of its certificates. Goes when its tombstones do: who has it can test an id that he guesses.
     #[serde(with = "wrapped_erasure")]
     pub(crate) key: Option<Arc<ErasureKey>>,
-    /// The log's size before the first of its shreds was told: they are behind.
+    /// The log's size before the first of its shreds was told: they are behind. Or [`TOLD_NOWHERE`].
     pub(crate) told_from: Option<u64>,
 }
+
+/// In place of that: the log that told of shreds of the erasure is lost.
+pub(crate) const TOLD_NOWHERE: u64 = u64::MAX;
 
 /// A subject of an erasure that is not shredded yet; the entry's key leads to it.
 #[derive(Clone, Copy, Serialize, Deserialize)]

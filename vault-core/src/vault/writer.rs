@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::root::{Refusal, RootEntry};
 use crate::schema::Schema;
-use crate::store::{Batch, Expect, Row, StoreError};
+use crate::store::{Batch, Expect, HealthState, Row, StoreError};
 use crate::time::Timestamp;
 use crate::trie::{self, Applied, Edits, Header, Kind, Mode, RekeyCursor, RekeyStep, Side, TrieError};
 
@@ -131,6 +131,19 @@ impl Writer {
     }
 
     async fn data(&mut self, group: Vec<DataRequest>) {
+        let reclaims = |(writes, _): &DataRequest| writes.iter().all(|write| write.reclaim);
+        let mixed = group.iter().any(reclaims) && !group.iter().all(reclaims);
+        if mixed && self.inner.store.health().state == HealthState::Full {
+            // What may use the space that is kept for it is not refused along with what may not.
+            let (reclaiming, rest) = group.into_iter().partition(reclaims);
+            self.together(reclaiming).await;
+            return self.together(rest).await;
+        }
+        self.together(group).await;
+    }
+
+    /// Commits requests as one.
+    async fn together(&mut self, group: Vec<DataRequest>) {
         let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let sizes: Vec<usize> = requests.iter().map(Vec::len).collect();
         let writes: Vec<Write> = requests.into_iter().flatten().collect();

@@ -81,7 +81,9 @@ fn restore(args: &RestoreArgs, site: &Site, archives: &Archives) -> Result<(), F
     })
     .map_err(|failure| failure.if_in_use(". Nothing is restored into a vault that is served"))?;
     tell(&report);
-    tell_changed(&since);
+    if !report.log_is_other {
+        tell_changed(&since);
+    }
     verdict(report.verify.problems)
 }
 

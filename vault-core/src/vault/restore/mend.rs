@@ -14,7 +14,8 @@ use crate::time::Timestamp;
 use crate::trie::{EntryKey, Header, Kind, Op};
 use crate::vault::metadata::{Metadata, RowMetadata, update_refs};
 use crate::vault::records::{
-    DirectoryEntry, ErasureItem, ErasureRecord, Indexed, ItemState, LookupRef, SubjectRecord, SubjectState, encode,
+    DirectoryEntry, ErasureItem, ErasureRecord, Indexed, ItemState, LookupRef, SubjectRecord, SubjectState,
+    TOLD_NOWHERE, encode,
 };
 use crate::vault::session::Session;
 use crate::vault::types::NewErasure;
@@ -126,7 +127,7 @@ pub(super) async fn forget_log(inner: &Inner, session: &Session) -> Result<(), E
         after = Some(last.id);
         let mut write = Write { reclaim: true, ..Write::default() };
         for record in page.into_iter().filter(|record| record.told_from.is_some()) {
-            write.edits.push(erase::note(&header, &ErasureRecord { told_from: None, ..record })?);
+            write.edits.push(erase::note(&header, &ErasureRecord { told_from: Some(TOLD_NOWHERE), ..record })?);
         }
         session.commit(vec![write]).await?;
     }

@@ -37,8 +37,8 @@ pub(crate) struct Rotations {
 struct Active {
     record: RotationRecord,
     due: Instant,
-    /// Since when it goes at its present rate, and how much was done by then.
-    since: (Instant, u64),
+    /// When its first step at its present rate was done, and how much was then.
+    since: Option<(Instant, u64)>,
     /// What it waits for.
     waits: Option<String>,
     /// Whether it has a part in the round under way.
@@ -73,11 +73,10 @@ impl Rotations {
 
     fn add(&mut self, record: RotationRecord) {
         let (due, together) = (Instant::now(), walk::STEP_SUBJECTS);
-        let since = (due, record.done);
         self.active.push(Active {
             record,
             due,
-            since,
+            since: None,
             waits: None,
             taking_part: false,
             step: None,
@@ -243,7 +242,7 @@ impl Rotations {
 
     /// After a round: moves the cursors on, and ends what is complete. `held`: which of the rotations' writes were committed.
     pub(crate) async fn advance(&mut self, session: &Session, done: &RootDone, held: &[bool]) -> Result<(), Error> {
-        let over = &mut self.untold;
+        let (over, now) = (&mut self.untold, Instant::now());
         for active in self.active.iter_mut().filter(|a| a.taking_part) {
             active.taking_part = false;
             active.waits = None;
@@ -257,8 +256,15 @@ impl Rotations {
                 continue;
             }
             if let Some(next) = active.next.take() {
+                let most = u64::from(next.rate.unwrap_or(lookups::STEP_ENTRIES).min(lookups::STEP_ENTRIES));
                 let steps = next.done - active.record.done;
-                active.due = Instant::now() + pause(next.rate, steps);
+                if steps > most {
+                    // It leaves a part out, as after it was cancelled.
+                    active.since = None;
+                } else {
+                    active.since.get_or_insert((now, next.done));
+                }
+                active.due = now + pause(next.rate, steps.min(most));
                 active.record = next;
                 continue;
             }
@@ -269,7 +275,8 @@ impl Rotations {
                     record.done += done.rekeyed;
                     // The vault may have grown meanwhile.
                     record.total = record.total.max(record.done);
-                    active.due = Instant::now() + pause(record.rate, done.rekeyed);
+                    active.since.get_or_insert((now, record.done));
+                    active.due = now + pause(record.rate, done.rekeyed);
                 }
                 (Work::Keks(_), None) => {
                     record.done += done.rekeyed;
@@ -337,7 +344,7 @@ impl Rotations {
     pub(crate) fn postponed(&mut self, why: &str) {
         let now = Instant::now();
         for active in &mut self.active {
-            if active.due <= now && active.needs_round() {
+            if active.due <= now {
                 active.waits = Some(why.to_owned());
             }
             active.taking_part = false;
@@ -358,9 +365,9 @@ impl Active {
     }
 
     /// How fast it has been since nobody paused or throttled it, in pages or subjects a second, and how many milliseconds it will
-    /// take if it stays so. None unless it is under way.
+    /// take if it stays so. None before its second step, and while it waits.
     fn pace(&self) -> Option<(u64, u64)> {
-        let (since, before) = self.since;
+        let (since, before) = self.since.filter(|_| self.waits.is_none())?;
         let done = Some(self.record.done.saturating_sub(before)).filter(|done| *done > 0)?;
         let spent = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let rest = spent.saturating_mul(self.record.total.saturating_sub(self.record.done)) / done;
@@ -389,7 +396,9 @@ impl Active {
         // A busy subject is tried alone, so that it is read as late as can be.
         self.together = if reached.missed { 1 } else { (self.together * 2).min(walk::STEP_SUBJECTS) };
         let wait = if reached.missed && reached.subjects == 0 { AGAIN } else { Duration::ZERO };
-        self.due = Instant::now() + pause(record.rate, reached.subjects).max(wait);
+        let now = Instant::now();
+        self.since.get_or_insert((now, record.done));
+        self.due = now + pause(record.rate, reached.subjects).max(wait);
         match &mut record.work {
             Work::Deks(work) => {
                 work.at = reached.at;

@@ -24,7 +24,7 @@ use crate::schema::FieldValue;
 use crate::trie::{self, Duty, EntryKey, Header, Kind, Op, Succession};
 
 /// Entries that one root batch takes out.
-const STEP_ENTRIES: u32 = 2048;
+pub(super) const STEP_ENTRIES: u32 = 2048;
 
 impl LookupsWork {
     /// A rotation that begins. `left_over`: another one may have left something behind.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::records::TOLD_NOWHERE;
 use super::super::{Vault, erase, outbox};
 use crate::audit::{LogError, LogReport, ToldErasure};
 use crate::error::Error;
@@ -59,7 +60,7 @@ impl Vault {
                 let (id, is_final, known) = (record.id, record.counts.r#final, told.shredded + more.shredded);
                 // Before this vault had a log, or where entries were moved away, nothing can be said. After a restore the
                 // log may tell more than the vault knows.
-                if log.moved > 0 || record.told_from.is_none() {
+                if log.moved > 0 || record.told_from.is_none_or(|from| from == TOLD_NOWHERE) {
                     continue;
                 }
                 if known < is_final {
