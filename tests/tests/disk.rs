@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
@@ -73,6 +75,25 @@ fn nothing_half_written(running: &Running) {
     assert_eq!(running.admin.field("a", "name").expect(200).json()["value"], "before");
 }
 
+/// Shreds beside others that go on trying to write.
+fn are_final_beside_writes(running: &Running, subjects: &[String]) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let admin = running.admin.clone();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    admin.set("a", &json!({ "name": "changed" })).problem(507, "disk_full");
+                }
+            });
+        }
+        let shreds = panic::catch_unwind(AssertUnwindSafe(|| subjects.iter().for_each(|s| is_final(running, s))));
+        over.store(true, Ordering::Relaxed);
+        shreds.unwrap();
+    });
+}
+
 fn is_final(running: &Running, subject: &str) {
     let answer = running.admin.delete(&format!("/v1/subjects/{subject}"));
     assert!([200, 202].contains(&answer.status), "{}", answer.body);
@@ -107,12 +128,18 @@ fn fill_and_free(engine: EngineName) {
         running.admin.set(id, &json!({ "name": "before", "email": format!("{id}@example.org") })).expect(201);
     }
 
+    let many: Vec<String> = (0..30).map(|n| format!("s{n}")).collect();
+    for id in &many {
+        running.admin.set(id, &json!({ "name": "before" })).expect(201);
+    }
+
     let filler = disk.fill();
     refuses_writes(&running);
     nothing_half_written(&running);
     assert_eq!(running.admin.get("/v1/status").expect(200).json()["store"]["state"], "full");
     is_final(&running, "b");
     is_final(&running, "c");
+    are_final_beside_writes(&running, &many);
     assert_eq!(running.admin.find(&json!({ "field": "email", "value": "b@example.org" })), Vec::<String>::new());
     assert_eq!(running.admin.find(&json!({ "field": "email", "value": "d@example.org" })), ["d"]);
     refuses_writes(&running);
