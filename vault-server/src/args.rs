@@ -106,8 +106,8 @@ pub(crate) struct DevArgs {
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub(crate) struct AcceptingArgs {
     /// Serve a store that is older than its audit log, though what the log tells of later is lost: put back as it was
-    /// before, or damaged so that its engine dropped its last writes. Or one whose audit log lost its end. Needed once; the
-    /// audit log tells that it was done.
+    /// before, or damaged so that its engine dropped its last writes. Or one whose audit log is lost, another one or lost its
+    /// end: then erasures from before get no certificates any more. Needed once; the audit log tells that it was done.
     #[arg(long)]
     pub(crate) accept_loss: bool,
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use vault_core::vault::RATE_MAX;
 
 /// `vault-cli key …`
 #[derive(Debug, Subcommand)]
@@ -74,7 +75,7 @@ Examples:
         /// Id of the rotation
         rotation: String,
         /// Pages or subjects a second
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
         rate: u32,
     },
     /// Stop a rotation; what is already rotated stays rotated
@@ -91,7 +92,7 @@ pub(crate) struct Rotate {
     #[arg(value_enum)]
     pub(crate) layer: Layer,
     /// At most this many pages or subjects a second, to leave room for other work
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
     pub(crate) rate: Option<u32>,
     /// Of deks: only those older than this: 90s, 30m, 12h, 90d
     #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "subjects")]

@@ -176,9 +176,9 @@ impl Vault {
         }
         let (meta, row, other_log) = match finalizing {
             Finalizing::Resumed => {
-                let settled = inner.as_new_as_its_log(meta, row, &header).await?;
-                inner.recover_outbox(&header, settled.2.is_some()).await?;
-                settled
+                let (meta, row, other_log) = inner.as_new_as_its_log(meta, row, &header).await?;
+                inner.recover_outbox(&header, other_log.is_some()).await?;
+                (meta, row, other_log)
             }
             // The difference stays to be seen.
             Finalizing::AtRest => (meta, row, None),
