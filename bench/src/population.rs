@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::task::LocalSet;
 use vault_bench::seeded::Seeded;
@@ -14,8 +13,6 @@ use crate::customers::{WIDE, id, wide_fields, wide_id};
 use crate::http::{Connection, Endpoint, Request};
 use crate::work::Work;
 
-/// How long to wait before asking again whether an erasure is final.
-const POLL: Duration = Duration::from_millis(20);
 /// Subjects in a request that enrols those who are there from the start.
 const ENROL_BATCH: u64 = 500;
 /// Connections that enrol them.
@@ -178,12 +175,12 @@ async fn batch(connection: &mut Connection, path: &str, items: &[String]) -> Res
 }
 
 async fn until_final(connection: &mut Connection, erasure: &str) -> Result<(), Failure> {
-    let request = Request::get(format!("/v1/erasures/{erasure}"));
+    let request = Request::get(format!("/v1/erasures/{erasure}?wait=10"));
     loop {
         let answer = connection.expect(&request).await?;
         match answer["state"].as_str() {
             Some("final") => return Ok(()),
-            Some("refused") => tokio::time::sleep(POLL).await,
+            Some("refused") => {}
             state => return Err(format!("an erasure is {state:?} and not on its way to be final").into()),
         }
     }

@@ -2,15 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Vault, wait_for};
-
-fn is_final(admin: &Client, erasure: &Value) -> Value {
-    let path = format!("/v1/erasures/{}", erasure["id"].as_str().unwrap());
-    wait_for("the erasure to be final", || {
-        let shown = admin.get(&path).expect(200).json();
-        (shown["state"] == "final").then_some(shown)
-    })
-}
+use crate::harness::{Vault, wait_for};
 
 #[test]
 fn an_erasure_counts_each_subject_once() {
@@ -35,7 +27,9 @@ fn an_erasure_counts_each_subject_once() {
     assert_eq!(made.header("location"), Some(path.as_str()));
     // Refused from the very answer on.
     admin.get("/v1/subjects/a").problem(410, "shredded");
-    let erasure = is_final(admin, &erasure);
+    let erasure = admin.get(&format!("{path}?wait=10")).expect(200).json();
+    assert_eq!(erasure["state"], "final", "it answers once it is");
+    admin.get(&format!("{path}?wait=11")).problem(422, "invalid_value");
     let counts = json!({
         "pending": 0, "final": 2, "refused": 0, "unknown": 1, "shredded": 1, "held": 0, "cancelled": 0
     });

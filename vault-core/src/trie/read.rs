@@ -1,9 +1,11 @@
 //! Reading: one entry, a range of them, or everything there is.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use super::header::{Header, Subtree};
-use super::page::Shape;
+use super::page::{Page, Shape};
 use super::pages::{Pages, row_key};
 use super::path::{NIBBLES, Path, nibble};
 use super::{EntryKey, Kind, Payload, TrieError};
@@ -77,12 +79,16 @@ async fn scan_subtree(
 ) -> Result<Vec<(EntryKey, Payload)>, TrieError> {
     let Some(range) = Range::new(prefix, after) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    let mut ahead = roots(subtree);
-    while let Some((key, path)) = ahead.pop() {
+    let mut ahead: Vec<Ahead> = roots(subtree).into_iter().map(|(key, path)| Ahead { key, path, from: None }).collect();
+    while let Some(Ahead { key, path, from }) = ahead.pop() {
         if found.len() >= limit {
             break;
         }
-        let page = pages.load(&key, subtree.branch, &path, true).await?;
+        let address = match from {
+            None => subtree.address_of_root(&key),
+            Some((parent, nibble)) => parent.address_of(nibble, &key),
+        };
+        let page = pages.load_at(&address, &key, subtree.branch, &path, true).await?;
         match page.shape() {
             Shape::Leaf(entries) => {
                 let wanted = entries.filter(|(key, _)| range.holds(key));
@@ -90,12 +96,23 @@ async fn scan_subtree(
                 found.extend(wanted.take(room).map(|(key, payload)| (*key, Zeroizing::new(payload.to_vec()))));
             }
             Shape::Inner(inner) => {
-                let below = inner.children().map(|(nibble, key)| (key, path.child(inner.skip, nibble)));
-                ahead.extend(below.rev().filter(|(_, path)| range.meets(path)));
+                let below = inner.children().map(|(nibble, key)| Ahead {
+                    key,
+                    path: path.child(inner.skip, nibble),
+                    from: Some((page.clone(), nibble)),
+                });
+                ahead.extend(below.rev().filter(|child| range.meets(&child.path)));
             }
         }
     }
     Ok(found)
+}
+
+/// A page that a scan comes to, and at which nibble of which other one; of none, if it is the root.
+struct Ahead {
+    key: PageKey,
+    path: Path,
+    from: Option<(Arc<Page>, u8)>,
 }
 
 /// What a [`walk`] comes across.

@@ -10,6 +10,7 @@
 mod keys;
 
 use std::collections::{BTreeMap, btree_map};
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -104,9 +105,14 @@ pub(super) fn request_salt(key: &ErasureKey) -> [u8; 16] {
 
 /// Once the old roots are gone from every slot: notes when, and tells the log. A crash before has it told at the next start.
 pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> {
-    for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header).await)? {
+    let from = session.untold_from.load(Ordering::Relaxed);
+    let (mut next, mut waits) = (from, None);
+    for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header, from).await)? {
+        let epoch = destroyed.epochs[1];
+        next = epoch + 1;
         if inner.roots.oldest_retained().is_some_and(|oldest| oldest <= destroyed.epochs[0]) {
             // A retained root still leads to what was shredded; this is told when that root is gone.
+            waits.get_or_insert(epoch);
             continue;
         }
         loop {
@@ -120,6 +126,7 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
             }
         }
     }
+    session.untold_from.store(waits.unwrap_or(next), Ordering::Relaxed);
     Ok(())
 }
 
@@ -260,11 +267,11 @@ pub(super) fn reached(erasure: ErasureId, level: Level, now: Timestamp) -> Entry
     Entry { at: now, erasure: Some(erasure), level: Some(level), ..entry }
 }
 
-/// The rows of evidence that is not told yet, oldest first.
-pub(super) async fn rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
+/// The rows of evidence that is not told yet of this epoch and later ones, oldest first.
+pub(super) async fn rows(store: &dyn Store, from: u64) -> Result<Vec<Row>, StoreError> {
     let mut found: Vec<Row> = Vec::new();
     loop {
-        let start = found.last().map_or(vec![PREFIX], |(last, _)| [&last[..], &[0]].concat());
+        let start = found.last().map_or_else(|| key(from, 0), |(last, _)| [&last[..], &[0]].concat());
         let part = store.scan(&start, Some(&[PREFIX + 1]), 1024).await?;
         if part.is_empty() {
             return Ok(found);
@@ -273,10 +280,10 @@ pub(super) async fn rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
     }
 }
 
-/// Evidence that is not told yet, oldest first, with the keys of its rows.
-pub(super) async fn untold(inner: &Inner, header: &Header) -> Result<Vec<(Vec<u8>, Destroyed)>, Error> {
+/// The same opened, with the keys of its rows.
+pub(super) async fn untold(inner: &Inner, header: &Header, from: u64) -> Result<Vec<(Vec<u8>, Destroyed)>, Error> {
     let mut found = Vec::new();
-    for (key, sealed) in rows(&*inner.store).await? {
+    for (key, sealed) in rows(&*inner.store, from).await? {
         let destroyed = open(header, &key, &sealed)?;
         found.push((key, destroyed));
     }

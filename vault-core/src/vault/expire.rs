@@ -90,17 +90,35 @@ pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>
 
 async fn sweep_from(inner: &Inner, header: &Header, sort: Expiring) -> Result<Vec<Write>, Error> {
     let prefix = &sort.index_key(header, Timestamp(0), &[0; 16])[..16];
-    let now = Timestamp::settled();
     let mut writes = Vec::new();
-    for (key, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
-        let at = Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
-        if at.plus_seconds(sort.seconds(&inner.options)) > now {
-            // Oldest first: the rest has time yet.
-            break;
-        }
+    for (key, payload, at) in due(inner, header, prefix, sort.seconds(&inner.options), SWEEP_MAX).await? {
         writes.push(take_out(inner, header, sort, key, &payload, at).await?);
     }
     Ok(writes)
+}
+
+/// The oldest entries of an index by time, `tag ‖ time ‖ …`, that are at least as many seconds old, with their times.
+pub(super) async fn due(
+    inner: &Inner,
+    header: &Header,
+    tag: &[u8],
+    seconds: u64,
+    most: usize,
+) -> Result<Vec<(EntryKey, Payload, Timestamp)>, Error> {
+    let now = Timestamp::settled();
+    let at = |key: &EntryKey| Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
+    let mut found = Vec::new();
+    // Nothing is due in most cases, which the first one shows: the others are not looked at then.
+    for (limit, known) in [(1, 0), (most, 1)] {
+        let entries = trie::scan(&inner.pages, header, Kind::System, tag, None, limit).await?;
+        let over = entries.into_iter().skip(known).map(|(key, payload)| (at(&key), key, payload));
+        let over = over.take_while(|(at, ..)| at.plus_seconds(seconds) <= now);
+        found.extend(over.map(|(at, key, payload)| (key, payload, at)));
+        if found.is_empty() {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 async fn take_out(

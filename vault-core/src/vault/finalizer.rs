@@ -306,8 +306,8 @@ impl Finalizer {
         let takes = |kind| self.taking == kind || self.taking == Taking::All;
         let (shreds, rotates, finals) = (takes(Taking::Shred), takes(Taking::Rotations), takes(Taking::Finals));
         // Not along with shreds, which may use the space that is kept for them.
-        let full = self.inner.store.health().state == HealthState::Full;
-        let rotates = rotates && self.rotations.need_round() && !(full && shreds && !self.shreds.is_empty());
+        let rotates = rotates && self.rotations.need_round();
+        let rotates = rotates && (self.shreds.is_empty() || !shreds || !self.is_full());
         let (shredded, mut writes) = if shreds { self.prepare().await? } else { (None, Vec::new()) };
         let (step, rotating) = match rotates {
             true => self.rotations.begin(&self.inner, &self.session).await?,
@@ -345,6 +345,10 @@ impl Finalizer {
                 Err(error.into())
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.inner.store.health().state == HealthState::Full
     }
 
     /// What the round takes: all there is, unless some of it met damage of late.

@@ -322,15 +322,20 @@ impl Vault {
         methods
     }
 
-    /// How the vault is.
-    pub fn status(&self) -> Status {
-        let inner = &self.inner;
-        let session = inner.session.load_full();
-        let state = match &session {
-            _ if *inner.failed.borrow() => State::Failed,
+    /// Whether the vault is unlocked: what a request can afford to ask, unlike [`Vault::status`].
+    pub fn state(&self) -> State {
+        match self.inner.session.load().as_ref() {
+            _ if *self.inner.failed.borrow() => State::Failed,
             Some(_) => State::Unlocked,
             None => State::Locked,
-        };
+        }
+    }
+
+    /// How the vault is. Looks at the disk.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let state = self.state();
+        let session = inner.session.load_full();
         let erasures = session.as_ref().map(|session| session.open.status(Timestamp::now()));
         let rotations = session.as_ref().map(|session| session.rotating()).unwrap_or_default();
         let key_ages = session.as_ref().map(|session| session.key_ages()).unwrap_or_default();

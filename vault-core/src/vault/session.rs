@@ -1,7 +1,7 @@
 //! What exists only while the vault is unlocked: the snapshot for readers, and the way to the writer and the finalizer.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -55,6 +55,8 @@ pub(crate) struct Session {
     stopping: AtomicBool,
     /// The erasures that are not ended.
     pub(crate) open: OpenTable,
+    /// Evidence of epochs before this one is told. An engine passes by the places of removed rows one after the other.
+    pub(crate) untold_from: AtomicU64,
 }
 
 impl Session {
@@ -78,6 +80,7 @@ impl Session {
             key_ages: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: OpenTable::default(),
+            untold_from: AtomicU64::new(0),
         }
     }
 

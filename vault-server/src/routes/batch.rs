@@ -215,7 +215,7 @@ impl<'a> ReadResult<'a> {
 
 /// A locked vault refuses a batch as a whole, as it does every other request.
 pub(super) fn unlocked(app: &App) -> Result<(), Problem> {
-    if app.vault.status().state == VaultState::Locked { Err(Error::Locked.into()) } else { Ok(()) }
+    if app.vault.state() == VaultState::Locked { Err(Error::Locked.into()) } else { Ok(()) }
 }
 
 pub(super) fn bounded(items: usize) -> Result<(), Problem> {

@@ -1,6 +1,7 @@
 //! Erasure requests: shred one or many, and see how far each is.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,6 +12,7 @@ use vault_core::ids::{CallerId, Compartment, ErasureId, HoldName, SubjectId};
 use vault_core::time::Timestamp;
 use vault_core::vault::{Erasure, ErasureCounts, ErasureState, OpenItem};
 
+use super::fields::FINAL_WAIT;
 use super::page_size;
 use super::shapes::Shown;
 use crate::app::App;
@@ -330,12 +332,32 @@ pub(crate) async fn approve(State(app): State<App>, who: Who, OfId(id): OfId<Era
     Ok(answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true)))
 }
 
-/// One erasure and how far it is.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ShowQuery {
+    /// Seconds to wait for subjects that are refused to be final before this answers: 0 (the default) to 10.
+    wait: Option<u64>,
+}
+
+/// One erasure and how far it is. With `wait` it answers as soon as nobody is merely refused any more, which takes fewer
+/// requests than asking again and again.
 #[utoipa::path(
-    get, path = "/v1/erasures/{id}", tag = "erasures", params(("id" = String, Path)),
+    get, path = "/v1/erasures/{id}", tag = "erasures", params(("id" = String, Path), ShowQuery),
     responses((status = 200, body = ErasureAnswer))
 )]
-pub(crate) async fn show(State(app): State<App>, OfId(id): OfId<ErasureId>) -> Result<Response, Problem> {
-    let erasure = app.vault.erasure(id).await?;
+pub(crate) async fn show(
+    State(app): State<App>,
+    OfId(id): OfId<ErasureId>,
+    Params(query): Params<ShowQuery>,
+) -> Result<Response, Problem> {
+    let wait = Duration::from_secs(query.wait.unwrap_or(0));
+    if wait > FINAL_WAIT {
+        return Err(Problem::invalid("wait", "0 to 10 seconds"));
+    }
+    let erasure = match wait {
+        Duration::ZERO => app.vault.erasure(id).await?,
+        wait => app.vault.wait_final(id, wait).await?,
+    };
     Ok(answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true)))
 }

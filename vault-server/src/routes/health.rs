@@ -27,7 +27,7 @@ pub(crate) async fn alive() -> Response {
     responses((status = 200, body = Health), (status = 503, body = Health, description = "Locked or failed, or the audit log takes no entries"))
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response {
-    match app.vault.status().state {
+    match app.vault.state() {
         VaultState::Unlocked if !app.vault.log_takes_entries() => {
             answer(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "audit_unavailable" })
         }

@@ -6,11 +6,11 @@ use super::erase;
 use crate::error::Error;
 use crate::ids::ErasureId;
 use crate::time::Timestamp;
-use crate::trie::{self, EntryKey, Header, Kind, Op, Payload};
-use crate::vault::Inner;
+use crate::trie::{EntryKey, Header, Kind, Op, Payload};
 use crate::vault::records::encode;
 use crate::vault::session::{Session, reading};
 use crate::vault::writer::Write;
+use crate::vault::{Inner, expire};
 
 /// Keys that one root batch takes out.
 const SWEEP_MAX: usize = 100;
@@ -28,14 +28,8 @@ pub(crate) async fn sweep(inner: &Inner, session: &Session) -> Result<Vec<Write>
 async fn sweep_from(inner: &Inner, header: &Header) -> Result<Vec<Write>, Error> {
     const DAMAGED: Error = Error::Damaged("an entry of the index of erasures by time");
     let prefix = &index_key(header, Timestamp(0), ErasureId([0; 16]))[..16];
-    let now = Timestamp::settled();
     let mut writes = Vec::new();
-    for (index, payload) in trie::scan(&inner.pages, header, Kind::System, prefix, None, SWEEP_MAX).await? {
-        let at = Timestamp(u64::from_be_bytes(index[16..24].try_into().expect("8 bytes of a key")));
-        if at.plus_seconds(inner.options.tombstone_seconds) > now {
-            // Oldest first: the rest has time yet.
-            break;
-        }
+    for (index, payload, _) in expire::due(inner, header, prefix, inner.options.tombstone_seconds, SWEEP_MAX).await? {
         let id = ErasureId(payload[..].try_into().map_err(|_| DAMAGED)?);
         let (mut record, guard) = erase::find_guarded(inner, header, id).await?;
         record.key = None;
