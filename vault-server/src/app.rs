@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) backups: Arc<Backups>,
     /// Held while a backup is made: one at a time.
     pub(crate) backing_up: Arc<Semaphore>,
+    /// Places for requests that only wait for something: they leave room for those that do something.
+    pub(crate) waiting: Semaphore,
     throttle: Throttle,
     in_flight: AtomicUsize,
     unlocking: AtomicUsize,
@@ -70,6 +72,7 @@ impl App {
             throttle: Throttle::new(),
             backups: Arc::new(backups),
             backing_up: Arc::new(Semaphore::new(1)),
+            waiting: Semaphore::new((limits.max_in_flight / WAITING_PART).max(1)),
             metrics,
             vault,
             unlock_source,
@@ -197,6 +200,9 @@ fn known_method(method: &str) -> &'static str {
 fn acceptable(id: &HeaderValue) -> bool {
     (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
+
+/// Of the requests that run at once, one in so many may be one that only waits.
+const WAITING_PART: usize = 8;
 
 /// The path that is open to who has no API token.
 const UNLOCK: &str = "/v1/unlock";

@@ -30,6 +30,7 @@ fn an_erasure_counts_each_subject_once() {
     let erasure = admin.get(&format!("{path}?wait=10")).expect(200).json();
     assert_eq!(erasure["state"], "final", "it answers once it is");
     admin.get(&format!("{path}?wait=11")).problem(422, "invalid_value");
+    admin.get(&format!("{path}?wait=-1")).problem(400, "malformed");
     let counts = json!({
         "pending": 0, "final": 2, "refused": 0, "unknown": 1, "shredded": 1, "held": 0, "cancelled": 0
     });
@@ -162,6 +163,8 @@ fn an_erasure_waits_for_its_time_and_for_a_second_person() {
         json!({ "subjects": ["c"], "reason": "later", "not_before": "2099-01-01T00:00:00Z", "refuse_now": true });
     let later = admin.post("/v1/erasures", &later).expect(201).json();
     admin.get("/v1/subjects/c").problem(410, "shredded");
+    let shown = admin.get(&format!("/v1/erasures/{}?wait=10", later["id"].as_str().unwrap())).expect(200).json();
+    assert_eq!(shown["state"], "pending", "what may take years is not waited for");
     let pending = admin.get("/v1/erasures?state=pending").expect(200).json();
     assert_eq!(pending["data"].as_array().unwrap().len(), 1);
     admin.get("/v1/erasures?state=nonsense").problem(422, "invalid_value");

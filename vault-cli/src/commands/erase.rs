@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ const MAX_BYTES: usize = 6 * 1024 * 1024;
 const HELD_TOLD: usize = 20;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
+/// How long an answer may wait for the end, so that what it tells of the way there is seen as well.
+const SECONDS_AWAITED: u64 = 2;
 
 #[derive(Serialize)]
 struct NewErasure<'a> {
@@ -316,9 +318,13 @@ fn wait(begun: Vec<Erasure>, client: &Client, ui: &Ui) -> Result<Vec<Erasure>, F
                     ));
                 });
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(SLOWEST_LOOK);
-            erasure = client.get(&place(&erasure.id))?.json()?;
+            let asked = Instant::now();
+            erasure = client.get(&format!("{}?wait={SECONDS_AWAITED}", place(&erasure.id)))?.json()?;
+            if erasure.state == "refused" {
+                // It may have answered at once.
+                thread::sleep(pause.saturating_sub(asked.elapsed()));
+                pause = (pause * 2).min(SLOWEST_LOOK);
+            }
         }
         before += of(&erasure, "final");
         erasure.items.retain(|item| item.state == "held");

@@ -67,6 +67,11 @@ impl MemoryStore {
         self.inner().fault = Some((commits, fault));
     }
 
+    /// Whether the commit that was made to fail is still to come.
+    pub fn will_fail(&self) -> bool {
+        self.inner().fault.is_some()
+    }
+
     /// A store with a copy of the present rows: a disk image. If this one keeps a history, the copy starts its own with
     /// the rows it has.
     pub fn fork(&self) -> MemoryStore {

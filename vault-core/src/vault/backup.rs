@@ -219,7 +219,7 @@ impl Inner {
     async fn copy_rest(&self, archive: &mut Archive, header: &Header) -> Result<(), Error> {
         let header = header.current_row().ok_or(Error::Damaged("the vault header is missing"))?.to_vec();
         self.copy(archive, &[header]).await?;
-        let evidence: Vec<Row> = evidence::rows(&*self.store, 0).await?;
+        let evidence: Vec<Row> = evidence::rows(&*self.store).await?;
         evidence.iter().try_for_each(|(key, value)| archive.row(key, value))?;
         let meta = self.meta_row().await?;
         Ok(archive.row(meta::KEY, &meta)?)

@@ -118,16 +118,21 @@ impl Vault {
     /// Waits until nothing of the erasure is merely refused, or until `limit` has passed; answers how it is then.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such erasure.
+    /// [`Error::NotFound`] if there is no such erasure; [`Error::Locked`], also if the vault is locked meanwhile.
     pub async fn wait_final(&self, id: ErasureId, limit: Duration) -> Result<Erasure, Error> {
-        let session = self.session()?;
-        let mut progress = session.progress.subscribe();
         let deadline = tokio::time::Instant::now() + limit;
         loop {
-            progress.mark_unchanged();
-            let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
-            let waits = record.state() == ErasureState::Refused;
-            if !waits || tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
+            let mut progress = {
+                // Not held while it waits, for it holds keys, which go when the vault is locked; and with it goes what tells.
+                let session = self.session()?;
+                let progress = session.progress.subscribe();
+                let record = reading!(session, |snapshot| find(&self.inner, &snapshot.header, id).await)?;
+                if record.state() != ErasureState::Refused {
+                    return self.erasure(id).await;
+                }
+                progress
+            };
+            if tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
                 return self.erasure(id).await;
             }
         }

@@ -103,17 +103,17 @@ pub(super) fn request_salt(key: &ErasureKey) -> [u8; 16] {
     key.salt("request", b"")
 }
 
-/// Once the old roots are gone from every slot: notes when, and tells the log. A crash before has it told at the next start.
-pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> {
-    let from = session.untold_from.load(Ordering::Relaxed);
-    let (mut next, mut waits) = (from, None);
-    for (row, destroyed) in reading!(session, |snapshot| untold(inner, &snapshot.header, from).await)? {
-        let epoch = destroyed.epochs[1];
-        next = epoch + 1;
-        if inner.roots.oldest_retained().is_some_and(|oldest| oldest <= destroyed.epochs[0]) {
-            // A retained root still leads to what was shredded; this is told when that root is gone.
-            waits.get_or_insert(epoch);
-            continue;
+/// Once the old roots are gone from every slot but for retained ones, of which the oldest is of epoch `retained`: notes when,
+/// and tells the log. A crash before has it told at the next start.
+pub(crate) async fn tell(inner: &Inner, session: &Session, retained: Option<u64>) -> Result<(), Error> {
+    loop {
+        let from = session.untold_from.load(Ordering::Relaxed);
+        let oldest = reading!(session, |snapshot| oldest(inner, &snapshot.header, from).await)?;
+        let Some((row, destroyed)) = oldest else { return Ok(()) };
+        session.untold_from.store(destroyed.epochs[1], Ordering::Relaxed);
+        if retained.is_some_and(|epoch| epoch <= destroyed.epochs[0]) {
+            // It still leads to what was shredded then and later; that is told when that root is gone.
+            return Ok(());
         }
         loop {
             let (write, records) =
@@ -126,8 +126,6 @@ pub(crate) async fn tell(inner: &Inner, session: &Session) -> Result<(), Error> 
             }
         }
     }
-    session.untold_from.store(waits.unwrap_or(next), Ordering::Relaxed);
-    Ok(())
 }
 
 /// The write that turns a row of evidence into entries of the log and times of its erasures.
@@ -267,11 +265,11 @@ pub(super) fn reached(erasure: ErasureId, level: Level, now: Timestamp) -> Entry
     Entry { at: now, erasure: Some(erasure), level: Some(level), ..entry }
 }
 
-/// The rows of evidence that is not told yet of this epoch and later ones, oldest first.
-pub(super) async fn rows(store: &dyn Store, from: u64) -> Result<Vec<Row>, StoreError> {
+/// The rows of evidence that is not told yet, oldest first.
+pub(super) async fn rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
     let mut found: Vec<Row> = Vec::new();
     loop {
-        let start = found.last().map_or_else(|| key(from, 0), |(last, _)| [&last[..], &[0]].concat());
+        let start = found.last().map_or(vec![PREFIX], |(last, _)| [&last[..], &[0]].concat());
         let part = store.scan(&start, Some(&[PREFIX + 1]), 1024).await?;
         if part.is_empty() {
             return Ok(found);
@@ -280,14 +278,10 @@ pub(super) async fn rows(store: &dyn Store, from: u64) -> Result<Vec<Row>, Store
     }
 }
 
-/// The same opened, with the keys of its rows.
-pub(super) async fn untold(inner: &Inner, header: &Header, from: u64) -> Result<Vec<(Vec<u8>, Destroyed)>, Error> {
-    let mut found = Vec::new();
-    for (key, sealed) in rows(&*inner.store, from).await? {
-        let destroyed = open(header, &key, &sealed)?;
-        found.push((key, destroyed));
-    }
-    Ok(found)
+/// The oldest evidence of this epoch or a later one that is not told yet, with the key of its row.
+async fn oldest(inner: &Inner, header: &Header, from: u64) -> Result<Option<(Vec<u8>, Destroyed)>, Error> {
+    let row = inner.store.scan(&key(from, 0), Some(&[PREFIX + 1]), 1).await?.pop();
+    row.map(|(key, sealed)| open(header, &key, &sealed).map(|destroyed| (key, destroyed))).transpose()
 }
 
 /// Opens a row of evidence.

@@ -12,7 +12,7 @@ use crate::audit::{Action, Digest, Entry, Level, Log, LogReport, Shred, ToldEras
 use crate::certificate::{check, subject_commitment};
 use crate::crypto::digest;
 use crate::error::Error;
-use crate::ids::{CallerId, ErasureId, HoldName};
+use crate::ids::{BackupId, CallerId, ErasureId, HoldName};
 use crate::root::{FileSlot, RootEntry, RootSlot, Unlock};
 use crate::store::{Fault, MemoryStore, Store};
 use crate::time::Timestamp;
@@ -88,7 +88,7 @@ async fn each_subject_is_told_once_with_what_was_destroyed() {
     let ended = fixture.logged().into_iter().rev().find_map(|entry| entry.request).unwrap();
     assert_eq!((ended.total, ended.r#final, ended.unknown), (3, 2, 1));
     // Nothing is left to be told, and telling again tells nothing.
-    evidence::tell(&fixture.vault.inner, &fixture.vault.session().unwrap()).await.unwrap();
+    evidence::tell(&fixture.vault.inner, &fixture.vault.session().unwrap(), None).await.unwrap();
     assert_eq!(fixture.shreds().len(), 2);
     assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
 }
@@ -130,6 +130,54 @@ async fn a_crash_between_the_root_batch_and_its_telling_tells_once() {
             assert_eq!(fixture.levels(erasure.id), [Level::F1, Level::F3], "{fault:?} {commits}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_retained_root_is_told_once_when_that_is_gone() {
+    let fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b", "c", "d"]).await;
+    let session = fixture.vault.session().unwrap();
+    // Told by now, so that nothing looks at epochs up to this one any more.
+    fixture.shred(&["a"]).await;
+    let root = session.root.load_full();
+    fixture.vault.inner.begin_retaining(&session, &root, BackupId([7; 16])).unwrap();
+    let mut waiting = Vec::new();
+    for subject in ["b", "c"] {
+        waiting.push(fixture.vault.shred(erasure_of(vec![id(subject)]), None).await.unwrap().made.id);
+        // Its root batch comes before the one of this.
+        fixture.rotate(Layer::Deks).await;
+    }
+    let rows = evidence::rows(&*fixture.store).await.unwrap();
+    assert_eq!((rows.len(), fixture.shreds().len()), (2, 1));
+    fixture.vault.forget_retained().await.unwrap();
+    for erasure in waiting {
+        assert!(fixture.vault.wait_final(erasure, WAIT).await.unwrap().f1_at.is_some());
+    }
+    assert_eq!(fixture.shreds().len(), 3);
+    fixture.shred(&["d"]).await;
+    assert_eq!(fixture.shreds().len(), 4);
+    assert_eq!(evidence::rows(&*fixture.store).await.unwrap(), []);
+    assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_could_not_be_told_is_told_with_the_next_shred() {
+    let fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b"]).await;
+    // After the commits of the refusal and of the root batch.
+    fixture.store.fail_commit_after(2, Fault::Full);
+    let first = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    while fixture.store.will_fail() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((evidence::rows(&*fixture.store).await.unwrap().len(), fixture.shreds().len()), (1, 0));
+    let second = fixture.shred(&["b"]).await;
+    let first = fixture.vault.wait_final(first.id, WAIT).await.unwrap();
+    for erasure in [&first, &second] {
+        assert_eq!(erasure.counts.r#final, 1);
+        assert_eq!(fixture.levels(erasure.id), [Level::F1, Level::F3]);
+    }
+    assert_eq!(fixture.shreds().len(), 2);
 }
 
 #[tokio::test]

@@ -106,19 +106,16 @@ pub(super) async fn due(
     most: usize,
 ) -> Result<Vec<(EntryKey, Payload, Timestamp)>, Error> {
     let now = Timestamp::settled();
-    let at = |key: &EntryKey| Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
-    let mut found = Vec::new();
-    // Nothing is due in most cases, which the first one shows: the others are not looked at then.
-    for (limit, known) in [(1, 0), (most, 1)] {
-        let entries = trie::scan(&inner.pages, header, Kind::System, tag, None, limit).await?;
-        let over = entries.into_iter().skip(known).map(|(key, payload)| (at(&key), key, payload));
-        let over = over.take_while(|(at, ..)| at.plus_seconds(seconds) <= now);
-        found.extend(over.map(|(at, key, payload)| (key, payload, at)));
-        if found.is_empty() {
-            break;
-        }
+    let listed_at = |key: &EntryKey| Timestamp(u64::from_be_bytes(key[16..24].try_into().expect("8 bytes of a key")));
+    let is_over = |key: &EntryKey| listed_at(key).plus_seconds(seconds) <= now;
+    let mut found = trie::scan(&inner.pages, header, Kind::System, tag, None, 1).await?;
+    // Nothing is due in most cases, which the oldest one shows: the others are not looked at then.
+    if let Some((oldest, _)) = found.first().filter(|(key, _)| is_over(key)) {
+        let after = *oldest;
+        found.extend(trie::scan(&inner.pages, header, Kind::System, tag, Some(&after), most - 1).await?);
     }
-    Ok(found)
+    let due = found.into_iter().take_while(|(key, _)| is_over(key));
+    Ok(due.map(|(key, payload)| (key, payload, listed_at(&key))).collect())
 }
 
 async fn take_out(
@@ -146,4 +143,33 @@ async fn take_out(
         }
     }
     Ok(write)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::vault::tests::Fixture;
+
+    #[tokio::test]
+    async fn what_is_due_is_found_oldest_first_up_to_a_limit() {
+        let fixture = Fixture::new().await;
+        let session = fixture.vault.session().unwrap();
+        let listed =
+            |entry: u8, at: u64| Expiring::Tombstone.index(&session.snapshot().header, &[entry; 32], Timestamp(at));
+        let far = Timestamp::now().0 - 1000;
+        let edits = vec![listed(1, 5000), listed(2, 5000), listed(3, 4000), listed(4, far)];
+        assert_eq!(session.commit(vec![Write { edits, ..Write::default() }]).await.unwrap(), [true]);
+        let header = session.snapshot().header.clone();
+        let (_, key, _) = listed(0, 0);
+        let (inner, tag) = (&fixture.vault.inner, &key[..16]);
+        for (most, expected) in [(1, vec![4000]), (2, vec![4000, 5000]), (3, vec![4000, 5000, 5000])] {
+            for most in if most == 3 { most..6 } else { most..most + 1 } {
+                let found = due(inner, &header, tag, 10, most).await.unwrap();
+                assert_eq!(found.iter().map(|(.., at)| at.0).collect::<Vec<_>>(), expected, "{most}");
+            }
+        }
+        // Nothing is, if the oldest is not.
+        assert_eq!(due(inner, &header, tag, 100 * 365 * 24 * 3600, 6).await.unwrap(), []);
+    }
 }

@@ -116,6 +116,9 @@ pub(crate) struct Finalizer {
     untidy_until: Option<Instant>,
     retry_at: Option<Instant>,
     retry_after: Duration,
+    /// The epoch of the oldest root that was retained when the slots were written last. One that was let go since may still be
+    /// in them.
+    retained: Option<u64>,
     stopping: bool,
 }
 
@@ -157,6 +160,7 @@ impl Finalizer {
             untidy_until: None,
             retry_at: None,
             retry_after: RETRY.0,
+            retained: None,
             stopping: false,
         })
     }
@@ -192,7 +196,7 @@ impl Finalizer {
     async fn settle_earlier(&mut self, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         let root = self.session.root.load_full();
         if self.finish(&root, jobs).await
-            && let Err(error) = evidence::tell(&self.inner, &self.session).await
+            && let Err(error) = evidence::tell(&self.inner, &self.session, self.retained).await
         {
             tracing::warn!(%error, "the times of final erasures could not be noted; they are with the next one");
         }
@@ -287,7 +291,7 @@ impl Finalizer {
         if self.tidy_at > Instant::now() {
             return false;
         }
-        if self.inner.drop_unconfirmed(&self.session) {
+        if self.inner.drop_unconfirmed(&self.session) || self.retained != self.inner.roots.oldest_retained() {
             self.settle_earlier(jobs).await;
         }
         self.thorough = true;
@@ -305,8 +309,8 @@ impl Finalizer {
         self.taking = self.choose();
         let takes = |kind| self.taking == kind || self.taking == Taking::All;
         let (shreds, rotates, finals) = (takes(Taking::Shred), takes(Taking::Rotations), takes(Taking::Finals));
-        // Not along with shreds, which may use the space that is kept for them.
         let rotates = rotates && self.rotations.need_round();
+        // Not along with shreds, which may use the space that is kept for them.
         let rotates = rotates && (self.shreds.is_empty() || !shreds || !self.is_full());
         let (shredded, mut writes) = if shreds { self.prepare().await? } else { (None, Vec::new()) };
         let (step, rotating) = match rotates {
@@ -416,6 +420,7 @@ impl Finalizer {
     async fn finish(&mut self, next: &RootEntry, jobs: &mut mpsc::UnboundedReceiver<Job>) -> bool {
         let mut wait = RETRY.0;
         loop {
+            self.retained = self.inner.roots.oldest_retained();
             let away = match self.inner.roots.finish(next).await {
                 Finish::Done => return true,
                 Finish::Waiting(slots) => {
@@ -470,7 +475,7 @@ impl Finalizer {
             } else if self.untidy_until.is_none_or(|until| until <= Instant::now()) {
                 self.together = (self.together * 2).min(SHRED_MAX);
             }
-            if let Err(error) = evidence::tell(&self.inner, &self.session).await {
+            if let Err(error) = evidence::tell(&self.inner, &self.session, self.retained).await {
                 tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
             }
         }

@@ -324,18 +324,14 @@ impl Vault {
 
     /// Whether the vault is unlocked: what a request can afford to ask, unlike [`Vault::status`].
     pub fn state(&self) -> State {
-        match self.inner.session.load().as_ref() {
-            _ if *self.inner.failed.borrow() => State::Failed,
-            Some(_) => State::Unlocked,
-            None => State::Locked,
-        }
+        self.inner.state_of(self.inner.session.load().as_ref())
     }
 
     /// How the vault is. Looks at the disk.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
-        let state = self.state();
         let session = inner.session.load_full();
+        let state = inner.state_of(session.as_ref());
         let erasures = session.as_ref().map(|session| session.open.status(Timestamp::now()));
         let rotations = session.as_ref().map(|session| session.rotating()).unwrap_or_default();
         let key_ages = session.as_ref().map(|session| session.key_ages()).unwrap_or_default();
@@ -366,6 +362,14 @@ impl Vault {
 }
 
 impl Inner {
+    fn state_of(&self, session: Option<&Arc<Session>>) -> State {
+        match session {
+            _ if *self.failed.borrow() => State::Failed,
+            Some(_) => State::Unlocked,
+            None => State::Locked,
+        }
+    }
+
     /// Drops every key that is held outside of a session.
     fn forget_keys(&self) {
         self.outbox.clear();

@@ -36,6 +36,25 @@ async fn a_look_at_rest_leaves_unfinished_shreds_alone() {
 }
 
 #[tokio::test]
+async fn who_waits_for_an_erasure_does_not_keep_the_keys_of_a_locked_vault() {
+    let fixture = Fixture::new().await;
+    fixture.put("a", &[("nickname", r#""x""#)]).await.unwrap();
+    let away = fixture.dir.path().join("away");
+    std::fs::rename(slot(&fixture.dir), &away).unwrap();
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    let (vault, long) = (fixture.vault.clone(), Duration::from_secs(3600));
+    let waiting = tokio::spawn(async move { vault.wait_final(erasure.id, long).await });
+    let session = Arc::downgrade(&fixture.vault.session().unwrap());
+    while session.upgrade().is_some_and(|session| session.progress.receiver_count() == 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fixture.vault.lock().await.unwrap();
+    let waited = tokio::time::timeout(WAIT, waiting).await.unwrap().unwrap();
+    assert!(matches!(waited, Err(Error::Locked)), "{waited:?}");
+    assert!(session.upgrade().is_none());
+}
+
+#[tokio::test]
 async fn a_rotation_tells_what_it_waits_for() {
     let fixture = Fixture::new().await;
     let away = fixture.dir.path().join("away");

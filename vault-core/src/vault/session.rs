@@ -55,7 +55,7 @@ pub(crate) struct Session {
     stopping: AtomicBool,
     /// The erasures that are not ended.
     pub(crate) open: OpenTable,
-    /// Evidence of epochs before this one is told. An engine passes by the places of removed rows one after the other.
+    /// Evidence of epochs before this one is told: a scan from the first would pass the places of all rows that were removed.
     pub(crate) untold_from: AtomicU64,
 }
 

@@ -337,11 +337,12 @@ pub(crate) async fn approve(State(app): State<App>, who: Who, OfId(id): OfId<Era
 #[into_params(parameter_in = Query)]
 pub(crate) struct ShowQuery {
     /// Seconds to wait for subjects that are refused to be final before this answers: 0 (the default) to 10.
+    #[param(maximum = 10)]
     wait: Option<u64>,
 }
 
-/// One erasure and how far it is. With `wait` it answers as soon as nobody is merely refused any more, which takes fewer
-/// requests than asking again and again.
+/// One erasure and how far it is. With `wait` it answers once it is not, or no longer, `refused`, which takes fewer requests than
+/// asking again and again; at once if it is `pending`, `held` or ended, or if very many requests wait already.
 #[utoipa::path(
     get, path = "/v1/erasures/{id}", tag = "erasures", params(("id" = String, Path), ShowQuery),
     responses((status = 200, body = ErasureAnswer))
@@ -353,11 +354,12 @@ pub(crate) async fn show(
 ) -> Result<Response, Problem> {
     let wait = Duration::from_secs(query.wait.unwrap_or(0));
     if wait > FINAL_WAIT {
-        return Err(Problem::invalid("wait", "0 to 10 seconds"));
+        return Err(Problem::invalid("wait", &format!("0 to {} seconds", FINAL_WAIT.as_secs())));
     }
-    let erasure = match wait {
-        Duration::ZERO => app.vault.erasure(id).await?,
-        wait => app.vault.wait_final(id, wait).await?,
+    let place = app.waiting.try_acquire();
+    let erasure = match (wait, &place) {
+        (Duration::ZERO, _) | (_, Err(_)) => app.vault.erasure(id).await?,
+        (wait, Ok(_)) => app.vault.wait_final(id, wait).await?,
     };
     Ok(answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true)))
 }

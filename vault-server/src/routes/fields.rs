@@ -19,7 +19,7 @@ use crate::auth::Who;
 use crate::body::{JsonBody, OfField, OfSubject, Params, Shape, answer, field_name};
 use crate::problem::{Kind, Problem};
 
-/// How long a request waits for something to become final before it says that it is not yet.
+/// How long a request waits at most for something to become final before it says that it is not yet.
 pub(crate) const FINAL_WAIT: Duration = Duration::from_secs(10);
 const NOT_FORGOTTEN_YET: &str = "the field is not known to be forgotten, for a root slot does not answer or many are waiting \
                                  for it: see to the slots in the status, and ask again until the answer is 204";
