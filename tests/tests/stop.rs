@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::Vault;
+use crate::harness::{Vault, wait_for};
 
 #[test]
 fn a_stop_under_load_loses_nothing() {
@@ -65,4 +65,26 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
     let _idle: Vec<_> = (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     running.admin.get("/v1/status").expect(200);
     running.stop();
+}
+
+#[test]
+fn who_waits_for_an_erasure_is_answered_when_the_server_stops() {
+    let vault = Vault::configured();
+    let running = vault.start();
+    running.admin.set("a", &json!({ "name": "a" })).expect(201);
+    std::fs::rename(vault.data().join("root.slot"), vault.data().join("away")).unwrap();
+    let asked = json!({ "subjects": ["a"], "reason": "asked" });
+    let erasure = running.admin.post("/v1/erasures", &asked).expect(201).json();
+    let path = format!("/v1/erasures/{}?wait=10", erasure["id"].as_str().unwrap());
+    let client = running.admin.alone();
+    let waiting = thread::spawn(move || client.get(&path).expect(200).json());
+    wait_for("the request that waits", || {
+        // It and this one.
+        let metrics = running.admin.get("/metrics").expect(200).body;
+        metrics.lines().any(|line| line == "udv_http_in_flight 2").then_some(())
+    });
+    running.server.terminate();
+    assert_eq!(waiting.join().unwrap()["state"], "refused");
+    let (status, log) = running.server.ended();
+    assert!(status.success(), "{status}: {log}");
 }

@@ -9,11 +9,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Extensions, HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
+use vault_core::Error;
 use vault_core::crypto::Random;
+use vault_core::ids::ErasureId;
 use vault_core::time::Timestamp;
-use vault_core::vault::Vault;
+use vault_core::vault::{Erasure, Vault};
 
 use crate::auth::{self, AnsweredFor};
 use crate::backups::Backups;
@@ -47,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) backing_up: Arc<Semaphore>,
     /// Places for requests that only wait for something: they leave room for those that do something.
     pub(crate) waiting: Semaphore,
+    /// Whether the server was told to stop.
+    stopping: watch::Sender<bool>,
     throttle: Throttle,
     in_flight: AtomicUsize,
     unlocking: AtomicUsize,
@@ -73,6 +77,7 @@ impl App {
             backups: Arc::new(backups),
             backing_up: Arc::new(Semaphore::new(1)),
             waiting: Semaphore::new((limits.max_in_flight / WAITING_PART).max(1)),
+            stopping: watch::Sender::new(false),
             metrics,
             vault,
             unlock_source,
@@ -83,6 +88,22 @@ impl App {
             max_in_flight: limits.max_in_flight,
             request_ids: RequestIds::new(),
         }))
+    }
+
+    /// Waits for an erasure that is refused to be final, at most so long, and no longer than the server serves; answers how it
+    /// is then.
+    pub(crate) async fn final_within(&self, id: ErasureId, limit: Duration) -> Result<Erasure, Error> {
+        let mut stopping = self.stopping.subscribe();
+        let stops = async move { drop(stopping.wait_for(|stops| *stops).await) };
+        tokio::select! {
+            erasure = self.vault.wait_final(id, limit) => erasure,
+            () = stops => self.vault.erasure(id).await,
+        }
+    }
+
+    /// Lets requests that only wait for something answer now.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// The router with everything that surrounds it.

@@ -287,7 +287,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let told = "the query string has a parameter that this request does not take, twice, or not percent-encoded";
+        let told = "the query string has a parameter that this request does not take, that is not of its type, twice, or not \
+                    percent-encoded";
         let query = Query::<T>::from_request_parts(parts, state).await;
         query.map(|Query(params)| Self(params)).map_err(|_| Problem::malformed(told))
     }

@@ -67,6 +67,7 @@ pub(crate) async fn serve(
         }
     };
     tracing::info!("stopping");
+    app.stop();
     handle.graceful_shutdown(Some(DRAIN));
     let _ = serving.await;
     if let Err(error) = app.trails.stop().await {

@@ -27,7 +27,7 @@ const HELD_TOLD: usize = 20;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
 /// How long an answer may wait for the end, so that what it tells of the way there is seen as well.
-const SECONDS_AWAITED: u64 = 2;
+const SECONDS_AWAITED: u64 = 1;
 
 #[derive(Serialize)]
 struct NewErasure<'a> {

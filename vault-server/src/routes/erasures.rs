@@ -342,7 +342,7 @@ pub(crate) struct ShowQuery {
 }
 
 /// One erasure and how far it is. With `wait` it answers once it is not, or no longer, `refused`, which takes fewer requests than
-/// asking again and again; at once if it is `pending`, `held` or ended, or if very many requests wait already.
+/// asking again and again; at once if it is `pending`, `held` or ended, and, with `Retry-After`, if very many requests wait already.
 #[utoipa::path(
     get, path = "/v1/erasures/{id}", tag = "erasures", params(("id" = String, Path), ShowQuery),
     responses((status = 200, body = ErasureAnswer))
@@ -356,10 +356,14 @@ pub(crate) async fn show(
     if wait > FINAL_WAIT {
         return Err(Problem::invalid("wait", &format!("0 to {} seconds", FINAL_WAIT.as_secs())));
     }
-    let place = app.waiting.try_acquire();
-    let erasure = match (wait, &place) {
-        (Duration::ZERO, _) | (_, Err(_)) => app.vault.erasure(id).await?,
-        (wait, Ok(_)) => app.vault.wait_final(id, wait).await?,
+    let place = (!wait.is_zero()).then(|| app.waiting.try_acquire());
+    let erasure = match &place {
+        Some(Ok(_)) => app.final_within(id, wait).await?,
+        None | Some(Err(_)) => app.vault.erasure(id).await?,
     };
-    Ok(answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true)))
+    let mut response = answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true));
+    if erasure.state == ErasureState::Refused && matches!(place, Some(Err(_))) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    Ok(response)
 }

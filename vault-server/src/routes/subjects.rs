@@ -146,7 +146,7 @@ pub(crate) async fn shred(
         deadline: None,
     };
     let asked = app.vault.shred(asked, None).await?.made;
-    let erasure = app.vault.wait_final(asked.id, FINAL_WAIT).await?;
+    let erasure = app.final_within(asked.id, FINAL_WAIT).await?;
     let done = erasure.state == ErasureState::Final;
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))

@@ -439,6 +439,27 @@ async fn what_surrounds_every_request() {
 }
 
 #[tokio::test]
+async fn waiting_takes_one_place_in_eight_and_no_more() {
+    let site = Site::limited(Limits { max_in_flight: 8, ..Limits::default() }).await;
+    assert_eq!(site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await.status, 201);
+    let slot = site.dir.path().join("root.slot");
+    std::fs::rename(&slot, site.dir.path().join("away")).unwrap();
+    let asked = r#"{"subjects": ["jane"], "reason": "asked"}"#;
+    let erasure = site.call(Method::POST, "/v1/erasures", asked).await.json();
+    let path = format!("/v1/erasures/{}?wait=10", erasure["id"].as_str().unwrap());
+    // Two at once, of which one finds no place: it is the first that is answered.
+    let answer = tokio::select! {
+        one = site.get(&path) => one,
+        other = site.get(&path) => other,
+    };
+    assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("refused")), "{}", answer.text);
+    assert_eq!(answer.headers["retry-after"], "1");
+    // The other one hung up: the place is free again, and who waits to its end is not told to retry.
+    let answer = site.get(&path.replace("=10", "=1")).await;
+    assert_eq!((answer.status, answer.headers.get("retry-after")), (200, None));
+}
+
+#[tokio::test]
 async fn too_many_at_once_are_told_to_retry() {
     let site = Site::limited(Limits { max_in_flight: 0, ..Limits::default() }).await;
     let busy = site.get("/v1/status").await;

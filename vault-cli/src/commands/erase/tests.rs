@@ -111,7 +111,7 @@ fn an_erasure_is_waited_for_until_nothing_is_merely_refused() {
     assert_eq!(ended[0].counts["final"], 2);
     let asked = fake.requests();
     assert!(asked[0].ends_with(r#"{"subjects":["a","b"],"reason":"r"}"#));
-    assert!(asked[2].starts_with("GET /v1/erasures/e1?wait=2 "));
+    assert!(asked[2].starts_with("GET /v1/erasures/e1?wait=1 "));
 }
 
 #[test]
