@@ -25,7 +25,7 @@ pub(crate) struct MeasureArgs {
     /// How long a round takes. [default: 0.5 with --quick, otherwise 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Rounds of each measurement; the median is told. [default: 3 with --quick, otherwise 5]
+    /// Rounds of each measurement; the median is told. [default: 3 with --quick, otherwise 5; of personas 1, otherwise 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Where the temporary directories are made; the disk under them is what is measured. A memory file system is no disk.
@@ -75,6 +75,7 @@ pub(crate) struct Settings {
     pub(crate) out: PathBuf,
     round: Duration,
     rounds: u32,
+    persona_rounds: u32,
     workloads: Vec<Workload>,
 }
 
@@ -91,6 +92,7 @@ impl Settings {
             quick: args.quick,
             round: args.seconds.unwrap_or_else(|| default(0.5, 5.0)),
             rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 5 }),
+            persona_rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
             engines: args.engine,
             subjects,
             dir: args.dir,
@@ -141,7 +143,7 @@ impl Settings {
 
     /// How often each persona asks.
     pub(crate) fn persona_rounds(&self) -> u64 {
-        if self.quick { 1 } else { 3 }
+        self.persona_rounds.into()
     }
 
     /// A temporary directory that goes with its owner.

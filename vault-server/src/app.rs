@@ -9,7 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Extensions, HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 use vault_core::Error;
 use vault_core::crypto::Random;
@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     /// Held while a backup is made: one at a time.
     pub(crate) backing_up: Arc<Semaphore>,
     /// Places for requests that only wait for something: they leave room for those that do something.
-    pub(crate) waiting: Semaphore,
+    waiting: Semaphore,
     /// Whether the server was told to stop.
     stopping: watch::Sender<bool>,
     throttle: Throttle,
@@ -90,14 +90,31 @@ impl App {
         }))
     }
 
+    /// A place for a request that waits, if there is one.
+    pub(crate) fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire().ok()
+    }
+
     /// Waits for an erasure that is refused to be final, at most so long, and no longer than the server serves; answers how it
     /// is then.
     pub(crate) async fn final_within(&self, id: ErasureId, limit: Duration) -> Result<Erasure, Error> {
+        match self.served(Duration::ZERO, self.vault.wait_final(id, limit)).await {
+            Some(erasure) => erasure,
+            None => self.vault.erasure(id).await,
+        }
+    }
+
+    /// Waits for `work` for as long as the server serves, and then for `more`; none if that was too short.
+    pub(crate) async fn served<T>(&self, more: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut stopping = self.stopping.subscribe();
-        let stops = async move { drop(stopping.wait_for(|stops| *stops).await) };
+        let stops = async move {
+            drop(stopping.wait_for(|stops| *stops).await);
+            tokio::time::sleep(more).await;
+        };
         tokio::select! {
-            erasure = self.vault.wait_final(id, limit) => erasure,
-            () = stops => self.vault.erasure(id).await,
+            biased;
+            worked = work => Some(worked),
+            () = stops => None,
         }
     }
 

@@ -104,6 +104,11 @@ async fn nothing_is_told_before_every_slot_has_forgotten_the_old_root() {
     let waiting = fixture.vault.erasure(erasure.id).await.unwrap();
     assert_eq!((waiting.counts.refused, waiting.counts.r#final, waiting.f1_at), (1, 0, None));
     assert_eq!(fixture.shreds().len(), 0);
+    // Nor does who lets a retained root go wait for the slot, also while the finalizer waits for it from before.
+    let forgetting = async || tokio::time::timeout(WAIT, fixture.vault.forget_retained()).await.unwrap();
+    forgetting().await.unwrap();
+    let again = forgetting().await;
+    assert!(matches!(again, Err(Error::Slot(_))), "{again:?}");
     std::fs::rename(&away, slot(&fixture.dir)).unwrap();
     fixture.restart().await;
     assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
@@ -158,6 +163,25 @@ async fn what_waits_for_a_retained_root_is_told_once_when_that_is_gone() {
     assert_eq!(fixture.shreds().len(), 4);
     assert_eq!(evidence::rows(&*fixture.store).await.unwrap(), []);
     assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_a_root_that_another_backup_released_is_told_with_the_next_root() {
+    let fixture = Fixture::new().await;
+    fixture.enrol(&["a", "b"]).await;
+    let session = fixture.vault.session().unwrap();
+    let retain = |backup| {
+        fixture.vault.inner.begin_retaining(&session, &session.root.load_full(), BackupId([backup; 16])).unwrap();
+    };
+    retain(7);
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made.id;
+    fixture.rotate(Layer::Deks).await;
+    assert_eq!((evidence::rows(&*fixture.store).await.unwrap().len(), fixture.shreds().len()), (1, 0));
+    retain(8);
+    // Shreds nobody.
+    fixture.rotate(Layer::Deks).await;
+    assert!(fixture.vault.wait_final(erasure, WAIT).await.unwrap().f1_at.is_some());
+    assert_eq!(fixture.shreds().len(), 1);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::records::RotationRecord;
-use super::retained::RetainedAsk;
+use super::retained::{RetainedAsk, RetainedChange};
 use super::rotate::{self, Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
@@ -453,6 +453,10 @@ impl Finalizer {
             Job::Alter(ask) => drop(ask.reply.send(Err(away.into()))),
             Job::Unlocks(ask) => ask.refuse(away),
             Job::Reseal { reply } => drop(reply.send(Err(away))),
+            // A backup that is not kept is dropped all the same: nobody would ask again.
+            Job::Retained((change, reply)) if !matches!(change, RetainedChange::Dropped(_)) => {
+                drop(reply.send(Err(away.into())));
+            }
             job => self.later.push_back(job),
         }
     }
@@ -475,9 +479,10 @@ impl Finalizer {
             } else if self.untidy_until.is_none_or(|until| until <= Instant::now()) {
                 self.together = (self.together * 2).min(SHRED_MAX);
             }
-            if let Err(error) = evidence::tell(&self.inner, &self.session, self.retained).await {
-                tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
-            }
+        }
+        // Also when nothing was shredded now: what was before may have waited for a retained root that is gone since.
+        if let Err(error) = evidence::tell(&self.inner, &self.session, self.retained).await {
+            tracing::warn!(%error, "the time of a final erasure could not be noted; it is with the next one");
         }
         if let Err(error) = self.rotations.advance(&self.session, &committed.done, &committed.rotated).await {
             tracing::warn!(%error, "a rotation's progress could not be noted; it repeats its last step");

@@ -74,7 +74,8 @@ impl Vault {
     /// of the backup before is not.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no such backup waits to be confirmed; [`Error::Conflict`] while a slot does not answer.
+    /// [`Error::NotFound`] if no such backup waits to be confirmed; [`Error::Conflict`], or [`Error::Slot`] if shreds or rotations
+    /// wait for it, while a slot does not answer.
     pub async fn keep_backup(&self, backup: BackupId) -> Result<(), Error> {
         self.change_retained(RetainedChange::Kept(backup)).await
     }
@@ -90,7 +91,7 @@ impl Vault {
     /// Lets go of every retained root: shreds that waited become final, and the backup of the key plane opens no more.
     ///
     /// # Errors
-    /// [`Error::Locked`].
+    /// [`Error::Locked`]. [`Error::Slot`] if shreds or rotations wait for a root slot that does not answer.
     pub async fn forget_retained(&self) -> Result<(), Error> {
         self.change_retained(RetainedChange::Forget).await
     }

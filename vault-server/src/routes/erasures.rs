@@ -356,13 +356,13 @@ pub(crate) async fn show(
     if wait > FINAL_WAIT {
         return Err(Problem::invalid("wait", &format!("0 to {} seconds", FINAL_WAIT.as_secs())));
     }
-    let place = (!wait.is_zero()).then(|| app.waiting.try_acquire());
+    let place = if wait.is_zero() { None } else { app.place() };
     let erasure = match &place {
-        Some(Ok(_)) => app.final_within(id, wait).await?,
-        None | Some(Err(_)) => app.vault.erasure(id).await?,
+        Some(_) => app.final_within(id, wait).await?,
+        None => app.vault.erasure(id).await?,
     };
     let mut response = answer(StatusCode::OK, &ErasureAnswer::of(&erasure, true));
-    if erasure.state == ErasureState::Refused && matches!(place, Some(Err(_))) {
+    if erasure.state == ErasureState::Refused && !wait.is_zero() && place.is_none() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     Ok(response)

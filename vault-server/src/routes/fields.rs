@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 use vault_core::audit::trail;
 use vault_core::ids::{FieldName, SubjectId};
@@ -21,6 +22,10 @@ use crate::problem::{Kind, Problem};
 
 /// How long a request waits at most for something to become final before it says that it is not yet.
 pub(crate) const FINAL_WAIT: Duration = Duration::from_secs(10);
+/// The same of a request that changes something, when very many wait already: most shreds are final long before.
+const CROWDED_WAIT: Duration = Duration::from_secs(1);
+/// How much longer one waits that has nothing durable to answer with when the server stops.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 const NOT_FORGOTTEN_YET: &str = "the field is not known to be forgotten, for a root slot does not answer or many are waiting \
                                  for it: see to the slots in the status, and ask again until the answer is 204";
 
@@ -236,15 +241,17 @@ pub(crate) async fn forget_one(
     let vault = app.vault.clone();
     let forgetting = trail::carried(async move { vault.forget_field(&id, &name, if_match).await });
     let forgetting = tokio::spawn(forgetting);
-    match tokio::time::timeout(FINAL_WAIT, forgetting).await {
-        Ok(Ok(Ok(()))) => Ok(match app.vault.waits_for_backup() {
+    let place = app.place();
+    let forgetting = tokio::time::timeout(patience(place.as_ref()), forgetting);
+    match app.served(STOP_WAIT, forgetting).await {
+        Some(Ok(Ok(Ok(())))) => Ok(match app.vault.waits_for_backup() {
             Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
             None => StatusCode::NO_CONTENT.into_response(),
         }),
-        Ok(Ok(Err(error))) => Err(error.into()),
-        Ok(Err(_)) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
+        Some(Ok(Ok(Err(error)))) => Err(error.into()),
+        None | Some(Ok(Err(_))) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
         // Unlike a shred it has no durable first step, so nothing may be promised yet.
-        Err(_) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FORGOTTEN_YET)),
+        Some(Err(_)) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FORGOTTEN_YET)),
     }
 }
 
@@ -254,6 +261,11 @@ struct ForgottenLater {
     /// Always false.
     r#final: bool,
     waiting_for: String,
+}
+
+/// How long a request waits for what it changed to become final, with a place among those that wait or without.
+pub(crate) fn patience(place: Option<&SemaphorePermit<'_>>) -> Duration {
+    if place.is_some() { FINAL_WAIT } else { CROWDED_WAIT }
 }
 
 fn put_answer(id: &SubjectId, outcome: &PutOutcome) -> Response {

@@ -12,7 +12,7 @@ use vault_core::time::Timestamp;
 use vault_core::vault::{Description, ErasureState, NewErasure};
 
 use super::erasures::{ErasureAnswer, compartment};
-use super::fields::FINAL_WAIT;
+use super::fields::patience;
 use super::notes::RestrictionAnswer;
 use super::shapes::Shown;
 use crate::app::App;
@@ -114,7 +114,7 @@ pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -
 }
 
 /// Shred a subject, or one compartment of it, now: 200 once it is final, 202 if it is refused (reads answer 410, durably)
-/// and not final yet, 409 if a legal hold keeps it.
+/// and not final within 10 seconds (of one if very many requests wait already), 409 if a legal hold keeps it.
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path), ShredQuery),
     responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
@@ -146,7 +146,8 @@ pub(crate) async fn shred(
         deadline: None,
     };
     let asked = app.vault.shred(asked, None).await?.made;
-    let erasure = app.final_within(asked.id, FINAL_WAIT).await?;
+    let place = app.place();
+    let erasure = app.final_within(asked.id, patience(place.as_ref())).await?;
     let done = erasure.state == ErasureState::Final;
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))

@@ -460,6 +460,26 @@ async fn waiting_takes_one_place_in_eight_and_no_more() {
 }
 
 #[tokio::test]
+async fn who_shreds_while_very_many_wait_is_answered_before_them() {
+    let site = Site::limited(Limits { max_in_flight: 8, ..Limits::default() }).await;
+    for id in ["jane", "bob", "carl"] {
+        assert_eq!(site.call(Method::PATCH, &format!("/v1/subjects/{id}/fields"), JANE).await.status, 201);
+    }
+    std::fs::rename(site.dir.path().join("root.slot"), site.dir.path().join("away")).unwrap();
+    let asked = r#"{"subjects": ["jane"], "reason": "asked"}"#;
+    let erasure = site.call(Method::POST, "/v1/erasures", asked).await.json();
+    let path = format!("/v1/erasures/{}?wait=10", erasure["id"].as_str().unwrap());
+    let mut waiting = std::pin::pin!(site.get(&path));
+    for (path, status) in [("/v1/subjects/bob", 202), ("/v1/subjects/carl/fields/phone", 503)] {
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("{path} took a place as well"),
+            answer = site.call(Method::DELETE, path, "") => assert_eq!(answer.status, status, "{}", answer.text),
+        }
+    }
+}
+
+#[tokio::test]
 async fn too_many_at_once_are_told_to_retry() {
     let site = Site::limited(Limits { max_in_flight: 0, ..Limits::default() }).await;
     let busy = site.get("/v1/status").await;
