@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::evidence::{self, subject_salt};
-use super::tests::{Fixture, erasure_of, id, slot};
+use super::tests::{Fixture, erasure_of, id, name, slot};
 use super::{Layer, Vault, VaultOptions};
 use crate::audit::{Action, Digest, Entry, Level, Log, LogReport, Shred, ToldErasure};
 use crate::certificate::{check, subject_commitment};
@@ -106,9 +106,16 @@ async fn nothing_is_told_before_every_slot_has_forgotten_the_old_root() {
     assert_eq!(fixture.shreds().len(), 0);
     // Nor does who lets a retained root go wait for the slot, also while the finalizer waits for it from before.
     let forgetting = async || tokio::time::timeout(WAIT, fixture.vault.forget_retained()).await.unwrap();
-    forgetting().await.unwrap();
+    // A field that waits for the next root meanwhile is refused, too.
+    let (b, nickname) = (id("b"), name("nickname"));
+    let field = tokio::time::timeout(WAIT, fixture.vault.forget_field(&b, &nickname, None));
+    let (field, forgotten) = tokio::join!(field, forgetting());
+    assert!(matches!(field.unwrap(), Err(Error::Slot(_))));
+    forgotten.unwrap();
     let again = forgetting().await;
     assert!(matches!(again, Err(Error::Slot(_))), "{again:?}");
+    let dropping = tokio::time::timeout(WAIT, fixture.vault.drop_backup(BackupId([7; 16]))).await.unwrap();
+    assert!(matches!(dropping, Err(Error::Slot(_))), "{dropping:?}");
     std::fs::rename(&away, slot(&fixture.dir)).unwrap();
     fixture.restart().await;
     assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());

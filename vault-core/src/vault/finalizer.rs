@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::records::RotationRecord;
-use super::retained::{RetainedAsk, RetainedChange};
+use super::retained::RetainedAsk;
 use super::rotate::{self, Alteration, Rotations};
 use super::session::Session;
 use super::shred::{self, ShredPart};
@@ -424,11 +424,13 @@ impl Finalizer {
             let away = match self.inner.roots.finish(next).await {
                 Finish::Done => return true,
                 Finish::Waiting(slots) => {
-                    let away = slots.first().map(|(slot, why)| (slot.clone(), why.clone()));
+                    let (slot, why) = slots.first().cloned().unwrap_or_default();
+                    let away = SlotError::Unreachable { slot, why };
                     let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
                     tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
                     self.session.set_waiting(reasons);
-                    away.unwrap_or_default()
+                    self.refuse_finals(&away);
+                    away
                 }
             };
             if self.session.stopping() {
@@ -436,8 +438,7 @@ impl Finalizer {
             }
             let until = Instant::now() + wait;
             while let Ok(Some(job)) = tokio::time::timeout_at(until, jobs.recv()).await {
-                let (slot, why) = away.clone();
-                self.take_later(job, SlotError::Unreachable { slot, why });
+                self.take_later(job, away.clone());
                 if self.session.stopping() {
                     return false;
                 }
@@ -453,9 +454,12 @@ impl Finalizer {
             Job::Alter(ask) => drop(ask.reply.send(Err(away.into()))),
             Job::Unlocks(ask) => ask.refuse(away),
             Job::Reseal { reply } => drop(reply.send(Err(away))),
-            // A backup that is not kept is dropped all the same: nobody would ask again.
-            Job::Retained((change, reply)) if !matches!(change, RetainedChange::Dropped(_)) => {
-                drop(reply.send(Err(away.into())));
+            Job::Retained((change, reply)) => {
+                let _ = reply.send(Err(away.into()));
+                // Done all the same: nobody would ask again.
+                if self.inner.drops(&change) {
+                    self.later.push_back(Job::Retained((change, oneshot::channel().0)));
+                }
             }
             job => self.later.push_back(job),
         }
@@ -504,10 +508,14 @@ impl Finalizer {
 
     fn slot_failed(&mut self, error: &SlotError) {
         tracing::warn!(%error, "a root slot does not take a new root; it is tried again");
+        self.refuse_finals(error);
+        self.postpone(error.to_string());
+    }
+
+    fn refuse_finals(&mut self, error: &SlotError) {
         for (_, reply) in self.finals.drain(..) {
             let _ = reply.send(Err(Error::Slot(error.clone())));
         }
-        self.postpone(error.to_string());
     }
 
     async fn batch_failed(&mut self, current: &RootEntry, error: &Error) {

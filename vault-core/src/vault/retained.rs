@@ -83,7 +83,8 @@ impl Vault {
     /// A backup that was begun is not kept.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::Slot`] if shreds or rotations wait for a root slot that does not answer: it is dropped once
+    /// that does.
     pub async fn drop_backup(&self, backup: BackupId) -> Result<(), Error> {
         self.change_retained(RetainedChange::Dropped(backup)).await
     }
@@ -345,6 +346,12 @@ impl Inner {
         };
         self.tell_behind(session);
         outcome
+    }
+
+    /// Whether this drops a backup that waits to be confirmed.
+    pub(super) fn drops(&self, change: &RetainedChange) -> bool {
+        let begun = self.keeper.state().begun.as_ref().map(|(begun, _)| begun.backup);
+        matches!(change, RetainedChange::Dropped(backup) if begun == Some(*backup))
     }
 
     /// Drops a backup that nobody confirmed; answers whether there was one.

@@ -36,7 +36,8 @@ pub(super) fn run(args: &BackupArgs, format: Option<LogFormat>) -> Result<(), Fa
     .map_err(|failure| failure.if_in_use(IN_USE))
 }
 
-const RELEASED: &str = "no root is retained any more: shreds that waited for a key plane become final";
+const RELEASED: &str = "no root is retained any more: shreds that waited for a key plane become final \
+                        once every root slot answers";
 
 async fn of_store(site: &Site, vault: &Vault, args: &BackupArgs) -> Result<(), Failure> {
     // Who is named is told before a passphrase is asked for.
