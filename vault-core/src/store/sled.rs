@@ -110,7 +110,7 @@ pub(super) fn await_gone(dir: &Path) {
 
 /// Has sled free what was replaced and nobody reads any more. Of its own accord it frees at most 512 structures whenever a
 /// thread has begun to read or write 128 times, and a write counts once, however much it replaces: 20 KB stayed in memory for
-/// each new subject that came in large batches, and what it replaced in the file could not be used again.
+/// each new subject that came in large batches, and the file grew twice as large.
 fn free_replaced(rounds: usize) {
     for _ in 0..rounds {
         sled::pin().flush();
