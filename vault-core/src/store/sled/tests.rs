@@ -48,7 +48,7 @@ async fn damage_is_an_error_or_missing_rows_but_never_a_panic() {
     assert!(outcomes.iter().any(|outcome| outcome.starts_with("the store is damaged")), "some damage is noticed");
 }
 
-/// With marks in place of what a write leaves to be freed: without more ado sled frees a quarter of them or less.
+/// With marks in place of what a write leaves to be freed: without more ado sled has freed a fifth of them after the write.
 #[tokio::test]
 async fn a_large_write_has_freed_as_much_as_it_may_replace() {
     const ROWS: u32 = 4_000;
