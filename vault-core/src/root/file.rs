@@ -7,13 +7,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 mod hardware;
+mod held;
 mod unlocks;
 
 pub use self::unlocks::NEW_UNLOCKS_MAX;
 
+use self::held::{Held, Shown};
 use super::copies::{COPIES, Copies, Copy, next_sequence, overwriting_order, reading};
 use super::layout::{BLOCK_LEN, Block, ENTRIES_MAX, STANZAS_MAX, block};
 use super::stanza::{Stanza, Unlocking};
@@ -33,8 +35,10 @@ struct Inner {
     hsm: Option<Hsm>,
     /// Held while keys in the HSM are made or destroyed.
     making_keys: Mutex<()>,
-    /// Held over every access to the file, so that accesses do not overlap.
+    /// Held over every access to the file, so that accesses do not overlap: as long as the disk takes.
     state: Mutex<State>,
+    /// For whoever must not wait for the disk.
+    shown: Mutex<Shown>,
 }
 
 #[derive(Default)]
@@ -100,8 +104,7 @@ impl FileSlot {
         let Some(Block { vault, stanzas, .. }) = newest else {
             return Err(SlotError::Damaged { slot: name(path) });
         };
-        let state = Mutex::new(State { stanzas, ..State::default() });
-        Ok(FileSlot(Arc::new(Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state })))
+        Ok(FileSlot(Arc::new(Inner::new(path, vault, hsm, State { stanzas, ..State::default() }))))
     }
 
     /// The vault it says it belongs to; certain once it is unlocked.
@@ -119,7 +122,7 @@ impl FileSlot {
 
     /// The ways it can be unlocked, in the order of its unlock keys.
     pub fn methods(&self) -> Vec<Method> {
-        self.0.state().stanzas.iter().map(|s| s.origin.method()).collect()
+        self.0.shown().methods
     }
 
     /// Its file.
@@ -129,7 +132,7 @@ impl FileSlot {
 
     /// Whether the slot key is in memory.
     pub fn is_unlocked(&self) -> bool {
-        self.0.state().key.is_some()
+        self.0.shown().unlocked
     }
 
     /// Loads the slot key. A slot in hardware is opened by its own token, whatever is given. Blocks: a passphrase costs an
@@ -142,7 +145,7 @@ impl FileSlot {
         self.0.unlock(unlock)
     }
 
-    /// Drops the slot key.
+    /// Drops the slot key. Blocks while the file is written.
     pub fn lock(&self) {
         let mut state = self.0.state();
         state.key = None;
@@ -182,7 +185,7 @@ impl RootSlot for FileSlot {
     }
 
     fn hardware(&self) -> Option<Hardware> {
-        self.0.hardware()
+        self.0.shown().hardware
     }
 
     async fn draw_keys(&self) -> Result<(), SlotError> {
@@ -199,9 +202,13 @@ impl RootSlot for FileSlot {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half-changed in there by a panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(path: &Path, vault: VaultId, hsm: Option<Hsm>, state: State) -> Self {
+        let shown = Mutex::new(Shown::of(&state, hsm.is_some()));
+        Self { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state: Mutex::new(state), shown }
+    }
+
+    fn state(&self) -> Held<'_> {
+        Held::of(self)
     }
 
     fn unlock(&self, unlock: &Unlock) -> Result<(), SlotError> {
@@ -339,8 +346,7 @@ fn fill(
     let slot_key = SlotKey::draw(&mut Random::for_keys(1));
     let stanza = |unlock| Stanza::new(vault, unlock, &slot_key).map_err(|error| error.of_slot(&name(path)));
     let stanzas = unlocks.iter().map(stanza).collect::<Result<Vec<_>, _>>()?;
-    let state = Mutex::new(State { stanzas, key: Some(slot_key), ..State::default() });
-    let inner = Inner { path: path.to_owned(), vault, hsm, making_keys: Mutex::new(()), state };
+    let inner = Inner::new(path, vault, hsm, State { stanzas, key: Some(slot_key), ..State::default() });
     inner.write(std::slice::from_ref(first), COPIES)?;
     inner.sync_directory()?;
     Ok(FileSlot(Arc::new(inner)))

@@ -148,7 +148,7 @@ impl Vault {
         };
         if life.is_none() {
             // Nothing was started: no key stays behind.
-            self.inner.forget_keys();
+            self.inner.forget_keys().await;
         }
         started
     }
@@ -245,7 +245,7 @@ impl Vault {
         if let (Some(session), Some(tasks)) = (session, life.take()) {
             memory::apart(|| self.end(&session, tasks)).await;
         }
-        self.inner.forget_keys();
+        self.inner.forget_keys().await;
         Ok(())
     }
 
@@ -371,12 +371,14 @@ impl Inner {
     }
 
     /// Drops every key that is held outside of a session.
-    fn forget_keys(&self) {
+    async fn forget_keys(&self) {
         self.outbox.clear();
         self.roots.forget_retained_keys();
         self.keeper.clear();
-        self.file_slots.iter().for_each(FileSlot::lock);
         self.pages.clear();
+        let slots = self.file_slots.clone();
+        // It only fails with the process.
+        let _ = memory::blocking(move || slots.iter().for_each(FileSlot::lock)).await;
     }
 
     /// Refuses a store that is older than its audit log, for what the log tells of later is lost, and answers would not say

@@ -12,7 +12,7 @@ use crate::crypto::{Random, SlotKey};
 use crate::ids::VaultId;
 use crate::root::copies::next_sequence;
 use crate::root::stanza::{HsmKey, Stanza, Unlocking};
-use crate::root::{Hardware, Hsm, HsmError, Method, NewUnlock, Refusals, RootEntry, SlotError, SlotPlace, Unlock};
+use crate::root::{Hsm, HsmError, Method, NewUnlock, Refusals, RootEntry, SlotError, SlotPlace, Unlock};
 
 impl FileSlot {
     /// Makes a slot in hardware, with `first` in it, under a fresh key in this HSM; it is then unlocked. Blocks.
@@ -82,19 +82,12 @@ impl State {
     }
 
     /// The key in an HSM that opens the slot.
-    fn hsm_key(&self) -> Option<&HsmKey> {
+    pub(super) fn hsm_key(&self) -> Option<&HsmKey> {
         self.stanzas.first().and_then(Stanza::hsm_key)
     }
 }
 
 impl Inner {
-    pub(super) fn hardware(&self) -> Option<Hardware> {
-        self.hsm.as_ref()?;
-        let state = self.state();
-        let keys_since = state.hsm_key()?.made_at;
-        Some(Hardware { keys_since, waits_for: state.waits_for.clone() })
-    }
-
     /// The present key must be in the HSM: a rotation in another token, beside it, would destroy nothing. Keys that an
     /// earlier attempt drew and did not use are taken again, so that attempts do not fill the HSM.
     pub(super) fn draw_keys(&self) -> Result<(), SlotError> {

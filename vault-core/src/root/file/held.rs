@@ -1,0 +1,102 @@
+//! The state of a slot while somebody has it, and what of it is shown meanwhile.
+//!
+//! A disk that does not answer holds up whoever has the state, and whoever waits for it. On a worker of the runtime that
+//! would be everybody: so what is asked for there is kept apart, as it was when the state was last given back.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{MutexGuard, PoisonError};
+
+use super::{Inner, State};
+use crate::root::{Hardware, Method};
+
+/// What anybody may ask at any time.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) methods: Vec<Method>,
+    pub(super) hardware: Option<Hardware>,
+    pub(super) unlocked: bool,
+}
+
+impl Shown {
+    pub(super) fn of(state: &State, in_hardware: bool) -> Self {
+        let hardware = |key: &crate::root::stanza::HsmKey| Hardware {
+            keys_since: key.made_at,
+            waits_for: state.waits_for.clone(),
+        };
+        Self {
+            methods: state.stanzas.iter().map(|stanza| stanza.origin.method()).collect(),
+            hardware: state.hsm_key().filter(|_| in_hardware).map(hardware),
+            unlocked: state.key.is_some(),
+        }
+    }
+}
+
+/// The state, until it is given back.
+pub(super) struct Held<'s> {
+    inner: &'s Inner,
+    state: MutexGuard<'s, State>,
+}
+
+impl<'s> Held<'s> {
+    pub(super) fn of(inner: &'s Inner) -> Self {
+        // Nothing is left half-changed in there by a panic.
+        Self { inner, state: inner.state.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.inner.to_show() = Shown::of(&self.state, self.inner.hsm.is_some());
+    }
+}
+
+impl Inner {
+    /// As it was when the state was last given back.
+    pub(super) fn shown(&self) -> Shown {
+        self.to_show().clone()
+    }
+
+    fn to_show(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::crypto::{Random, UnlockKey};
+    use crate::ids::VaultId;
+    use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Unlock};
+
+    #[test]
+    fn what_is_shown_does_not_wait_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.slot");
+        let (key, first) = (UnlockKey::draw(&mut Random::for_keys(1)), RootEntry::draw(1, &mut Random::for_keys(2)));
+        FileSlot::create(&path, VaultId([7; 16]), &[NewUnlock::KeyFile(key.duplicate())], &first).unwrap();
+        let slot = FileSlot::open(&path).unwrap();
+        assert!(!slot.is_unlocked());
+        slot.unlock(&Unlock::KeyFile(key)).unwrap();
+        // As while the disk does not answer.
+        let held = slot.0.state();
+        assert_eq!((slot.methods(), slot.is_unlocked()), (vec![Method::KeyFile], true));
+        assert_eq!(slot.hardware(), None);
+        drop(held);
+        slot.lock();
+        assert!(!slot.is_unlocked());
+    }
+}
