@@ -17,6 +17,7 @@ use super::restriction::Restrictions;
 use super::row::{Row, RowWriter};
 use super::session::{Session, Snapshot, reading};
 use super::subject::{self, Room};
+use super::turns::{ATTEMPTS, too_busy};
 use super::writer::{Guard, Write};
 use crate::codec;
 use crate::error::Error;
@@ -25,8 +26,6 @@ use crate::schema::Schema;
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Header, Kind, Op};
 
-/// How often a change is prepared again because the subject changed meanwhile.
-const ATTEMPTS: usize = 64;
 /// A topic of notes.
 pub(super) trait Note: Default + Send + Serialize + DeserializeOwned {
     /// The reserved id of the field that it lies in.
@@ -103,7 +102,7 @@ impl Inner {
                 turn = Some(self.turns.of(id).await);
             }
         }
-        Err(Error::Conflict("the subject is changed by too many requests at once: retry"))
+        Err(too_busy())
     }
 
     async fn prepare_note<N: Note, T: Send>(

@@ -1,5 +1,6 @@
 //! Writing fields: parse → seal under the DEKs of their compartments → the writer checks and commits → done.
 
+mod batch;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ pub(super) use rows::first_keys;
 use super::records::{DirectoryEntry, SubjectState};
 use super::session::{Session, Snapshot, reading};
 use super::subject;
+use super::turns::{ATTEMPTS, too_busy};
 use super::types::{Change, Changes, PutOptions, PutOutcome};
 use super::writer::Write;
 use super::{Inner, Vault};
@@ -22,10 +24,8 @@ use crate::schema::{FieldSpec, Schema, SchemaError};
 use crate::time::Timestamp;
 use crate::trie::{self, Header};
 
-/// How often a write is prepared again because the subject changed meanwhile.
-pub(super) const ATTEMPTS: usize = 64;
 /// How long a turn is kept for a root batch.
-const TURN_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
+pub(super) const TURN_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Lookup entries that ordinary writes may leave behind with one subject before a write waits for a root batch: its
 /// record stays far smaller than a payload may be, so that a shred always fits.
 pub(super) const STALE_MAX: usize = 32;
@@ -76,59 +76,6 @@ impl Vault {
     ) -> Result<PutOutcome, Error> {
         let session = self.session()?;
         self.inner.put(&session, id, &changes, options).await
-    }
-
-    /// Puts many subjects in one durable commit, but for those that change meanwhile or are listed twice, and for final changes:
-    /// each of these has a commit of its own. Each item succeeds or fails on its own.
-    pub async fn write_batch(&self, items: Vec<(SubjectId, Changes, PutOptions)>) -> Vec<Result<PutOutcome, Error>> {
-        let Ok(session) = self.session() else { return items.iter().map(|_| Err(Error::Locked)).collect() };
-        let mut results: Vec<Option<Result<PutOutcome, Error>>> = items.iter().map(|_| None).collect();
-        let mut writes = Vec::with_capacity(items.len());
-        let mut waiting = Vec::with_capacity(items.len());
-        for (index, (id, changes, options)) in items.iter().enumerate() {
-            trail::anew();
-            match self.inner.prepare(&session, id, changes, options).await {
-                Ok(prepared) if !prepared.replaces => {
-                    writes.push(Write { together: !writes.is_empty(), ..prepared.write });
-                    waiting.push((index, prepared.outcome));
-                }
-                // A final change waits for the root slots; it goes its own way below.
-                Ok(_) => {}
-                Err(error) => {
-                    let failed = Err(error);
-                    trail::ended(&failed);
-                    results[index] = Some(failed);
-                }
-            }
-        }
-        trail::anew();
-        match session.commit(writes).await {
-            Ok(committed) => {
-                for ((index, outcome), _) in waiting.into_iter().zip(committed).filter(|(_, held)| *held) {
-                    results[index] = Some(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                for (index, _) in waiting {
-                    results[index] = Some(Err(error.again()));
-                }
-            }
-        }
-        // What is left changed under us (the same subject twice in one batch, say) or is final: one by one, in order.
-        let mut answers = Vec::with_capacity(items.len());
-        for ((id, changes, options), result) in items.into_iter().zip(results) {
-            answers.push(match result {
-                Some(result) => result,
-                None => {
-                    let put = self.put_fields(&id, changes, &options).await;
-                    if put.is_err() {
-                        trail::ended(&put);
-                    }
-                    put
-                }
-            });
-        }
-        answers
     }
 
     /// Forgets one field for good: its compartment gets a new DEK, the row is re-sealed, and the old DEK is removed in a
@@ -210,7 +157,7 @@ impl Inner {
                 turn = Some(self.turns.of(id).await);
             }
         }
-        Err(Error::Conflict("the subject is changed by too many requests at once: retry"))
+        Err(too_busy())
     }
 
     async fn prepare(

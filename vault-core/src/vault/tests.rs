@@ -388,6 +388,29 @@ async fn a_batch_answers_for_each_item() {
 }
 
 #[tokio::test]
+async fn batches_that_race_for_the_same_subjects_share_commits() {
+    let fixture = Fixture::new().await;
+    let commits = || fixture.vault.session().unwrap().snapshot().sequence;
+    let before = commits();
+    let racing: Vec<_> = (0..4)
+        .map(|n| {
+            let nickname = format!("\"n{n}\"");
+            let item = |s| (id(&format!("s{s}")), changes(&[("nickname", &nickname)]), PutOptions::default());
+            let (vault, items) = (fixture.vault.clone(), (0..100).map(item).collect());
+            tokio::spawn(async move { vault.write_batch(items).await })
+        })
+        .collect();
+    for batch in racing {
+        assert!(batch.await.unwrap().iter().all(Result::is_ok));
+    }
+    // Each item that loses the race by itself would be 300.
+    assert!(commits() - before < 20, "{}", commits() - before);
+    for s in 0..100 {
+        assert_eq!(fixture.vault.describe(&id(&format!("s{s}"))).await.unwrap().fields[0].0.version, 4);
+    }
+}
+
+#[tokio::test]
 async fn locks_and_unlocks() {
     let fixture = Fixture::new().await;
     fixture.put("a", &[PHONE]).await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::change::Edited;
 use super::search::{Cursor, Match};
@@ -13,7 +13,9 @@ use crate::error::Error;
 use crate::ids::{FieldName, SubjectId};
 use crate::time::Timestamp;
 use crate::trie::EntryKey;
+use crate::vault::put::TURN_KEPT;
 use crate::vault::session::{Session, reading};
+use crate::vault::turns::Rounds;
 use crate::vault::writer::Write;
 use crate::vault::{Inner, Vault};
 
@@ -69,44 +71,69 @@ impl Inner {
         Ok(applied)
     }
 
-    /// One commit for all of a part; who lost a race is changed on his own then.
+    /// One commit for all of a part; those that lose a race share the next one.
     async fn apply_part(
         &self,
         session: &Arc<Session>,
-        part: Found,
+        mut part: Found,
         edit: &MetadataEdit,
         applied: &mut Applied,
     ) -> Result<(), Error> {
+        let mut rounds = self.turns.rounds();
+        while !part.is_empty() {
+            part = self.apply_round(session, part, &mut rounds, edit, applied).await?;
+            rounds.next(part.len(), part.values().map(|(subject, _)| subject)).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers who lost a race.
+    async fn apply_round(
+        &self,
+        session: &Arc<Session>,
+        part: Found,
+        rounds: &mut Rounds<'_>,
+        edit: &MetadataEdit,
+        applied: &mut Applied,
+    ) -> Result<Found, Error> {
         let (mut writes, mut waiting) = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
         let mut finals = JoinSet::new();
-        for (key, (subject, fields)) in part {
-            let prepared = self.prepare_edit(session, key, &fields, edit).await?;
+        for (key, found) in part {
+            let prepared = self.prepare_edit(session, key, &found.1, edit).await?;
             match prepared.write {
                 None => applied.count(&prepared.edited),
                 // Too much was left behind with this subject: it waits for a root batch, together with others.
                 Some(write) if prepared.replaces => {
                     let session = session.clone();
-                    finals.spawn(async move { (key, subject, fields, prepared.edited, session.finalize(write).await) });
+                    finals.spawn(async move { (key, found, prepared.edited, session.finalize(write).await) });
                 }
                 Some(write) => {
                     writes.push(Write { together: !writes.is_empty(), ..write });
-                    waiting.push((key, subject, fields, prepared.edited));
+                    waiting.push((key, found, prepared.edited));
                 }
             }
         }
         let committed = session.commit(writes).await?;
-        let mut again = Vec::new();
-        for ((key, subject, fields, edited), held) in waiting.into_iter().zip(committed) {
-            if held { applied.count(&edited) } else { again.push((key, subject, fields)) }
+        let mut again = Found::new();
+        for ((key, found, edited), held) in waiting.into_iter().zip(committed) {
+            if held { applied.count(&edited) } else { drop(again.insert(key, found)) }
         }
-        while let Some(done) = finals.join_next().await {
-            let (key, subject, fields, edited, held) = done.map_err(|_| Error::Failed)?;
-            if held? { applied.count(&edited) } else { again.push((key, subject, fields)) }
+        let mut ended = Vec::with_capacity(finals.len());
+        // As with a single write, turns are kept for a while.
+        let _ = tokio::time::timeout(TURN_KEPT, to_their_end(&mut finals, &mut ended)).await;
+        rounds.release();
+        to_their_end(&mut finals, &mut ended).await;
+        for done in ended {
+            let (key, found, edited, held) = done.map_err(|_| Error::Failed)?;
+            if held? { applied.count(&edited) } else { drop(again.insert(key, found)) }
         }
-        for (key, subject, fields) in again {
-            applied.count(&self.edit_subject(session, &subject, key, &fields, edit).await?);
-        }
-        Ok(())
+        Ok(again)
+    }
+}
+
+async fn to_their_end<T: 'static>(tasks: &mut JoinSet<T>, ended: &mut Vec<Result<T, JoinError>>) {
+    while let Some(done) = tasks.join_next().await {
+        ended.push(done);
     }
 }
 

@@ -9,11 +9,12 @@ use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
-use crate::vault::put::{ATTEMPTS, STALE_MAX, finalize_in_turn};
+use crate::vault::put::{STALE_MAX, finalize_in_turn};
 use crate::vault::records::{DirectoryEntry, SubjectRecord};
 use crate::vault::row::RowWriter;
 use crate::vault::session::{Session, Snapshot, reading};
 use crate::vault::subject::{self, Found, Room};
+use crate::vault::turns::{ATTEMPTS, too_busy};
 use crate::vault::writer::{Guard, Write};
 use crate::vault::{Inner, Vault, stale};
 
@@ -106,7 +107,7 @@ impl Inner {
                 turn = Some(self.turns.of(id).await);
             }
         }
-        Err(Error::Conflict("the subject is changed by too many requests at once: retry"))
+        Err(too_busy())
     }
 
     pub(super) async fn prepare_edit(

@@ -238,7 +238,7 @@ async fn goes_on_after_a_kill_at_every_commit() {
             let (mut commits, mut ended_early) = (0, 0);
             while ended_early < 2 {
                 let mut fixture = Fixture::new().await;
-                enrol(&fixture, 0..130).await;
+                enrol(&fixture, 0..520).await;
                 a_moment().await;
                 let rotation = fixture.vault.rotate(all(forget), None, None).await.unwrap().made;
                 fixture.store.fail_commit_after(commits, fault);
@@ -256,7 +256,7 @@ async fn goes_on_after_a_kill_at_every_commit() {
                 fixture.restart().await;
                 let done = fixture.ended(rotation.id).await;
                 assert_eq!(done.state, RotationState::Done, "{:?}", done.detail);
-                for n in 0..130 {
+                for n in 0..520 {
                     // Once, however often a step was repeated.
                     assert_eq!(version(&fixture, &format!("s{n}")).await, 2, "after {commits} commits");
                     assert_eq!(fixture.read(&format!("s{n}"), "email").await.unwrap(), email(n));

@@ -194,7 +194,7 @@ async fn goes_on_after_a_kill_at_every_commit() {
 async fn is_paused_over_a_restart_and_cancelled_without_a_trace() {
     let mut fixture = Fixture::new().await;
     enrol(&fixture, 0..130).await;
-    let rotation = fixture.vault.rotate(Layer::Lookups, Some(300), None).await.unwrap().made;
+    let rotation = fixture.vault.rotate(Layer::Lookups, Some(64), None).await.unwrap().made;
     until(&fixture, &rotation, |now| now.done > 0).await;
     let paused = fixture.vault.change_rotation(rotation.id, Some(RotationState::Paused), None).await.unwrap();
     assert!(paused.done < 130, "{}", paused.done);

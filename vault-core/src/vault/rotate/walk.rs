@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Kind, Payload};
 
 /// Subjects that one step takes.
-pub(super) const STEP_SUBJECTS: u32 = 64;
+pub(super) const STEP_SUBJECTS: u32 = 256;
 /// Bytes of rows after which a step takes no further subject.
 const STEP_BYTES: usize = 1 << 20;
 /// How often a subject that changed meanwhile is read again before the step ends in front of it.

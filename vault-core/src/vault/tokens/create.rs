@@ -8,6 +8,7 @@ use super::super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord,
 use super::super::row::Row;
 use super::super::session::{Session, Snapshot, reading};
 use super::super::subject;
+use super::super::turns::too_busy;
 use super::super::writer::{Guard, Write};
 use super::super::{Inner, Vault};
 use super::{Expiring, TokenShape, entry_key, list_key, token_tag};
@@ -22,8 +23,6 @@ use crate::trie::{self, Header, Kind, Op};
 
 /// The longest that a token may resolve, in seconds: ten years, whichever they are.
 const TTL_MAX: u64 = 3653 * 24 * 3600;
-/// How often tokens of a subject are prepared again because it changed meanwhile.
-const ATTEMPTS: usize = 64;
 
 /// A value token to be created.
 #[derive(Clone, Debug)]
@@ -73,7 +72,7 @@ impl Vault {
         self.create_tokens(&[new]).await.pop().unwrap_or(Err(Error::Failed))
     }
 
-    /// Creates many in one durable commit, but for those whose subject changes meanwhile, and answers them in order. Each succeeds or fails on its own.
+    /// Creates many in one durable commit, those whose subject changes meanwhile in the next one, and answers them in order. Each succeeds or fails on its own.
     pub async fn create_tokens(&self, items: &[NewToken]) -> Vec<Outcome> {
         let Ok(session) = self.session() else { return items.iter().map(|_| Err(Error::Locked)).collect() };
         let mut outcomes: Vec<Option<Outcome>> = items.iter().map(|_| None).collect();
@@ -81,12 +80,16 @@ impl Vault {
         for (at, item) in items.iter().enumerate() {
             by_subject.entry(&item.subject).or_default().push(at);
         }
-        let left = self.inner.create_together(&session, items, &by_subject, &mut outcomes).await;
-        // Subjects that changed under us: one by one, in their turn.
-        for id in left {
-            self.inner.create_in_turn(&session, items, id, &by_subject[id], &mut outcomes).await;
+        // A token changes its subject's record: whoever lost a race for that, to make something final perhaps, goes first.
+        self.inner.turns.give_way(by_subject.keys().copied()).await;
+        let mut rounds = self.inner.turns.rounds();
+        while !by_subject.is_empty() {
+            by_subject = self.inner.create_together(&session, items, by_subject, &mut outcomes).await;
+            if rounds.next(by_subject.len(), by_subject.keys().copied()).await.is_err() {
+                break;
+            }
         }
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(Error::Failed))).collect()
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(too_busy()))).collect()
     }
 }
 
@@ -96,59 +99,34 @@ impl Inner {
         &self,
         session: &Session,
         items: &[NewToken],
-        by_subject: &BTreeMap<&'i SubjectId, Vec<usize>>,
+        by_subject: BTreeMap<&'i SubjectId, Vec<usize>>,
         outcomes: &mut [Option<Outcome>],
-    ) -> Vec<&'i SubjectId> {
-        // A token changes its subject's record: whoever lost a race for that, to make something final perhaps, goes first.
-        self.turns.give_way(by_subject.keys().copied()).await;
+    ) -> BTreeMap<&'i SubjectId, Vec<usize>> {
         let mut writes = Vec::with_capacity(by_subject.len());
         let mut waiting = Vec::with_capacity(by_subject.len());
-        for (&id, positions) in by_subject {
-            if let Some(prepared) = self.prepared(session, items, id, positions, outcomes).await {
+        for (id, positions) in by_subject {
+            if let Some(prepared) = self.prepared(session, items, id, &positions, outcomes).await {
                 writes.push(Write { together: !writes.is_empty(), ..prepared.write });
-                waiting.push((id, prepared.made));
+                waiting.push((id, positions, prepared.made));
             }
         }
         if writes.is_empty() {
-            return Vec::new();
+            return BTreeMap::new();
         }
-        let mut left = Vec::new();
+        let mut left = BTreeMap::new();
         match session.commit(writes).await {
             Ok(committed) => {
-                for ((id, made), held) in waiting.into_iter().zip(committed) {
-                    if held { answer(made, outcomes) } else { left.push(id) }
+                for ((id, positions, made), held) in waiting.into_iter().zip(committed) {
+                    if held { answer(made, outcomes) } else { drop(left.insert(id, positions)) }
                 }
             }
             Err(error) => {
-                for (_, made) in waiting {
+                for (.., made) in waiting {
                     fail(made.iter().map(|(at, _)| *at), &error, outcomes);
                 }
             }
         }
         left
-    }
-
-    async fn create_in_turn(
-        &self,
-        session: &Session,
-        items: &[NewToken],
-        id: &SubjectId,
-        positions: &[usize],
-        outcomes: &mut [Option<Outcome>],
-    ) {
-        let _turn = self.turns.of(id).await;
-        for _ in 0..ATTEMPTS {
-            let Some(prepared) = self.prepared(session, items, id, positions, outcomes).await else { return };
-            match session.commit(vec![prepared.write]).await.as_deref() {
-                Ok([true]) => return answer(prepared.made, outcomes),
-                Ok(_) => {}
-                Err(error) => return fail(prepared.made.iter().map(|(at, _)| *at), error, outcomes),
-            }
-        }
-        let told = "the subject is changed by too many requests at once: retry";
-        for &at in positions {
-            outcomes[at].get_or_insert(Err(Error::Conflict(told)));
-        }
     }
 
     /// The write for one subject's tokens, with what is refused answered already; none if nothing is left to write.
