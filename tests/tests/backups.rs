@@ -313,6 +313,27 @@ fn what_is_sealed_anew_behind_the_key_plane_does_not_cost_the_living_their_data(
 }
 
 #[test]
+fn a_final_write_is_not_final_while_a_root_is_retained_and_says_so() {
+    let bed = Bed::new();
+    let running = bed.vault.start();
+    enrol(&running, 0..1);
+    bed.online(&running, &["--plane", "keys", "--retain"]).expect(0);
+    let joan = json!({ "fields": { "name": "Joan" } });
+    let patch = |subject: &str| running.admin.patch(&format!("/v1/subjects/{subject}/fields?final=true"), &joan);
+    let put =
+        |query: &str| running.admin.put(&format!("/v1/subjects/s0/fields/name{query}"), &json!({ "value": "Jo" }));
+    let waits = patch("s0").expect(202).json();
+    assert_eq!((&waits["final"], &waits["fields"]["name"]["version"]), (&json!(false), &json!(2)));
+    assert!(waits["waiting_for"].as_str().unwrap().contains("key plane"), "{waits}");
+    assert_eq!(put("?final=true").expect(202).header("etag"), Some("\"v3\""));
+    assert_eq!(put("").expect(200).json().get("final"), None, "nothing final was asked for");
+    assert_eq!(patch("new").expect(201).json().get("final"), None, "nothing was replaced");
+    running.admin.delete("/v1/backups/retained").expect(200);
+    assert_eq!(patch("s0").expect(200).json().get("final"), None);
+    running.stop();
+}
+
+#[test]
 fn a_restore_leaves_a_vault_alone_that_is_served() {
     let bed = Bed::new();
     let running = bed.vault.start();

@@ -131,7 +131,7 @@ impl App {
             .route_layer(from_fn_with_state(self.clone(), auth::guard))
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(CatchPanicLayer::custom(|_| panicked()))
+            .layer(CatchPanicLayer::custom(|_| panicked().into_response()))
             .layer(from_fn_with_state(self.clone(), surround))
             .with_state(self)
     }
@@ -151,8 +151,8 @@ async fn method_not_allowed(path: Option<MatchedPath>) -> Response {
     response
 }
 
-fn panicked() -> Response {
-    Problem::new(Kind::Internal, "an internal error; the log of the server names its place").into_response()
+pub(crate) fn panicked() -> Problem {
+    Problem::new(Kind::Internal, "an internal error; the log of the server names its place")
 }
 
 /// Bytes of a body that are read where nothing comes of it.
@@ -200,7 +200,7 @@ async fn to_its_end(held: InFlight, way: OnTheWay, request: Request, next: Next)
     if request.method().is_safe() {
         return on_its_way(held, way, request, next).await;
     }
-    tokio::spawn(on_its_way(held, way, request, next)).await.unwrap_or_else(|_| panicked())
+    tokio::spawn(on_its_way(held, way, request, next)).await.unwrap_or_else(|_| panicked().into_response())
 }
 
 /// Runs a handler in the scope of its trail, and writes that down before the answer leaves.

@@ -115,6 +115,15 @@ pub(crate) const ROUTES: &[(&str, &str, Access, Option<Action>)] = &[
     ("GET", "/openapi.json", Access::Open, UNLOGGED),
 ];
 
+/// The requests that change something and take parameters. Any other is refused with one: whoever adds `dry_run` where
+/// there is no such thing does not want it done.
+pub(crate) const TAKE_PARAMETERS: &[(&str, &str)] = &[
+    ("PUT", "/v1/schema"),
+    ("PATCH", "/v1/subjects/{id}/fields"),
+    ("PUT", "/v1/subjects/{id}/fields/{name}"),
+    ("DELETE", "/v1/subjects/{id}"),
+];
+
 /// An authenticated caller, and how it reads: with the purpose it named.
 #[derive(Debug)]
 pub(crate) struct Who {
@@ -153,10 +162,23 @@ struct Admitted(std::sync::Arc<Option<Who>>);
 fn admit(app: &App, request: &Request) -> Result<Option<Who>, Problem> {
     let template = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     match access(request.method(), template) {
-        Some(Access::Open) => Ok(None),
-        Some(allowed) => authorise(app, request.headers(), allowed).map(Some),
+        Some(Access::Open) => without_parameters(request, template).map(|()| None),
+        Some(allowed) => {
+            let who = authorise(app, request.headers(), allowed)?;
+            without_parameters(request, template)?;
+            Ok(Some(who))
+        }
         None => Err(Problem::new(Kind::MethodNotAllowed, "this path does not take this method")),
     }
+}
+
+/// Refuses parameters that nobody would look at.
+fn without_parameters(request: &Request, template: &str) -> Result<(), Problem> {
+    let given = request.uri().query().is_some_and(|query| !query.is_empty()) && !request.method().is_safe();
+    if given && !TAKE_PARAMETERS.contains(&(request.method().as_str(), template)) {
+        return Err(Problem::malformed("this request takes no parameters in its query string: leave them out"));
+    }
+    Ok(())
 }
 
 /// Who may call a method of a path; HEAD is a GET without its body.

@@ -168,6 +168,7 @@ fn base() -> Document {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::auth::TAKE_PARAMETERS;
     use std::collections::BTreeSet;
 
     fn documented() -> serde_json::Value {
@@ -183,6 +184,18 @@ mod tests {
         }
         let guarded = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), described(path))).collect();
         assert_eq!(documented, guarded);
+    }
+
+    #[test]
+    fn what_changes_something_takes_the_parameters_that_are_documented() {
+        let document = documented();
+        let takes_some = |path: &&str, method: &&str| {
+            let parameters = &document["paths"][*path][method.to_lowercase()]["parameters"];
+            parameters.as_array().into_iter().flatten().any(|parameter| parameter["in"] == "query")
+        };
+        let changing = ROUTES.iter().filter(|(method, ..)| *method != "GET").map(|(method, path, ..)| (*method, *path));
+        let documented: BTreeSet<_> = changing.filter(|(method, path)| takes_some(path, method)).collect();
+        assert_eq!(documented, TAKE_PARAMETERS.iter().copied().collect());
     }
 
     #[test]

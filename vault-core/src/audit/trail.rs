@@ -158,6 +158,11 @@ pub(crate) fn failed<'f>(name: Option<Pseudonym>, ids: impl IntoIterator<Item = 
     part(name, ids, end_of(error));
 }
 
+/// Notes a part of a request that can not be read, so that it is about nobody.
+pub fn unread() {
+    part(None, [], (Outcome::Failed, None));
+}
+
 fn part<'f>(
     name: Option<Pseudonym>,
     ids: impl IntoIterator<Item = &'f FieldName>,

@@ -8,7 +8,8 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vault_core::Error;
-use vault_core::ids::SubjectId;
+use vault_core::audit::trail;
+use vault_core::ids::{FieldName, SubjectId};
 use vault_core::schema::{Form, View};
 use vault_core::vault::{Changes, PutOptions, PutOutcome, ReadOutcome, ReadRequest, State as VaultState};
 
@@ -122,22 +123,9 @@ pub(crate) async fn write(State(app): State<App>, body: JsonBody) -> Result<Resp
     let batch = body.read::<WriteBatch<'_>>()?;
     bounded(batch.items.len())?;
     unlocked(&app)?;
-    let mut parsed = Vec::with_capacity(batch.items.len());
-    let mut outcomes: Vec<Option<Result<PutOutcome, Problem>>> = Vec::with_capacity(batch.items.len());
-    for item in &batch.items {
-        // What does not parse has its answer already; the vault's answers fill the gaps, in order.
-        match item.parse() {
-            Ok(item) => {
-                parsed.push(item);
-                outcomes.push(None);
-            }
-            Err(problem) => outcomes.push(Some(Err(problem))),
-        }
-    }
-    let mut written = app.vault.write_batch(parsed).await.into_iter();
-    for gap in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
-        *gap = written.next().map(|outcome| outcome.map_err(Problem::from));
-    }
+    let (parsed, mut outcomes) = parse_all(&batch.items, WriteItem::parse);
+    let written = app.vault.write_batch(parsed).await;
+    fill(&mut outcomes, written.into_iter().map(|outcome| outcome.map_err(Problem::from)));
     let pairs = batch.items.iter().zip(outcomes.iter().flatten());
     let results: Vec<_> = pairs.map(|(item, outcome)| WriteResult::of(&item.subject, outcome)).collect();
     Ok(answer(StatusCode::OK, &Results { results }))
@@ -190,10 +178,14 @@ pub(crate) async fn read(State(app): State<App>, who: Who, body: JsonBody) -> Re
 }
 
 impl ReadItem<'_> {
-    async fn read(&self, app: &App, request: &mut ReadRequest) -> Result<ReadOutcome, Problem> {
-        let id = subject(&self.subject)?;
+    fn parse(&self) -> Result<(SubjectId, Option<Vec<FieldName>>, View), Problem> {
         let names = self.names.as_deref().map(names).transpose()?;
-        request.view = view(self.view.as_deref())?;
+        Ok((subject(&self.subject)?, names, view(self.view.as_deref())?))
+    }
+
+    async fn read(&self, app: &App, request: &mut ReadRequest) -> Result<ReadOutcome, Problem> {
+        let (id, names, view) = self.parse().inspect_err(|_| trail::unread())?;
+        request.view = view;
         Ok(app.vault.read_fields(&id, names.as_deref(), request).await?)
     }
 }
@@ -220,4 +212,33 @@ pub(super) fn unlocked(app: &App) -> Result<(), Problem> {
 
 pub(super) fn bounded(items: usize) -> Result<(), Problem> {
     if (1..=ITEMS_MAX).contains(&items) { Ok(()) } else { Err(Problem::invalid("items", "1 to 1,000 items")) }
+}
+
+/// What of the items can be asked of the vault; what does not parse has its answer already, and the vault's fill the gaps.
+pub(super) fn parse_all<'i, T, P, O>(
+    items: &'i [T],
+    parse: impl Fn(&'i T) -> Result<P, Problem>,
+) -> (Vec<P>, Vec<Option<Result<O, Problem>>>) {
+    let mut parsed = Vec::with_capacity(items.len());
+    let outcomes = items.iter().map(|item| match parse(item) {
+        Ok(item) => {
+            parsed.push(item);
+            None
+        }
+        Err(problem) => {
+            trail::unread();
+            Some(Err(problem))
+        }
+    });
+    let outcomes = outcomes.collect();
+    (parsed, outcomes)
+}
+
+pub(super) fn fill<O>(
+    outcomes: &mut [Option<Result<O, Problem>>],
+    mut answers: impl Iterator<Item = Result<O, Problem>>,
+) {
+    for gap in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+        *gap = answers.next();
+    }
 }

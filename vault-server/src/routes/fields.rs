@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
+use vault_core::Error;
 use vault_core::audit::trail;
 use vault_core::ids::{FieldName, SubjectId};
 use vault_core::schema::Form;
-use vault_core::vault::{Change, FieldStamp, PutOptions, PutOutcome, ReadRequest};
+use vault_core::vault::{Change, Changes, PutOptions, PutOutcome, ReadRequest};
 
 use super::shapes::{FieldMap, Lowered, Shown, Stamps, Value, Values, change, view};
-use crate::app::App;
+use crate::app::{App, panicked};
 use crate::auth::Who;
 use crate::body::{JsonBody, OfField, OfSubject, Params, Shape, answer, field_name};
 use crate::problem::{Kind, Problem};
@@ -26,8 +27,10 @@ pub(crate) const FINAL_WAIT: Duration = Duration::from_secs(10);
 const CROWDED_WAIT: Duration = Duration::from_secs(1);
 /// How much longer one waits that has nothing durable to answer with when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(1);
-const NOT_FORGOTTEN_YET: &str = "the field is not known to be forgotten, for a root slot does not answer or many are waiting \
-                                 for it: see to the slots in the status, and ask again until the answer is 204";
+const NOT_FINAL_YET: &str = "it is not known whether the change is final, for a root slot does not answer or many are waiting \
+                             for it: see to the slots in the status, and ask again until it is";
+const STOPPING: &str =
+    "the server is stopping, and it is not known whether the change is final: ask again when it is back";
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +95,12 @@ pub(crate) struct Put<'a> {
     /// Version and time of each field that was set.
     #[schema(value_type = Object)]
     fields: Stamps<'a>,
+    /// Only false, and only if a final change is not final yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#final: Option<bool>,
+    /// What it waits for then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -119,7 +128,11 @@ pub(crate) struct Field<'a> {
 #[utoipa::path(
     patch, path = "/v1/subjects/{id}/fields", tag = "subjects",
     params(("id" = String, Path), PutQuery), request_body = PutFields,
-    responses((status = 200, body = Put, description = "Merged"), (status = 201, body = Put, description = "Created"))
+    responses(
+        (status = 200, body = Put, description = "Merged"), (status = 201, body = Put, description = "Created"),
+        (status = 202, body = Put, description = "Merged; a final change that waits for a backup"),
+        (status = 503, description = "A root slot does not answer")
+    )
 )]
 pub(crate) async fn patch(
     State(app): State<App>,
@@ -133,8 +146,8 @@ pub(crate) async fn patch(
         final_: query.r#final.unwrap_or(false),
         ..PutOptions::default()
     };
-    let outcome = app.vault.put_fields(&id, changes, &options).await?;
-    Ok(put_answer(&id, &outcome))
+    let outcome = put(&app, id.clone(), changes, options).await?;
+    Ok(put_answer(&app, &id, &outcome, &options))
 }
 
 /// Whether a shredded id may be enrolled again.
@@ -188,7 +201,7 @@ pub(crate) async fn read_one(
 ) -> Result<Response, Problem> {
     let request = request(query.view.as_deref(), query.form.as_deref(), who)?;
     let outcome = app.vault.read_fields(&id, Some(&[name]), &request).await?;
-    let field = outcome.fields.first().ok_or(vault_core::Error::NoSuchField)?;
+    let field = outcome.fields.first().ok_or(Error::NoSuchField)?;
     let body = Field { value: Value(&field.value), view: field.lowered.map(Shown) };
     Ok(tagged(answer(StatusCode::OK, &body), field.stamp.version))
 }
@@ -200,7 +213,11 @@ pub(crate) async fn read_one(
         ("If-Match" = Option<String>, Header, description = "The version that is replaced"),
         ("If-None-Match" = Option<String>, Header, description = "`*`: only if the field is absent")),
     request_body = PutField,
-    responses((status = 200, body = Put), (status = 201, body = Put, description = "The subject is new"))
+    responses(
+        (status = 200, body = Put), (status = 201, body = Put, description = "The subject is new"),
+        (status = 202, body = Put, description = "Put; a final change that waits for a backup"),
+        (status = 503, description = "A root slot does not answer")
+    )
 )]
 pub(crate) async fn put_one(
     State(app): State<App>,
@@ -219,9 +236,9 @@ pub(crate) async fn put_one(
         if_match: precondition(&headers)?,
         ..PutOptions::default()
     };
-    let outcome = app.vault.put_fields(&id, vec![(name, change)], &options).await?;
+    let outcome = put(&app, id.clone(), vec![(name, change)], options).await?;
     let version = outcome.fields.first().map_or(0, |stamp| stamp.version);
-    Ok(tagged(put_answer(&id, &outcome), version))
+    Ok(tagged(put_answer(&app, &id, &outcome, &options), version))
 }
 
 /// Forget one field for good.
@@ -237,21 +254,37 @@ pub(crate) async fn forget_one(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let if_match = precondition(&headers)?;
-    // In a task of its own, so that neither a slow slot nor a caller who hangs up stops it half way.
     let vault = app.vault.clone();
-    let forgetting = trail::carried(async move { vault.forget_field(&id, &name, if_match).await });
-    let forgetting = tokio::spawn(forgetting);
+    finally(&app, async move { vault.forget_field(&id, &name, if_match).await }).await?;
+    Ok(match app.vault.waits_for_backup() {
+        Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+async fn put(app: &App, id: SubjectId, changes: Changes, options: PutOptions) -> Result<PutOutcome, Problem> {
+    if !options.final_ {
+        return Ok(app.vault.put_fields(&id, changes, &options).await?);
+    }
+    let vault = app.vault.clone();
+    finally(app, async move { vault.put_fields(&id, changes, &options).await }).await
+}
+
+/// Makes a change that is final once it is answered, and waits for that as long as may be.
+pub(super) async fn finally<T: Send + 'static>(
+    app: &App,
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Problem> {
+    // In a task of its own, so that a slow slot does not stop it half way.
+    let changing = tokio::spawn(trail::carried(change));
     let place = app.place();
-    let forgetting = tokio::time::timeout(patience(place.as_ref()), forgetting);
-    match app.served(STOP_WAIT, forgetting).await {
-        Some(Ok(Ok(Ok(())))) => Ok(match app.vault.waits_for_backup() {
-            Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
-            None => StatusCode::NO_CONTENT.into_response(),
-        }),
-        Some(Ok(Ok(Err(error)))) => Err(error.into()),
-        None | Some(Ok(Err(_))) => Err(Problem::new(Kind::Internal, "the server is stopping: retry when it is back")),
+    let changing = tokio::time::timeout(patience(place.as_ref()), changing);
+    match app.served(STOP_WAIT, changing).await {
+        Some(Ok(Ok(changed))) => Ok(changed?),
+        Some(Ok(Err(_))) => Err(panicked()),
+        None => Err(Problem::retry(Kind::Overloaded, 15, STOPPING)),
         // Unlike a shred it has no durable first step, so nothing may be promised yet.
-        Some(Err(_)) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FORGOTTEN_YET)),
+        Some(Err(_)) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FINAL_YET)),
     }
 }
 
@@ -268,17 +301,17 @@ pub(crate) fn patience(place: Option<&SemaphorePermit<'_>>) -> Duration {
     if place.is_some() { FINAL_WAIT } else { CROWDED_WAIT }
 }
 
-fn put_answer(id: &SubjectId, outcome: &PutOutcome) -> Response {
-    answer(put_status(outcome), &put_body(id.as_str(), &outcome.fields))
+fn put_answer(app: &App, id: &SubjectId, outcome: &PutOutcome, options: &PutOptions) -> Response {
+    // A new subject replaced nothing.
+    let waiting_for = if options.final_ && !outcome.created { app.vault.waits_for_backup() } else { None };
+    let status = if waiting_for.is_some() { StatusCode::ACCEPTED } else { put_status(outcome) };
+    let r#final = waiting_for.is_some().then_some(false);
+    answer(status, &Put { subject: id.as_str(), fields: Stamps(&outcome.fields), r#final, waiting_for })
 }
 
 /// 201 for a new subject, else 200.
 pub(crate) fn put_status(outcome: &PutOutcome) -> StatusCode {
     if outcome.created { StatusCode::CREATED } else { StatusCode::OK }
-}
-
-fn put_body<'a>(subject: &'a str, stamps: &'a [FieldStamp]) -> Put<'a> {
-    Put { subject, fields: Stamps(stamps) }
 }
 
 /// Gives an answer the ETag of a version.

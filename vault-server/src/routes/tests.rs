@@ -15,10 +15,12 @@ use vault_core::root::NewUnlock;
 use vault_core::store::MemoryStore;
 use vault_core::vault::{NewCaller, Role, Vault, VaultOptions};
 
+use super::fields;
 use crate::app::App;
 use crate::backups::Backups;
 use crate::config::Limits;
 use crate::files::write_secret;
+use crate::problem::Kind;
 use crate::unlock::Source;
 
 mod callers;
@@ -28,6 +30,7 @@ mod trail;
 
 /// A service over a new, unlocked vault.
 struct Site {
+    app: App,
     router: Router,
     vault: Vault,
     token: String,
@@ -83,14 +86,9 @@ impl Site {
             lookups_per_minute: None,
         };
         let token = vault.create_caller(admin, None).await.unwrap().1.to_string();
-        let router = App::new(
-            vault.clone(),
-            Some(Source::KeyFile(key_path)),
-            &limits,
-            Backups::new(Vec::new(), dir.path().join("backups")),
-        )
-        .router();
-        Self { router, vault, token, store, dir, log }
+        let backups = Backups::new(Vec::new(), dir.path().join("backups"));
+        let app = App::new(vault.clone(), Some(Source::KeyFile(key_path)), &limits, backups);
+        Self { router: app.clone().router(), app, vault, token, store, dir, log }
     }
 
     /// Closes the vault and serves it anew, as a restart does.
@@ -100,7 +98,8 @@ impl Site {
         self.vault = Vault::open(self.store.clone(), &slots, logged(&self.log)).await.unwrap();
         let source = Source::KeyFile(key_path);
         self.vault.unlock(source.read().unwrap()).await.unwrap();
-        self.router = App::new(self.vault.clone(), Some(source), &Limits::default(), Backups::default()).router();
+        self.app = App::new(self.vault.clone(), Some(source), &Limits::default(), Backups::default());
+        self.router = self.app.clone().router();
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -242,6 +241,10 @@ async fn bad_input_is_refused_and_not_repeated() {
         (Method::PATCH, "/v1/subjects/%FF/fields", JANE, 400, "malformed"),
         (Method::PATCH, &long, JANE, 400, "malformed"),
         (Method::PATCH, "/v1/subjects/jane/fields?Secretive=1", JANE, 400, "malformed"),
+        (Method::DELETE, "/v1/subjects/jane/fields/name?Secretive=1", "", 400, "malformed"),
+        (Method::DELETE, "/v1/backups/retained?Secretive", "", 400, "malformed"),
+        (Method::POST, "/v1/lock?Secretive=1", "", 400, "malformed"),
+        (Method::POST, "/v1/unlock?Secretive=1", "", 400, "malformed"),
         (Method::GET, "/v1/subjects/jane/fields?view=Secretive", "", 422, "invalid_value"),
         (Method::GET, "/v1/subjects/jane/fields", "", 404, "unknown_subject"),
         (Method::GET, "/v1/nowhere", "", 404, "not_found"),
@@ -470,13 +473,30 @@ async fn who_shreds_while_very_many_wait_is_answered_before_them() {
     let erasure = site.call(Method::POST, "/v1/erasures", asked).await.json();
     let path = format!("/v1/erasures/{}?wait=10", erasure["id"].as_str().unwrap());
     let mut waiting = std::pin::pin!(site.get(&path));
-    for (path, status) in [("/v1/subjects/bob", 202), ("/v1/subjects/carl/fields/phone", 503)] {
+    let (carl, joan) = ("/v1/subjects/carl/fields", r#"{"fields": {"name": "Joan"}}"#);
+    for (method, path, body, status) in [
+        (Method::DELETE, "/v1/subjects/bob", "", 202),
+        (Method::DELETE, &format!("{carl}/phone"), "", 503),
+        (Method::PATCH, &format!("{carl}?final=true"), joan, 503),
+        (Method::PUT, &format!("{carl}/name?final=true"), r#"{"value": "Joan"}"#, 503),
+    ] {
         tokio::select! {
             biased;
             _ = &mut waiting => panic!("{path} took a place as well"),
-            answer = site.call(Method::DELETE, path, "") => assert_eq!(answer.status, status, "{}", answer.text),
+            answer = site.call(method, path, body) => assert_eq!(answer.status, status, "{}", answer.text),
         }
     }
+}
+
+#[tokio::test]
+async fn a_final_change_that_does_not_end_is_answered_when_the_server_stops() {
+    let site = Site::new().await;
+    let crashed = fields::finally::<()>(&site.app, async { panic!("as it should") }).await;
+    assert_eq!(crashed.unwrap_err().kind, Kind::Internal);
+    site.app.stop();
+    let stopped = fields::finally::<()>(&site.app, std::future::pending()).await.unwrap_err();
+    assert_eq!((stopped.kind, stopped.retry_after), (Kind::Overloaded, Some(15)));
+    assert_eq!(fields::finally(&site.app, async { Ok(7) }).await, Ok(7));
 }
 
 #[tokio::test]

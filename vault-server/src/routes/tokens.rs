@@ -16,7 +16,7 @@ use vault_core::time::Timestamp;
 use vault_core::vault::{CreatedToken, NewToken, ResolveItem, Resolved, TokenShape};
 use zeroize::Zeroizing;
 
-use super::batch::{Results, bounded, unlocked};
+use super::batch::{Results, bounded, fill, parse_all, unlocked};
 use super::shapes::{Shown, Value, view};
 use crate::app::App;
 use crate::auth::Who;
@@ -311,27 +311,4 @@ fn told(error: Error) -> Problem {
 fn unknown() -> Problem {
     let told = "no such value token: it is unknown, past its end, used up or revoked, or what it stood for is gone";
     Problem::new(Kind::NotFound, told)
-}
-
-/// What of the items can be asked of the vault; what does not parse has its answer already, and the vault's fill the gaps.
-fn parse_all<'i, T, P, O>(
-    items: &'i [T],
-    parse: impl Fn(&'i T) -> Result<P, Problem>,
-) -> (Vec<P>, Vec<Option<Result<O, Problem>>>) {
-    let mut parsed = Vec::with_capacity(items.len());
-    let outcomes = items.iter().map(|item| match parse(item) {
-        Ok(item) => {
-            parsed.push(item);
-            None
-        }
-        Err(problem) => Some(Err(problem)),
-    });
-    let outcomes = outcomes.collect();
-    (parsed, outcomes)
-}
-
-fn fill<O>(outcomes: &mut [Option<Result<O, Problem>>], mut answers: impl Iterator<Item = Result<O, Problem>>) {
-    for gap in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
-        *gap = answers.next();
-    }
 }

@@ -58,6 +58,23 @@ async fn every_route_leaves_its_entry() {
 }
 
 #[tokio::test]
+async fn items_that_can_not_be_read_are_told() {
+    let site = Site::new().await;
+    assert_eq!(site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await.status, 201);
+    for (path, item) in [
+        ("/v1/batch/write", r#"{"subject": "jane", "fields": {}, "enrol": "perhaps"}"#),
+        ("/v1/batch/read", r#"{"subject": "jane", "view": "sideways"}"#),
+        ("/v1/tokens", r#"{"subject": "jane", "field": "phone", "shape": "round"}"#),
+    ] {
+        let before = site.log.size();
+        let answer = site.call(Method::POST, path, &format!(r#"{{"items": [{item}, {item}]}}"#)).await;
+        assert_eq!((answer.status, &answer.json()["results"][1]["status"]), (200, &json!(422)), "{}", answer.text);
+        let [entry] = &site.entries(before)[..] else { panic!("one entry of {path}") };
+        assert_eq!((entry.outcome, entry.count, &entry.subjects[..]), (Outcome::Failed, Some(2), &[][..]), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn who_has_no_api_token_leaves_an_entry_that_names_nobody() {
     let site = Site::new().await;
     for (method, path, access, action) in ROUTES {
