@@ -328,6 +328,8 @@ fn a_final_write_is_not_final_while_a_root_is_retained_and_says_so() {
     assert_eq!(put("?final=true").expect(202).header("etag"), Some("\"v3\""));
     assert_eq!(put("").expect(200).json().get("final"), None, "nothing final was asked for");
     assert_eq!(patch("new").expect(201).json().get("final"), None, "nothing was replaced");
+    let told = running.cli(&["subject", "put", "s0", "name=Joe", "--final"]).expect(0);
+    assert!(told.err.contains("key plane"), "{}", told.err);
     running.admin.delete("/v1/backups/retained").expect(200);
     assert_eq!(patch("s0").expect(200).json().get("final"), None);
     running.stop();

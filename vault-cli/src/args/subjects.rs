@@ -95,7 +95,7 @@ pub(crate) struct PutArgs {
     /// Where the id was shredded: start a new subject with new keys
     #[arg(long)]
     pub(crate) enrol_again: bool,
-    /// Make every removal and overwriting of an old value final before answering
+    /// Make every removal and overwriting of an old value final before answering, or tell which backup that waits for
     #[arg(long = "final")]
     pub(crate) make_final: bool,
 }

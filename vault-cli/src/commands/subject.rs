@@ -22,6 +22,8 @@ const MAX_FIELDS: u64 = 1024 * 1024;
 #[derive(Deserialize)]
 struct Written {
     fields: BTreeMap<String, FieldVersion>,
+    /// What keeps a final change from being final yet.
+    waiting_for: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +100,9 @@ fn put(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let written: Written = answer.json()?;
+    if let Some(why) = &written.waiting_for {
+        context.ui.warn(&format!("what it replaced is final by itself once that is done: {}", printable(why)));
+    }
     let rows: Vec<_> = written
         .fields
         .into_iter()

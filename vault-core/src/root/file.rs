@@ -130,9 +130,9 @@ impl FileSlot {
         &self.0.path
     }
 
-    /// Whether the slot key is in memory.
+    /// Whether the slot key is in memory. Blocks while the file is written.
     pub fn is_unlocked(&self) -> bool {
-        self.0.shown().unlocked
+        self.0.state().key.is_some()
     }
 
     /// Loads the slot key. A slot in hardware is opened by its own token, whatever is given. Blocks: a passphrase costs an

@@ -376,9 +376,13 @@ impl Inner {
         self.roots.forget_retained_keys();
         self.keeper.clear();
         self.pages.clear();
-        let slots = self.file_slots.clone();
-        // It only fails with the process.
-        let _ = memory::blocking(move || slots.iter().for_each(FileSlot::lock)).await;
+        // All at once: one whose disk does not answer keeps its own key only.
+        let locking = |slot: FileSlot| memory::blocking(move || slot.lock());
+        let locking: Vec<_> = self.file_slots.iter().cloned().map(locking).collect();
+        for locked in locking {
+            // It only fails with the process.
+            let _ = locked.await;
+        }
     }
 
     /// Refuses a store that is older than its audit log, for what the log tells of later is lost, and answers would not say

@@ -146,8 +146,8 @@ pub(crate) async fn patch(
         final_: query.r#final.unwrap_or(false),
         ..PutOptions::default()
     };
-    let outcome = put(&app, id.clone(), changes, options).await?;
-    Ok(put_answer(&app, &id, &outcome, &options))
+    let (outcome, waiting_for) = put(&app, id.clone(), changes, options).await?;
+    Ok(put_answer(&id, &outcome, waiting_for))
 }
 
 /// Whether a shredded id may be enrolled again.
@@ -236,9 +236,9 @@ pub(crate) async fn put_one(
         if_match: precondition(&headers)?,
         ..PutOptions::default()
     };
-    let outcome = put(&app, id.clone(), vec![(name, change)], options).await?;
+    let (outcome, waiting_for) = put(&app, id.clone(), vec![(name, change)], options).await?;
     let version = outcome.fields.first().map_or(0, |stamp| stamp.version);
-    Ok(tagged(put_answer(&app, &id, &outcome, &options), version))
+    Ok(tagged(put_answer(&id, &outcome, waiting_for), version))
 }
 
 /// Forget one field for good.
@@ -255,34 +255,43 @@ pub(crate) async fn forget_one(
 ) -> Result<Response, Problem> {
     let if_match = precondition(&headers)?;
     let vault = app.vault.clone();
-    finally(&app, async move { vault.forget_field(&id, &name, if_match).await }).await?;
-    Ok(match app.vault.waits_for_backup() {
+    let ((), waiting_for) = finally(&app, async move { vault.forget_field(&id, &name, if_match).await }).await?;
+    Ok(match waiting_for {
         Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-async fn put(app: &App, id: SubjectId, changes: Changes, options: PutOptions) -> Result<PutOutcome, Problem> {
+async fn put(
+    app: &App,
+    id: SubjectId,
+    changes: Changes,
+    options: PutOptions,
+) -> Result<(PutOutcome, Option<String>), Problem> {
     if !options.final_ {
-        return Ok(app.vault.put_fields(&id, changes, &options).await?);
+        return Ok((app.vault.put_fields(&id, changes, &options).await?, None));
     }
     let vault = app.vault.clone();
     finally(app, async move { vault.put_fields(&id, changes, &options).await }).await
 }
 
-/// Makes a change that is final once it is answered, and waits for that as long as may be.
+/// Makes a change that is final once it is answered, and waits for that as long as may be. Answers also which backup it
+/// waits for.
 pub(super) async fn finally<T: Send + 'static>(
     app: &App,
     change: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<(T, Option<String>), Problem> {
+    // How it was before counts as well: a vault that is being locked does not tell, and what is just let go may be there yet.
+    let waited_for = app.vault.waits_for_backup();
     // In a task of its own, so that a slow slot does not stop it half way.
     let changing = tokio::spawn(trail::carried(change));
     let place = app.place();
     let changing = tokio::time::timeout(patience(place.as_ref()), changing);
     match app.served(STOP_WAIT, changing).await {
-        Some(Ok(Ok(changed))) => Ok(changed?),
+        Some(Ok(Ok(changed))) => Ok((changed?, app.vault.waits_for_backup().or(waited_for))),
         Some(Ok(Err(_))) => Err(panicked()),
-        None => Err(Problem::retry(Kind::Overloaded, 15, STOPPING)),
+        // Not one that clients repeat by themselves: it may be done, and something else after it.
+        None => Err(Problem::retry(Kind::SlotUnavailable, 15, STOPPING)),
         // Unlike a shred it has no durable first step, so nothing may be promised yet.
         Some(Err(_)) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FINAL_YET)),
     }
@@ -301,9 +310,9 @@ pub(crate) fn patience(place: Option<&SemaphorePermit<'_>>) -> Duration {
     if place.is_some() { FINAL_WAIT } else { CROWDED_WAIT }
 }
 
-fn put_answer(app: &App, id: &SubjectId, outcome: &PutOutcome, options: &PutOptions) -> Response {
+fn put_answer(id: &SubjectId, outcome: &PutOutcome, waiting_for: Option<String>) -> Response {
     // A new subject replaced nothing.
-    let waiting_for = if options.final_ && !outcome.created { app.vault.waits_for_backup() } else { None };
+    let waiting_for = waiting_for.filter(|_| !outcome.created);
     let status = if waiting_for.is_some() { StatusCode::ACCEPTED } else { put_status(outcome) };
     let r#final = waiting_for.is_some().then_some(false);
     answer(status, &Put { subject: id.as_str(), fields: Stamps(&outcome.fields), r#final, waiting_for })

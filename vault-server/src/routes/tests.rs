@@ -495,8 +495,8 @@ async fn a_final_change_that_does_not_end_is_answered_when_the_server_stops() {
     assert_eq!(crashed.unwrap_err().kind, Kind::Internal);
     site.app.stop();
     let stopped = fields::finally::<()>(&site.app, std::future::pending()).await.unwrap_err();
-    assert_eq!((stopped.kind, stopped.retry_after), (Kind::Overloaded, Some(15)));
-    assert_eq!(fields::finally(&site.app, async { Ok(7) }).await, Ok(7));
+    assert_eq!((stopped.kind, stopped.retry_after), (Kind::SlotUnavailable, Some(15)));
+    assert_eq!(fields::finally(&site.app, async { Ok(7) }).await, Ok((7, None)));
 }
 
 #[tokio::test]

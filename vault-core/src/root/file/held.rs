@@ -14,7 +14,6 @@ use crate::root::{Hardware, Method};
 pub(super) struct Shown {
     pub(super) methods: Vec<Method>,
     pub(super) hardware: Option<Hardware>,
-    pub(super) unlocked: bool,
 }
 
 impl Shown {
@@ -26,7 +25,6 @@ impl Shown {
         Self {
             methods: state.stanzas.iter().map(|stanza| stanza.origin.method()).collect(),
             hardware: state.hsm_key().filter(|_| in_hardware).map(hardware),
-            unlocked: state.key.is_some(),
         }
     }
 }
@@ -78,25 +76,26 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use crate::crypto::{Random, UnlockKey};
     use crate::ids::VaultId;
-    use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot, Unlock};
+    use crate::root::{FileSlot, Method, NewUnlock, RootEntry, RootSlot};
 
     #[test]
     fn what_is_shown_does_not_wait_for_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("root.slot");
         let (key, first) = (UnlockKey::draw(&mut Random::for_keys(1)), RootEntry::draw(1, &mut Random::for_keys(2)));
-        FileSlot::create(&path, VaultId([7; 16]), &[NewUnlock::KeyFile(key.duplicate())], &first).unwrap();
-        let slot = FileSlot::open(&path).unwrap();
-        assert!(!slot.is_unlocked());
-        slot.unlock(&Unlock::KeyFile(key)).unwrap();
+        let unlocks = [NewUnlock::KeyFile(key)];
+        let slot = FileSlot::create(&dir.path().join("root.slot"), VaultId([7; 16]), &unlocks, &first).unwrap();
         // As while the disk does not answer.
         let held = slot.0.state();
-        assert_eq!((slot.methods(), slot.is_unlocked()), (vec![Method::KeyFile], true));
-        assert_eq!(slot.hardware(), None);
+        let (sender, told) = mpsc::channel();
+        let asked = slot.clone();
+        std::thread::spawn(move || sender.send((asked.methods(), asked.hardware())));
+        let told = told.recv_timeout(Duration::from_secs(60));
         drop(held);
-        slot.lock();
-        assert!(!slot.is_unlocked());
+        assert_eq!(told, Ok((vec![Method::KeyFile], None)));
     }
 }

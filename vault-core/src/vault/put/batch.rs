@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use super::super::session::Session;
-use super::super::turns::too_busy;
 use super::super::types::{Changes, PutOptions, PutOutcome};
 use super::super::writer::Write;
 use super::super::{Inner, Vault};
@@ -27,13 +26,22 @@ impl Vault {
         let mut batch = Batch { answers: items.iter().map(|_| None).collect(), items };
         let mut rounds = self.inner.turns.rounds();
         let mut round = batch.round();
+        // Others do not wait for what waits for a root batch.
+        let mut alone = Vec::new();
         while !round.is_empty() {
-            let alone = batch.together(&self.inner, &session, &round).await;
-            rounds.release();
-            batch.one_by_one(&self.inner, &session, alone).await;
+            alone.extend(batch.together(&self.inner, &session, &round).await);
             round = batch.round();
-            if rounds.next(batch.left(), round.iter().map(|at| &batch.items[*at].0)).await.is_err() {
-                break;
+            round.retain(|at| !alone.contains(at));
+            if round.is_empty() {
+                rounds.release();
+                batch.one_by_one(&self.inner, &session, std::mem::take(&mut alone)).await;
+                round = batch.round();
+            }
+            let subjects = round.iter().map(|at| &batch.items[*at].0);
+            if let Err(error) = rounds.next(batch.left() - alone.len(), subjects).await {
+                round.into_iter().for_each(|at| batch.fail(at, error.again()));
+                batch.one_by_one(&self.inner, &session, std::mem::take(&mut alone)).await;
+                round = batch.round();
             }
         }
         batch.end()
@@ -99,6 +107,6 @@ impl Batch {
     }
 
     fn end(self) -> Vec<Result<PutOutcome, Error>> {
-        self.answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(too_busy()))).collect()
+        self.answers.into_iter().map(|answer| answer.unwrap_or(Err(Error::Failed))).collect()
     }
 }

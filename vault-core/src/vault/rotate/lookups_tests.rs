@@ -158,7 +158,7 @@ async fn goes_on_after_a_kill_at_every_commit() {
         let (mut commits, mut ended_early) = (0, 0);
         while ended_early < 2 {
             let mut fixture = Fixture::new().await;
-            enrol(&fixture, 0..130).await;
+            enrol(&fixture, 0..520).await;
             let rotation = fixture.vault.rotate(Layer::Lookups, None, None).await.unwrap().made;
             fixture.store.fail_commit_after(commits, fault);
             // Until it ends, or the engine does.
@@ -177,7 +177,7 @@ async fn goes_on_after_a_kill_at_every_commit() {
             let done = fixture.ended(rotation.id).await;
             assert_eq!(done.state, RotationState::Done, "{:?}", done.detail);
             assert_eq!(generation(&fixture), 2, "once, after {commits} commits");
-            for n in (0..130).step_by(9) {
+            for n in (0..520).step_by(9) {
                 let expected = if n == 99 { vec![] } else { vec![format!("s{n}")] };
                 assert_eq!(fixture.look_up("email", &email(n)).await, expected);
             }

@@ -8,7 +8,6 @@ use super::super::records::{DirectoryEntry, SubjectRecord, TokenOf, TokenRecord,
 use super::super::row::Row;
 use super::super::session::{Session, Snapshot, reading};
 use super::super::subject;
-use super::super::turns::too_busy;
 use super::super::writer::{Guard, Write};
 use super::super::{Inner, Vault};
 use super::{Expiring, TokenShape, entry_key, list_key, token_tag};
@@ -85,11 +84,12 @@ impl Vault {
         let mut rounds = self.inner.turns.rounds();
         while !by_subject.is_empty() {
             by_subject = self.inner.create_together(&session, items, by_subject, &mut outcomes).await;
-            if rounds.next(by_subject.len(), by_subject.keys().copied()).await.is_err() {
+            if let Err(error) = rounds.next(by_subject.len(), by_subject.keys().copied()).await {
+                lose(by_subject.into_values().flatten(), &error, &mut outcomes);
                 break;
             }
         }
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(too_busy()))).collect()
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(Error::Failed))).collect()
     }
 }
 
@@ -121,9 +121,8 @@ impl Inner {
                 }
             }
             Err(error) => {
-                for (.., made) in waiting {
-                    fail(made.iter().map(|(at, _)| *at), &error, outcomes);
-                }
+                let made = waiting.into_iter().flat_map(|(.., made)| made);
+                lose(made.map(|(at, _)| at), &error, outcomes);
             }
         }
         left
@@ -279,6 +278,11 @@ fn answer(made: Vec<(usize, CreatedToken)>, outcomes: &mut [Option<Outcome>]) {
     for (at, token) in made {
         outcomes[at] = Some(Ok(token));
     }
+}
+
+/// What came to nothing after it was prepared.
+fn lose(positions: impl Iterator<Item = usize>, error: &Error, outcomes: &mut [Option<Outcome>]) {
+    fail(positions.inspect(|_| trail::failed(None, [], error)), error, outcomes);
 }
 
 fn fail(positions: impl Iterator<Item = usize>, error: &Error, outcomes: &mut [Option<Outcome>]) {
