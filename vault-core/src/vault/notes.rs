@@ -112,7 +112,7 @@ impl Inner {
         change: &Change<'_, N, T>,
     ) -> Result<(Option<Write>, T), Error> {
         let found = subject::find(self, &snapshot.header, id).await?;
-        let (guard, key, before, now) = (found.guard(), found.key, found.size(), Timestamp::now());
+        let (guard, key, before, now) = (found.guard(), found.key, found.size()?, Timestamp::now());
         let record = found.living(self.options.tombstone_seconds)?;
         let row = match record.keys(&Compartment::system()) {
             Some(keys) => Some(subject::open_row(self, &record.row_place(keys)).await?),
@@ -156,7 +156,7 @@ impl<N: Note> Noting<'_, N> {
         write.delta.rows += few(rows.put.len()) - 1 - few(rows.delete.len());
         write.put = rows.put;
         write.delete = rows.delete;
-        let payload = subject::encode_within(self.record, N::ROOM, self.before)?;
+        let payload = subject::encode_within(self.record, N::ROOM, || Ok(self.before))?;
         write.edits.push((Kind::Directory, self.key, Op::Insert(payload)));
         Ok(write)
     }

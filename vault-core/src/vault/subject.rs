@@ -37,9 +37,14 @@ impl Found {
         Guard::Entry { kind: Kind::Directory, key: self.key, seen }
     }
 
-    /// The bytes that the record takes.
-    pub(crate) fn size(&self) -> usize {
-        self.payload.as_ref().map_or(0, |payload| payload.len())
+    /// The bytes that the record takes, without what a rotation of lookups lists beside.
+    pub(crate) fn size(&self) -> Result<usize, Error> {
+        let Some(payload) = &self.payload else { return Ok(0) };
+        let beside = match decode(payload)? {
+            DirectoryEntry::Subject(record) => size_beside(&record)?,
+            DirectoryEntry::Tombstone(_) => 0,
+        };
+        Ok(payload.len() - beside)
     }
 
     /// The subject's record as it shall be. One that is too large already may stay so, for removals must go through.
@@ -47,7 +52,7 @@ impl Found {
     /// # Errors
     /// [`Error::TooLarge`] if it grows beyond its room.
     pub(crate) fn encode(&self, record: SubjectRecord, room: Room) -> Result<Payload, Error> {
-        encode_within(record, room, self.size())
+        encode_within(record, room, || self.size())
     }
 
     /// The living subject, or why there is none. The trail of a request notes whom it is about, also if it is refused.
@@ -125,10 +130,15 @@ pub(crate) async fn find_by_key(inner: &Inner, header: &Header, key: EntryKey) -
 
 /// A subject's record as a payload, if it fits into its room or is at least no larger than it was. What a rotation of
 /// lookups lists beside has room of its own.
-pub(crate) fn encode_within(record: SubjectRecord, room: Room, before: usize) -> Result<Payload, Error> {
+pub(crate) fn encode_within(
+    record: SubjectRecord,
+    room: Room,
+    before: impl FnOnce() -> Result<usize, Error>,
+) -> Result<Payload, Error> {
     let beside = size_beside(&record)?;
     let payload = encode(&DirectoryEntry::Subject(record))?;
-    if payload.len() > (room as usize + beside).max(before) { Err(Error::TooLarge) } else { Ok(payload) }
+    let size = payload.len() - beside;
+    if size > room as usize && size > before()? { Err(Error::TooLarge) } else { Ok(payload) }
 }
 
 /// The bytes that a rotation of lookups adds to a record: of its two lists, the smaller one.
