@@ -78,6 +78,11 @@ pub enum Error {
     /// The root key is not loaded.
     #[error("the vault is locked: unlock it first")]
     Locked,
+    /// The root key was dropped before it was known what came of this.
+    #[error(
+        "the vault was locked meanwhile, and what was asked for may be done or not: unlock it, and see before you ask again"
+    )]
+    LockedMeanwhile,
     /// Not a valid API token.
     #[error("the API token is missing, unknown, expired or revoked")]
     Unauthenticated,
@@ -202,12 +207,18 @@ impl From<TrieError> for Error {
 }
 
 impl Error {
+    /// The same error after something was done.
+    pub(crate) fn meanwhile(self) -> Self {
+        if matches!(self, Self::Locked) { Self::LockedMeanwhile } else { self }
+    }
+
     /// The same error for another item of one batch.
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::DiskFull => Self::DiskFull,
             Self::TooLarge => Self::TooLarge,
             Self::Locked => Self::Locked,
+            Self::LockedMeanwhile => Self::LockedMeanwhile,
             Self::Log(error) => Self::Log(error.clone()),
             Self::Damaged(what) => Self::Damaged(what),
             Self::UnknownSubject => Self::UnknownSubject,

@@ -4,17 +4,23 @@
 //! Holds no root itself but retained ones: the caller passes the current one, and drops it when the vault is locked.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Hardware, RootEntry, RootError, RootSlot, SlotError};
 use crate::crypto::{Random, RootKey};
 use crate::ids::RootId;
 use crate::store::StoreError;
 
+/// From when on a slot that does not answer is shown so.
+const SILENT: Duration = Duration::from_secs(4);
+
 /// The configured root slots.
 pub struct Roots {
     pub(super) slots: Vec<Arc<dyn RootSlot>>,
     /// What is known of each slot, in their order.
     known: Mutex<Vec<(SlotState, Option<String>)>>,
+    /// Since when each has been asked for something and has not answered.
+    asked: Mutex<Vec<Option<Instant>>>,
     /// One step of the protocol at a time; whether a root batch is staged and neither finished nor abandoned.
     pub(super) outstanding: tokio::sync::Mutex<bool>,
     /// Roots that stay in every slot beside the current one.
@@ -68,7 +74,8 @@ impl Roots {
     pub fn new(slots: Vec<Arc<dyn RootSlot>>) -> Self {
         let unread = (SlotState::Unreachable, Some("not read yet: unlock the vault".to_owned()));
         let known = Mutex::new(vec![unread; slots.len()]);
-        Self { slots, known, outstanding: tokio::sync::Mutex::new(false), retained: Mutex::default() }
+        let asked = Mutex::new(vec![None; slots.len()]);
+        Self { slots, known, asked, outstanding: tokio::sync::Mutex::new(false), retained: Mutex::default() }
     }
 
     /// Step 1 of a root batch: draws a root for the next epoch (48 bytes of `random`) and writes it beside `current` in
@@ -89,7 +96,7 @@ impl Roots {
         let next = RootEntry::draw(current.epoch + 1, random);
         let both = self.beside(&[current, &next]);
         for (at, slot) in self.slots.iter().enumerate() {
-            if let Err(error) = slot.stage(&both).await {
+            if let Err(error) = self.access(at, slot.stage(&both)).await {
                 // The failed write may have happened all the same, so its slot is wiped too.
                 for reached in 0..=at {
                     // A slot that fails here too is noted as behind, and brought up before the next root is staged.
@@ -168,13 +175,12 @@ impl Roots {
     /// How each slot is.
     pub fn status(&self) -> Vec<SlotStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let named = |(slot, (state, detail)): (&Arc<dyn RootSlot>, _)| SlotStatus {
-            name: slot.name(),
-            state,
-            detail,
-            hardware: slot.hardware(),
+        let named = |(at, (state, detail)): (usize, (SlotState, Option<String>))| {
+            let (slot, silent) = (&self.slots[at], self.silent(at));
+            let state = if silent.is_some() && state == SlotState::Ok { SlotState::Behind } else { state };
+            SlotStatus { name: slot.name(), state, detail: silent.or(detail), hardware: slot.hardware() }
         };
-        self.slots.iter().zip(known).map(named).collect()
+        known.into_iter().enumerate().map(named).collect()
     }
 
     /// Leaves only `root` in every slot.
@@ -192,7 +198,7 @@ impl Roots {
     pub(super) async fn read_all(&self) -> Result<Vec<Vec<RootEntry>>, RootError> {
         let (mut readings, mut errors) = (Vec::new(), Vec::new());
         for (at, slot) in self.slots.iter().enumerate() {
-            match slot.read().await {
+            match self.access(at, slot.read()).await {
                 Ok(reading) => {
                     self.note(at, SlotState::Behind, Some("not compared with the store yet".to_owned()));
                     readings.push(reading.entries);
@@ -209,7 +215,7 @@ impl Roots {
     /// Leaves only `root` in a slot of which it is not known what it holds. Writes nothing if that is so already.
     async fn bring_up(&self, at: usize, root: &RootEntry) -> Result<(), SlotError> {
         let slot = &self.slots[at];
-        let refusal = match slot.read().await {
+        let refusal = match self.access(at, slot.read()).await {
             Ok(reading) if reading.even && self.is_beside(&reading.entries, root) => {
                 self.note(at, SlotState::Ok, None);
                 return Ok(());
@@ -224,12 +230,25 @@ impl Roots {
     }
 
     async fn settle(&self, at: usize, root: &RootEntry) -> Result<(), SlotError> {
-        let settled = self.slots[at].settle(&self.beside(&[root])).await;
+        let entries = self.beside(&[root]);
+        let settled = self.access(at, self.slots[at].settle(&entries)).await;
         match &settled {
             Ok(()) => self.note(at, SlotState::Ok, None),
             Err(error) => self.note(at, SlotState::Behind, Some(error.to_string())),
         }
         settled
+    }
+
+    /// Reads or writes a slot. One that does not answer for long is shown so, until it does.
+    pub(crate) async fn access<T>(&self, at: usize, access: impl Future<Output = T>) -> T {
+        let _asked = Asked::now(&self.asked, at);
+        access.await
+    }
+
+    /// What is shown of a slot that does not answer.
+    fn silent(&self, at: usize) -> Option<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner)[at]?;
+        (asked.elapsed() >= SILENT).then(|| "it does not answer: see to its disk, or to its HSM".to_owned())
     }
 
     /// Keeps a slot that was never read [`SlotState::Unreachable`].
@@ -249,10 +268,30 @@ impl Roots {
         (0..known.len()).filter(|&at| known[at].0 != SlotState::Ok).collect()
     }
 
-    fn outcome(&self) -> Finish {
+    /// How far the root has come that was to be written last, as it is known now.
+    pub(crate) fn outcome(&self) -> Finish {
         let lagging = self.status().into_iter().filter(|s| s.state != SlotState::Ok);
         let waiting: Vec<_> = lagging.map(|s| (s.name, s.detail.unwrap_or_default())).collect();
         if waiting.is_empty() { Finish::Done } else { Finish::Waiting(waiting) }
+    }
+}
+
+/// A slot that is asked for something, until it answers.
+struct Asked<'r> {
+    asked: &'r Mutex<Vec<Option<Instant>>>,
+    at: usize,
+}
+
+impl<'r> Asked<'r> {
+    fn now(asked: &'r Mutex<Vec<Option<Instant>>>, at: usize) -> Self {
+        asked.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(Instant::now());
+        Self { asked, at }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)[self.at] = None;
     }
 }
 

@@ -34,7 +34,7 @@ impl Roots {
             return Err(SlotError::Outstanding);
         }
         for (at, slot) in self.slots.iter().enumerate() {
-            if let Err(error) = slot.reseal().await {
+            if let Err(error) = self.access(at, slot.reseal()).await {
                 self.note_failure(at, &error);
                 return Err(error);
             }

@@ -201,7 +201,7 @@ pub(super) async fn run(vault: Vault, session: std::sync::Arc<Session>) {
         match outcome.await {
             Ok(_) => {}
             // It is on the way to be unlocked.
-            Err(Error::Locked) => wait = FIRST_AFTER,
+            Err(Error::Locked | Error::LockedMeanwhile) => wait = FIRST_AFTER,
             Err(error) => tracing::warn!(%error, "the ages of keys could not be held against the policy"),
         }
     }

@@ -142,7 +142,7 @@ async fn old_rotations_are_forgotten_but_for_those_that_ages_are_told_from() {
     let forget = |at| rotate::forget_unlisted(&fixture.vault.inner, &session, at);
     assert_eq!(forget(in_days(29)).await.unwrap().len(), 0, "they are listed");
     for write in forget(in_days(31)).await.unwrap() {
-        assert!(session.finalize(write).await.unwrap());
+        assert!(session.finalize(write).await.unwrap().held);
     }
     // One of each layer; of deks the last of all and the last of chosen ones.
     assert_eq!(fixture.vault.rotations().await.unwrap().len(), 5);

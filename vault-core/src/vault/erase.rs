@@ -81,13 +81,13 @@ impl Vault {
         // After a failure half way too: what is refused goes on to be final.
         let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused.keys });
         outcome?;
-        sent.map_err(|_| Error::Locked)?;
+        sent.map_err(|_| Error::LockedMeanwhile)?;
         if record.is_done() {
             due::finish(&self.inner, &session, record.id).await?;
         }
         // Somebody waits for its time.
         session.open.changed.notify_one();
-        Ok(Made::now(self.erasure(record.id).await?))
+        Ok(Made::now(self.erasure(record.id).await.map_err(Error::meanwhile)?))
     }
 
     /// What [`Vault::shred`] would do, changing nothing.

@@ -19,7 +19,7 @@ use super::Inner;
 use super::records::RotationRecord;
 use super::retained::RetainedAsk;
 use super::rotate::{self, Alteration, Rotations};
-use super::session::Session;
+use super::session::{Finalized, Session};
 use super::shred::{self, ShredPart};
 use super::unlocks::UnlocksAsk;
 use super::writer::{Command, GroupError, RootDone, Write};
@@ -41,6 +41,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const FULL: Duration = Duration::from_secs(10);
 /// First and longest wait before a shred that met damage is tried again.
 const ASIDE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+/// When to look first, and how often then, for a slot that does not answer and counts as away so: well before a request
+/// gives up waiting for it.
+const SILENT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// Before a part of the shreds that met a change is tried again, in smaller parts.
 const MISSED: Duration = Duration::from_millis(10);
 /// How often entries that ordinary writes left behind are looked for.
@@ -48,12 +51,15 @@ const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// The same while one batch does not take them all.
 const TIDY_AGAIN: Duration = Duration::from_secs(1);
 
+/// What final changes wait for when the backup that their root was retained for is gone just now.
+const LET_GO: &str = "a retained root that is let go and is wiped from the slots within a minute";
+
 /// What the finalizer is asked for.
 pub(crate) enum Job {
     /// Make the shred of refused subjects final.
     Shred { erasure: ErasureId, subjects: Vec<EntryKey> },
-    /// Commit this write in a root batch. Answers `false` if it was prepared from a state that has changed.
-    Final { write: Write, reply: oneshot::Sender<Result<bool, Error>> },
+    /// Commit this write in a root batch; answer once it is durable, or once it is final.
+    Final { write: Write, final_: bool, reply: Reply },
     /// Begin a rotation whose record is durable.
     Rotation(RotationRecord),
     /// Pause, resume, cancel or throttle one.
@@ -72,8 +78,15 @@ pub(crate) enum Job {
     Stop,
 }
 
-type Reply = oneshot::Sender<Result<bool, Error>>;
+type Reply = oneshot::Sender<Result<Finalized, Error>>;
 type Item = (ErasureId, EntryKey);
+
+/// A write that takes a root batch.
+struct RootWrite {
+    write: Write,
+    final_: bool,
+    reply: Reply,
+}
 
 /// What a round takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +118,7 @@ pub(crate) struct Finalizer {
     waited: Duration,
     /// What came while a slot did not answer.
     later: VecDeque<Job>,
-    finals: Vec<(Write, Reply)>,
+    finals: Vec<RootWrite>,
     rotations: Rotations,
     worn: BTreeSet<(Kind, EntryKey)>,
     /// When to look for what ordinary writes left behind.
@@ -130,7 +143,8 @@ struct Committed {
     missed: bool,
     /// Which writes of the rotations were committed.
     rotated: Vec<bool>,
-    replies: Vec<Reply>,
+    /// With whether theirs held.
+    replies: Vec<(Reply, bool)>,
 }
 
 impl Finalizer {
@@ -218,7 +232,7 @@ impl Finalizer {
     async fn take(&mut self, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         match job {
             Job::Shred { erasure, subjects } => self.shreds.extend(subjects.into_iter().map(|s| (erasure, s))),
-            Job::Final { write, reply } => self.finals.push((write, reply)),
+            Job::Final { write, final_, reply } => self.finals.push(RootWrite { write, final_, reply }),
             Job::Rotation(record) => self.rotations.take(&self.inner, &self.session, record).await,
             Job::Worn(places) => self.worn.extend(places),
             Job::Alter(ask) => {
@@ -227,16 +241,21 @@ impl Finalizer {
                 let _ = ask.reply.send(outcome);
             }
             Job::Reseal { reply } => {
-                let begun = Timestamp::now();
-                let resealed = self.inner.roots.reseal(&self.session.root.load_full()).await;
+                let (begun, root) = (Timestamp::now(), self.session.root.load_full());
+                let inner = self.inner.clone();
+                let resealed = self.patiently(inner.roots.reseal(&root), jobs).await;
                 let _ = reply.send(resealed.map(|()| begun));
             }
             Job::SlotFinal { begun, reply } => {
                 let _ = reply.send(slots::note_final(&self.inner, &self.session, begun).await);
             }
-            Job::Unlocks(ask) => self.inner.change_unlock_keys(&self.session, ask).await,
+            Job::Unlocks(ask) => {
+                let (inner, session) = (self.inner.clone(), self.session.clone());
+                self.patiently(inner.change_unlock_keys(&session, ask), jobs).await;
+            }
             Job::Retained((change, reply)) => {
-                let changed = self.inner.change_retained(&self.session, change).await;
+                let (inner, session) = (self.inner.clone(), self.session.clone());
+                let changed = self.patiently(inner.change_retained(&session, change), jobs).await;
                 // Who asked does not wait for a slot that is away.
                 let _ = reply.send(changed);
                 self.settle_earlier(jobs).await;
@@ -261,11 +280,11 @@ impl Finalizer {
             return;
         }
         let current = self.session.root.load_full();
-        let staged = match self.inner.roots.stage(&current, &mut Random::new(64)).await {
+        let inner = self.inner.clone();
+        let staged = match self.patiently(inner.roots.stage(&current, &mut Random::new(64)), jobs).await {
             Ok(staged) => Arc::new(staged.next),
             Err(error) => return self.slot_failed(&error),
         };
-        let inner = self.inner.clone();
         let committed = {
             let _no_backup = inner.rounds.lock().await;
             self.commit(staged.clone()).await
@@ -273,12 +292,12 @@ impl Finalizer {
         match committed {
             Ok(committed) => {
                 if self.finish(&staged, jobs).await {
-                    self.settle(committed).await;
+                    self.settle(committed, staged.epoch).await;
                 }
             }
             // In doubt: neither root may be wiped. The process stops, and recovery decides.
             Err(Error::Failed) => {}
-            Err(error) => self.batch_failed(&current, &error).await,
+            Err(error) => self.batch_failed(&current, &error, jobs).await,
         }
     }
 
@@ -326,8 +345,11 @@ impl Finalizer {
             (true, Taking::Finals) => 1,
             (true, _) => self.finals.len(),
         };
-        let (finals, replies): (Vec<Write>, Vec<Reply>) = self.finals.drain(..finals).unzip();
-        writes.extend(finals);
+        let mut replies = Vec::with_capacity(finals);
+        for RootWrite { write, final_, reply } in self.finals.drain(..finals) {
+            writes.push(write);
+            replies.push((final_, reply));
+        }
         let (reply, answer) = oneshot::channel();
         let sent = self.session.writer.send(Command::Root { next, writes, rekey: step, reply }).await;
         let outcome = match sent {
@@ -340,10 +362,19 @@ impl Finalizer {
                 // A part that did not hold stays queued, and is prepared again.
                 let missed = shredded.is_some() && !held[0];
                 let shredded = shredded.filter(|_| held[0]);
+                let mut waiting = Vec::new();
+                for ((final_, reply), held) in replies.into_iter().zip(done.committed.drain(..)) {
+                    // Who only left too much behind does not wait for the slots.
+                    match final_ {
+                        true => waiting.push((reply, held)),
+                        false => drop(reply.send(Ok(Finalized { held, waits_for: None }))),
+                    }
+                }
+                let replies = waiting;
                 Ok(Committed { done, shredded, missed, rotated: held[rotations].to_vec(), replies })
             }
             Err(error) => {
-                for reply in replies {
+                for (_, reply) in replies {
                     let _ = reply.send(Err(error.into()));
                 }
                 Err(error.into())
@@ -421,17 +452,10 @@ impl Finalizer {
         let mut wait = RETRY.0;
         loop {
             self.retained = self.inner.roots.oldest_retained();
-            let away = match self.inner.roots.finish(next).await {
+            let inner = self.inner.clone();
+            let away = match self.patiently(inner.roots.finish(next), jobs).await {
                 Finish::Done => return true,
-                Finish::Waiting(slots) => {
-                    let (slot, why) = slots.first().cloned().unwrap_or_default();
-                    let away = SlotError::Unreachable { slot, why };
-                    let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-                    tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
-                    self.session.set_waiting(reasons);
-                    self.refuse_finals(&away);
-                    away
-                }
+                Finish::Waiting(slots) => self.slots_away(slots),
             };
             if self.session.stopping() {
                 return false;
@@ -445,6 +469,41 @@ impl Finalizer {
             }
             wait = (wait * 2).min(RETRY.1);
         }
+    }
+
+    /// Has the slots written or read. Once that takes long, those that do not answer count as away until they do.
+    async fn patiently<T>(&mut self, access: impl Future<Output = T>, jobs: &mut mpsc::UnboundedReceiver<Job>) -> T {
+        let mut access = std::pin::pin!(access);
+        let mut look = SILENT.0;
+        let away = loop {
+            if let Ok(done) = tokio::time::timeout(look, &mut access).await {
+                return done;
+            }
+            if let Finish::Waiting(slots) = self.inner.roots.outcome() {
+                break self.slots_away(slots);
+            }
+            look = SILENT.1;
+        };
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut access => break done,
+                Some(job) = jobs.recv() => self.take_later(job, away.clone()),
+            }
+        };
+        self.session.set_waiting(Vec::new());
+        done
+    }
+
+    /// Tells what is waited for, and those who would wait.
+    fn slots_away(&mut self, slots: Vec<(String, String)>) -> SlotError {
+        let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
+        self.session.set_waiting(reasons);
+        let (slot, why) = slots.into_iter().next().unwrap_or_default();
+        let away = SlotError::Unreachable { slot, why };
+        self.refuse_finals(&away);
+        away
     }
 
     /// Nobody waits for a slot that may be away for days.
@@ -465,8 +524,8 @@ impl Finalizer {
         }
     }
 
-    /// The old root is gone: note it, and tell everybody.
-    async fn settle(&mut self, committed: Committed) {
+    /// The root before that of this epoch is gone: note it, and tell everybody.
+    async fn settle(&mut self, committed: Committed, epoch: u64) {
         self.retry_at = None;
         self.retry_after = RETRY.0;
         self.session.set_waiting(Vec::new());
@@ -491,8 +550,11 @@ impl Finalizer {
         if let Err(error) = self.rotations.advance(&self.session, &committed.done, &committed.rotated).await {
             tracing::warn!(%error, "a rotation's progress could not be noted; it repeats its last step");
         }
-        for (reply, held) in committed.replies.into_iter().zip(committed.done.committed) {
-            let _ = reply.send(Ok(held));
+        // A root that is retained since is no way to what was replaced.
+        let retained = self.retained.filter(|retained| *retained < epoch);
+        let waits_for = retained.map(|_| self.session.behind().unwrap_or_else(|| LET_GO.to_owned()));
+        for (reply, held) in committed.replies {
+            let _ = reply.send(Ok(Finalized { held, waits_for: waits_for.clone() }));
         }
         self.session.progress.send_modify(|count| *count += 1);
     }
@@ -513,14 +575,15 @@ impl Finalizer {
     }
 
     fn refuse_finals(&mut self, error: &SlotError) {
-        for (_, reply) in self.finals.drain(..) {
+        for RootWrite { reply, .. } in self.finals.drain(..) {
             let _ = reply.send(Err(Error::Slot(error.clone())));
         }
     }
 
-    async fn batch_failed(&mut self, current: &RootEntry, error: &Error) {
+    async fn batch_failed(&mut self, current: &RootEntry, error: &Error, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         tracing::warn!(%error, "a root batch was not committed; it is tried again");
-        if let Finish::Waiting(slots) = self.inner.roots.abandon(current).await {
+        let inner = self.inner.clone();
+        if let Finish::Waiting(slots) = self.patiently(inner.roots.abandon(current), jobs).await {
             let slots: Vec<&String> = slots.iter().map(|(name, _)| name).collect();
             tracing::warn!(?slots, "a staged root that was not used could not be wiped yet");
         }

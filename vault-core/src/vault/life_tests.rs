@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::tests::{Fixture, erasure_of, id, slot};
+use super::put::STALE_MAX;
+use super::tests::{Fixture, changes, erasure_of, id, name, slot};
 use super::writer::Command;
 use super::*;
-use crate::root::Unlock;
+use crate::ids::BackupId;
+use crate::root::{RootSlot, SlotState, Unlock};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -89,7 +91,7 @@ async fn locks_unlocks_and_writes_beside_each_other() {
         let subject = format!("s{}", written.len());
         match fixture.put(&subject, &[("nickname", r#""x""#)]).await {
             Ok(_) => written.push(subject),
-            Err(Error::Locked) => refused += 1,
+            Err(Error::Locked | Error::LockedMeanwhile) => refused += 1,
             Err(other) => panic!("neither written nor locked: {other}"),
         }
         tokio::task::yield_now().await;
@@ -137,4 +139,133 @@ async fn many_writers_of_one_subject_all_get_through() {
         writer.await.unwrap();
     }
     assert_eq!(fixture.vault.describe(&id("a")).await.unwrap().fields[0].0.version, 1 + 64 * 20);
+}
+
+/// Of these `c` takes a root batch for the next change of its email, whose value this answers.
+async fn with_much_left_behind(fixture: &Fixture) -> String {
+    for subject in ["a", "b", "c", "d"] {
+        fixture.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
+    }
+    // One more leaves more behind than a subject may, and takes a root batch.
+    for n in 0..=STALE_MAX {
+        fixture.put("c", &[("email", &format!(r#""{n}@example.org""#))]).await.unwrap();
+    }
+    r#""last@example.org""#.to_owned()
+}
+
+async fn state_of_the_slot(fixture: &Fixture) -> (SlotState, Option<String>) {
+    let slots = fixture.vault.status().slots;
+    (slots[0].state, slots[0].detail.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_hangs_is_away_until_it_answers() {
+    let fixture = Fixture::new().await;
+    let last = with_much_left_behind(&fixture).await;
+    let hangs = fixture.vault.inner.file_slots[0].hang();
+    let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made;
+    let (b, nickname, email) = (id("b"), name("nickname"), [("email", last.as_str())]);
+    // Whoever cannot go on without it is told so, also who comes while that is known already.
+    for _ in 0..2 {
+        let forgotten = fixture.vault.forget_field(&b, &nickname, None);
+        let (forgotten, put) = tokio::time::timeout(WAIT, async { tokio::join!(forgotten, fixture.put("c", &email)) })
+            .await
+            .expect("both are answered");
+        for refused in [forgotten.map(drop), put.map(drop)] {
+            assert!(matches!(refused, Err(Error::Slot(_))), "{refused:?}");
+        }
+    }
+    let (state, detail) = state_of_the_slot(&fixture).await;
+    assert!(state == SlotState::Behind && detail.as_ref().unwrap().contains("does not answer"), "{state:?} {detail:?}");
+    let waiting = fixture.vault.erasure(erasure.id).await.unwrap();
+    assert_eq!(waiting.counts.refused, 1);
+    assert!(waiting.waiting_for.iter().any(|why| why.contains("does not answer")), "{:?}", waiting.waiting_for);
+    // Others go on.
+    fixture.put("d", &[("nickname", r#""y""#)]).await.unwrap();
+    assert_eq!(fixture.read("d", "nickname").await.unwrap(), r#""y""#);
+
+    drop(hangs);
+    assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
+    assert_eq!(state_of_the_slot(&fixture).await, (SlotState::Ok, None));
+    fixture.vault.forget_field(&b, &nickname, None).await.unwrap();
+    fixture.put("c", &email).await.unwrap();
+    let erasure = fixture.shred(&["d"]).await;
+    assert!(erasure.f1_at.is_some() && erasure.waiting_for.is_empty());
+    assert_eq!(fixture.vault.verify(&|_, _| ()).await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_has_to_be_durable_does_not_wait_for_the_slots() {
+    let fixture = Fixture::new().await;
+    let last = with_much_left_behind(&fixture).await;
+    let slot = fixture.vault.inner.file_slots[0].clone();
+    // The slot goes away between the staging and the commit of the root batch.
+    let no_commit = fixture.vault.inner.rounds.lock().await;
+    let email = [("email", last.as_str())];
+    let mut put = std::pin::pin!(fixture.put("c", &email));
+    while slot.read().await.unwrap().entries.len() == 1 {
+        let early = tokio::time::timeout(Duration::from_millis(5), &mut put).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    let hangs = slot.hang();
+    drop(no_commit);
+    tokio::time::timeout(WAIT, put).await.unwrap().unwrap();
+    assert_eq!(fixture.read("c", "email").await.unwrap(), last);
+    // The control: the slot hangs still, and nothing is final.
+    let forgotten = tokio::time::timeout(WAIT, fixture.vault.forget_field(&id("b"), &name("nickname"), None)).await;
+    assert!(matches!(forgotten, Ok(Err(Error::Slot(_)))), "{forgotten:?}");
+    drop(hangs);
+    let erasure = fixture.shred(&["a"]).await;
+    assert!(erasure.f1_at.is_some());
+    assert_eq!(fixture.vault.forget_field(&id("b"), &name("nickname"), None).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_final_change_tells_the_backup_it_waits_for_however_it_ends() {
+    // Of a root that is retained while it is under way, and of none, which is the control.
+    for retains in [true, false] {
+        for locks in [true, false] {
+            let fixture = Fixture::new().await;
+            fixture.put("b", &[("nickname", r#""x""#)]).await.unwrap();
+            let session = fixture.vault.session().unwrap();
+            let hangs = fixture.vault.inner.file_slots[0].hang();
+            let vault = fixture.vault.clone();
+            let forgetting = tokio::spawn(async move { vault.forget_field(&id("b"), &name("nickname"), None).await });
+            // Whether it is asked for by now or later, it is answered by what the slot holds.
+            if retains {
+                let (root, backup) = (session.root.load_full(), BackupId([7; 16]));
+                fixture.vault.inner.begin_retaining(&session, &root, backup).unwrap();
+            }
+            let vault = fixture.vault.clone();
+            let locking = tokio::spawn(async move { if locks { vault.lock().await } else { Ok(()) } });
+            while locks && fixture.vault.state() == State::Unlocked {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(hangs);
+            locking.await.unwrap().unwrap();
+            let told = tokio::time::timeout(WAIT, forgetting).await.unwrap().unwrap();
+            match told {
+                Ok(waits_for) => assert_eq!(waits_for.is_some(), retains, "{locks} {waits_for:?}"),
+                Err(Error::Locked | Error::LockedMeanwhile) => assert!(locks),
+                Err(other) => panic!("neither done nor locked: {other}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_goes_on_from_before_a_lock_is_told_of_the_lock_and_of_no_damage() {
+    let fixture = Fixture::new().await;
+    for subject in ["a", "b"] {
+        fixture.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
+    }
+    let before = fixture.vault.session().unwrap();
+    fixture.vault.lock().await.unwrap();
+    fixture.vault.unlock(Unlock::KeyFile(fixture.key.duplicate())).await.unwrap();
+    // Its pages are replaced.
+    fixture.shred(&["b"]).await;
+    let (a, change, options) = (id("a"), changes(&[("nickname", r#""y""#)]), PutOptions::default());
+    let put = fixture.vault.inner.put(&before, &a, &change, &options).await;
+    assert!(matches!(put, Err(Error::LockedMeanwhile)), "{put:?}");
+    assert_eq!(fixture.read("a", "nickname").await.unwrap(), r#""x""#);
 }

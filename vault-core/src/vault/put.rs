@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 pub(super) use rows::first_keys;
 
 use super::records::{DirectoryEntry, SubjectState};
-use super::session::{Session, Snapshot, reading};
+use super::session::{Finalized, Session, Snapshot, reading};
 use super::subject;
 use super::turns::{ATTEMPTS, too_busy};
 use super::types::{Change, Changes, PutOptions, PutOutcome};
@@ -79,28 +79,35 @@ impl Vault {
     }
 
     /// Forgets one field for good: its compartment gets a new DEK, the row is re-sealed, and the old DEK is removed in a
-    /// root batch. Final when this returns. A field that is not held is no error: an earlier removal that was not final becomes so.
+    /// root batch. Final when this returns, unless it answers what it waits for: see [`PutOutcome::waits_for`]. A field that is
+    /// not held is no error: an earlier removal that was not final becomes so.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`] if the field has not the version `if_match`; [`Error::UnknownSubject`],
     /// [`Error::Shredded`], and [`Error::Slot`] if a root slot does not answer: then
     /// nothing was changed.
-    pub async fn forget_field(&self, id: &SubjectId, field: &FieldName, if_match: Option<u32>) -> Result<(), Error> {
+    pub async fn forget_field(
+        &self,
+        id: &SubjectId,
+        field: &FieldName,
+        if_match: Option<u32>,
+    ) -> Result<Option<String>, Error> {
         let session = self.session()?;
         self.describe(id).await?;
         let options = PutOptions { final_: true, if_match, ..PutOptions::default() };
-        self.inner.put(&session, id, &vec![(field.clone(), Change::Remove)], &options).await.map(|_| ())
+        self.inner.put(&session, id, &vec![(field.clone(), Change::Remove)], &options).await.map(|put| put.waits_for)
     }
 }
 
-/// Commits in a root batch. A turn is kept meanwhile, so that nobody changes the subject before it, but not for as long as a
+/// Commits in a root batch, as [`Session::commit_with_root`]. A turn is kept meanwhile, so that nobody changes the subject before it, but not for as long as a
 /// slot that does not answer may take.
-pub(super) async fn finalize_in_turn(
+pub(super) async fn commit_in_turn(
     session: &Session,
     write: Write,
+    final_: bool,
     turn: &mut Option<tokio::sync::MutexGuard<'_, ()>>,
-) -> Result<bool, Error> {
-    let mut finalizing = std::pin::pin!(session.finalize(write));
+) -> Result<Finalized, Error> {
+    let mut finalizing = std::pin::pin!(session.commit_with_root(write, final_));
     match tokio::time::timeout(TURN_KEPT, &mut finalizing).await {
         Ok(done) => done,
         Err(_) => {
@@ -142,9 +149,11 @@ impl Inner {
         let mut turn = None;
         let mut attempts = 0;
         while attempts < ATTEMPTS {
-            let Prepared { write, outcome, replaces, more } = self.prepare(session, id, changes, options).await?;
+            let Prepared { write, mut outcome, replaces, more } = self.prepare(session, id, changes, options).await?;
             let held = if replaces {
-                finalize_in_turn(session, write, &mut turn).await?
+                let done = commit_in_turn(session, write, options.final_, &mut turn).await?;
+                outcome.waits_for = done.waits_for;
+                done.held
             } else {
                 session.commit(vec![write]).await? == [true]
             };

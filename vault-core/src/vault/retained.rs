@@ -110,8 +110,8 @@ impl Vault {
     async fn change_retained(&self, change: RetainedChange) -> Result<(), Error> {
         let session = self.session()?;
         let (reply, answer) = oneshot::channel();
-        session.finalizer.send(Job::Retained((change, reply))).map_err(|_| Error::Locked)?;
-        answer.await.map_err(|_| Error::Locked)?
+        session.finalizer.send(Job::Retained((change, reply))).map_err(|_| Error::LockedMeanwhile)?;
+        answer.await.map_err(|_| Error::LockedMeanwhile)?
     }
 }
 

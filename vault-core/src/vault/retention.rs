@@ -81,7 +81,7 @@ pub(super) async fn run(inner: Arc<Inner>, session: Arc<Session>) {
     loop {
         match memory::apart(|| inner.sweep_expired(&session)).await {
             Ok(_) => {}
-            Err(Error::Locked) => return,
+            Err(Error::Locked | Error::LockedMeanwhile) => return,
             Err(error) => {
                 tracing::warn!(%error, "values whose time is over could not all be forgotten; it is tried again")
             }

@@ -135,7 +135,7 @@ impl Vault {
             write.entries.push(Entry::new(Action::Keys, Outcome::Done));
         }
         idempotency::made(&session.commit(vec![write]).await?)?;
-        session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::Locked)?;
+        session.finalizer.send(Job::Rotation(record.clone())).map_err(|_| Error::LockedMeanwhile)?;
         Ok(Made::now(shown(record, &[])))
     }
 
@@ -163,7 +163,7 @@ impl Vault {
                 match self.replace_root_with(session, &done, follows, claim).await {
                     Ok(()) => return Ok(Made::now(shown(done, &[]))),
                     // The vault is being locked, and the root batch may be committed, with what is noted of the end in it.
-                    Err(error @ (Error::Locked | Error::Failed)) => return Err(error),
+                    Err(error @ (Error::LockedMeanwhile | Error::Failed)) => return Err(error),
                     Err(error) => {
                         (record.state, record.detail) = (RotationState::Failed, Some(ROOT_STAYS.to_owned()));
                         error
@@ -184,7 +184,7 @@ impl Vault {
         if session.commit(vec![ending(&header, &record)?]).await.is_err() {
             // It is not left running for ever: whoever cannot be told now is told by the finalizer.
             let begun = RotationRecord { state: RotationState::Running, detail: None, ..begun };
-            session.finalizer.send(Job::Rotation(begun)).map_err(|_| Error::Locked)?;
+            session.finalizer.send(Job::Rotation(begun)).map_err(|_| Error::LockedMeanwhile)?;
         }
         Err(error)
     }
@@ -205,7 +205,7 @@ impl Vault {
         if let Some(record) = &follows {
             write.edits.extend(noting(&header, record)?.edits);
         }
-        idempotency::made(&[session.finalize(write).await?])?;
+        idempotency::made(&[session.finalize(write).await?.held])?;
         // Without a finalizer the vault is being locked, and it begins after the next unlock.
         follows.into_iter().for_each(|record| drop(session.finalizer.send(Job::Rotation(record))));
         Ok(())
@@ -255,9 +255,9 @@ impl Vault {
         }
         let (reply, answer) = oneshot::channel();
         let job = Job::Alter(Alteration { id, state, rate, reply });
-        session.finalizer.send(job).map_err(|_| Error::Locked)?;
-        answer.await.map_err(|_| Error::Locked)??;
-        self.rotation(id).await
+        session.finalizer.send(job).map_err(|_| Error::LockedMeanwhile)?;
+        answer.await.map_err(|_| Error::LockedMeanwhile)??;
+        self.rotation(id).await.map_err(Error::meanwhile)
     }
 }
 

@@ -115,9 +115,9 @@ impl Session {
     pub(crate) async fn commit(&self, mut writes: Vec<Write>) -> Result<Vec<bool>, Error> {
         writes.iter_mut().for_each(told);
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Data { writes, reply }).await.map_err(|_| Error::Locked)?;
+        self.writer.send(Command::Data { writes, reply }).await.map_err(|_| Error::LockedMeanwhile)?;
         // A writer that was told to stop does not come to what is queued behind that.
-        let ended = |_| if self.stopping() { Error::Locked } else { Error::Failed };
+        let ended = |_| if self.stopping() { Error::LockedMeanwhile } else { Error::Failed };
         let committed = answer.await.map_err(ended)?.map_err(Error::from)?;
         if committed.contains(&true) {
             trail::committed();
@@ -125,16 +125,21 @@ impl Session {
         Ok(committed)
     }
 
-    /// Commits a write in a root batch; `true` once it is final.
-    pub(crate) async fn finalize(&self, mut write: Write) -> Result<bool, Error> {
+    /// Commits a write in a root batch, and waits until the root before is gone from every slot.
+    pub(crate) async fn finalize(&self, write: Write) -> Result<Finalized, Error> {
+        self.commit_with_root(write, true).await
+    }
+
+    /// Commits a write in a root batch; waits until it is final, or only until it is durable.
+    pub(crate) async fn commit_with_root(&self, mut write: Write, final_: bool) -> Result<Finalized, Error> {
         told(&mut write);
         let (reply, answer) = oneshot::channel();
-        self.finalizer.send(Job::Final { write, reply }).map_err(|_| Error::Locked)?;
-        let held = answer.await.map_err(|_| Error::Locked)??;
-        if held {
+        self.finalizer.send(Job::Final { write, final_, reply }).map_err(|_| Error::LockedMeanwhile)?;
+        let done = answer.await.map_err(|_| Error::LockedMeanwhile)??;
+        if done.held {
             trail::committed();
         }
-        Ok(held)
+        Ok(done)
     }
 
     pub(crate) fn set_waiting(&self, reasons: Vec<String>) {
@@ -197,6 +202,14 @@ impl Session {
     }
 }
 
+/// What came of a write in a root batch.
+pub(crate) struct Finalized {
+    /// Whether it was committed: not if it was prepared from a state that has changed.
+    pub(crate) held: bool,
+    /// What it waits for to be final: a root that was retained when the slots were written still leads to what it replaced.
+    pub(crate) waits_for: Option<String>,
+}
+
 /// What a write that brings no entries tells the log.
 fn told(write: &mut Write) {
     if write.entries.is_empty() {
@@ -222,7 +235,8 @@ impl Drop for Watch<'_> {
 }
 
 /// Reads from the newest snapshot. A page or key that is not there may mean that the snapshot is too old: then the newest
-/// is taken and the reading repeated. If there is no newer one, it is damage.
+/// is taken and the reading repeated. If there is no newer one, it is damage; or the vault was locked, and another session
+/// goes on.
 macro_rules! reading {
     ($session:expr, |$snapshot:ident| $body:expr) => {{
         let mut $snapshot = $session.snapshot();
@@ -234,7 +248,7 @@ macro_rules! reading {
             }
             let newest = $session.settled().await;
             if newest.sequence == $snapshot.sequence {
-                break outcome;
+                break if $session.stopping() { Err($crate::error::Error::LockedMeanwhile) } else { outcome };
             }
             $snapshot = newest;
             attempts += 1;

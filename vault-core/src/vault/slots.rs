@@ -99,12 +99,12 @@ async fn rotate(inner: &Inner, session: &Session) -> Result<Timestamp, Error> {
     let _turn = inner.rotating_slots.lock().await;
     inner.roots.draw_slot_keys().await?;
     let (reply, answer) = oneshot::channel();
-    session.finalizer.send(Job::Reseal { reply }).map_err(|_| Error::Locked)?;
-    let begun = answer.await.map_err(|_| Error::Locked)??;
+    session.finalizer.send(Job::Reseal { reply }).map_err(|_| Error::LockedMeanwhile)?;
+    let begun = answer.await.map_err(|_| Error::LockedMeanwhile)??;
     inner.roots.destroy_old_slot_keys().await?;
     let (reply, answer) = oneshot::channel();
-    session.finalizer.send(Job::SlotFinal { begun, reply }).map_err(|_| Error::Locked)?;
-    answer.await.map_err(|_| Error::Locked)??;
+    session.finalizer.send(Job::SlotFinal { begun, reply }).map_err(|_| Error::LockedMeanwhile)?;
+    answer.await.map_err(|_| Error::LockedMeanwhile)??;
     tracing::info!("the root slots in hardware have fresh keys");
     Ok(begun)
 }

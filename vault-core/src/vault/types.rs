@@ -114,6 +114,9 @@ pub struct PutOutcome {
     pub created: bool,
     /// The fields that were set.
     pub fields: Vec<FieldStamp>,
+    /// What a final change waits for to be final: a backup of the key plane whose root is retained. See
+    /// [`Vault::keep_backup`](super::Vault::keep_backup).
+    pub waits_for: Option<String>,
 }
 
 /// Who reads, and why.

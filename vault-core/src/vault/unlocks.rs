@@ -78,8 +78,8 @@ impl Vault {
     ) -> Result<(), Undone> {
         let (reply, answer) = oneshot::channel();
         let asked = session.finalizer.send(Job::Unlocks(UnlocksAsk { unlocks, place, reply }));
-        asked.map_err(|_| Undone { error: Error::Locked, untouched: true })?;
-        answer.await.map_err(|_| cut_short(Error::Locked))?
+        asked.map_err(|_| Undone { error: Error::LockedMeanwhile, untouched: true })?;
+        answer.await.map_err(|_| cut_short(Error::LockedMeanwhile))?
     }
 }
 
@@ -103,33 +103,34 @@ impl Inner {
             let (slot, why) = slots.into_iter().next().unwrap_or_default();
             return Err(SlotError::Unreachable { slot, why }.into());
         }
-        let slots: Vec<&FileSlot> = self.file_slots.iter().filter(|slot| slot.takes_unlock_keys()).collect();
-        for (at, slot) in slots.iter().enumerate() {
-            if let Err(error) = slot.add_unlock_keys(&unlocks).await {
-                withdraw(&slots[..at], &unlocks).await.map_err(cut_short)?;
+        let slots: Vec<(usize, &FileSlot)> =
+            self.file_slots.iter().enumerate().filter(|(_, slot)| slot.takes_unlock_keys()).collect();
+        for (done, (at, slot)) in slots.iter().enumerate() {
+            if let Err(error) = self.roots.access(*at, slot.add_unlock_keys(&unlocks)).await {
+                self.withdraw(&slots[..done], &unlocks).await.map_err(cut_short)?;
                 // This one may have taken them before it failed.
                 return Err(cut_short(error));
             }
         }
         if let Err(why) = memory::blocking(place).await.map_err(|_| cut_short(Error::Failed))? {
             tracing::error!(%why, "a new unlock key could not be put into its place");
-            withdraw(&slots, &unlocks).await.map_err(cut_short)?;
+            self.withdraw(&slots, &unlocks).await.map_err(cut_short)?;
             let told = "a new unlock key could not be put into its place, so those from before stay: the log says why";
             return Err(Undone { error: Error::Conflict(told), untouched: true });
         }
-        for slot in slots {
-            slot.replace_unlock_keys(&unlocks).await.map_err(cut_short)?;
+        for (at, slot) in slots {
+            self.roots.access(at, slot.replace_unlock_keys(&unlocks)).await.map_err(cut_short)?;
         }
         Ok(())
     }
-}
 
-/// Takes back what was added.
-async fn withdraw(slots: &[&FileSlot], unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
-    let mut outcome = Ok(());
-    for slot in slots {
-        let withdrawn = slot.withdraw_unlock_keys(unlocks).await;
-        outcome = outcome.and(withdrawn);
+    /// Takes back what was added.
+    async fn withdraw(&self, slots: &[(usize, &FileSlot)], unlocks: &Arc<Vec<NewUnlock>>) -> Result<(), SlotError> {
+        let mut outcome = Ok(());
+        for (at, slot) in slots {
+            let withdrawn = self.roots.access(*at, slot.withdraw_unlock_keys(unlocks)).await;
+            outcome = outcome.and(withdrawn);
+        }
+        outcome
     }
-    outcome
 }

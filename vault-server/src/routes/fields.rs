@@ -146,8 +146,8 @@ pub(crate) async fn patch(
         final_: query.r#final.unwrap_or(false),
         ..PutOptions::default()
     };
-    let (outcome, waiting_for) = put(&app, id.clone(), changes, options).await?;
-    Ok(put_answer(&id, &outcome, waiting_for))
+    let outcome = put(&app, id.clone(), changes, options).await?;
+    Ok(put_answer(&id, &outcome))
 }
 
 /// Whether a shredded id may be enrolled again.
@@ -236,9 +236,9 @@ pub(crate) async fn put_one(
         if_match: precondition(&headers)?,
         ..PutOptions::default()
     };
-    let (outcome, waiting_for) = put(&app, id.clone(), vec![(name, change)], options).await?;
+    let outcome = put(&app, id.clone(), vec![(name, change)], options).await?;
     let version = outcome.fields.first().map_or(0, |stamp| stamp.version);
-    Ok(tagged(put_answer(&id, &outcome, waiting_for), version))
+    Ok(tagged(put_answer(&id, &outcome), version))
 }
 
 /// Forget one field for good.
@@ -255,40 +255,32 @@ pub(crate) async fn forget_one(
 ) -> Result<Response, Problem> {
     let if_match = precondition(&headers)?;
     let vault = app.vault.clone();
-    let ((), waiting_for) = finally(&app, async move { vault.forget_field(&id, &name, if_match).await }).await?;
+    let waiting_for = finally(&app, async move { vault.forget_field(&id, &name, if_match).await }).await?;
     Ok(match waiting_for {
         Some(waiting_for) => answer(StatusCode::ACCEPTED, &ForgottenLater { r#final: false, waiting_for }),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-async fn put(
-    app: &App,
-    id: SubjectId,
-    changes: Changes,
-    options: PutOptions,
-) -> Result<(PutOutcome, Option<String>), Problem> {
+async fn put(app: &App, id: SubjectId, changes: Changes, options: PutOptions) -> Result<PutOutcome, Problem> {
     if !options.final_ {
-        return Ok((app.vault.put_fields(&id, changes, &options).await?, None));
+        return Ok(app.vault.put_fields(&id, changes, &options).await?);
     }
     let vault = app.vault.clone();
     finally(app, async move { vault.put_fields(&id, changes, &options).await }).await
 }
 
-/// Makes a change that is final once it is answered, and waits for that as long as may be. Answers also which backup it
-/// waits for.
+/// Makes a change that is final once it is answered, and waits for that as long as may be.
 pub(super) async fn finally<T: Send + 'static>(
     app: &App,
     change: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<(T, Option<String>), Problem> {
-    // How it was before counts as well: a vault that is being locked does not tell, and what is just let go may be there yet.
-    let waited_for = app.vault.waits_for_backup();
+) -> Result<T, Problem> {
     // In a task of its own, so that a slow slot does not stop it half way.
     let changing = tokio::spawn(trail::carried(change));
     let place = app.place();
     let changing = tokio::time::timeout(patience(place.as_ref()), changing);
     match app.served(STOP_WAIT, changing).await {
-        Some(Ok(Ok(changed))) => Ok((changed?, app.vault.waits_for_backup().or(waited_for))),
+        Some(Ok(Ok(changed))) => Ok(changed?),
         Some(Ok(Err(_))) => Err(panicked()),
         // Not one that clients repeat by themselves: it may be done, and something else after it.
         None => Err(Problem::retry(Kind::SlotUnavailable, 15, STOPPING)),
@@ -310,9 +302,8 @@ pub(crate) fn patience(place: Option<&SemaphorePermit<'_>>) -> Duration {
     if place.is_some() { FINAL_WAIT } else { CROWDED_WAIT }
 }
 
-fn put_answer(id: &SubjectId, outcome: &PutOutcome, waiting_for: Option<String>) -> Response {
-    // A new subject replaced nothing.
-    let waiting_for = waiting_for.filter(|_| !outcome.created);
+fn put_answer(id: &SubjectId, outcome: &PutOutcome) -> Response {
+    let waiting_for = outcome.waits_for.clone();
     let status = if waiting_for.is_some() { StatusCode::ACCEPTED } else { put_status(outcome) };
     let r#final = waiting_for.is_some().then_some(false);
     answer(status, &Put { subject: id.as_str(), fields: Stamps(&outcome.fields), r#final, waiting_for })

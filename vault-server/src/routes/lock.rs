@@ -48,13 +48,19 @@ pub(crate) async fn unlock(State(app): State<App>, headers: HeaderMap, body: Jso
         true => None,
         false => body.read::<UnlockWith>()?.passphrase.map(Zeroizing::new),
     };
+    let from_configuration = passphrase.is_none();
     let unlock = match passphrase {
         Some(passphrase) => Unlock::Passphrase(passphrase),
         None => configured(&app, &headers)?,
     };
     let told = "one attempt to unlock runs at a time, and after five wrong ones all wait for a minute: retry later";
     let _turn = app.unlock_gate.enter().map_err(|seconds| Problem::retry(Kind::RateLimited, seconds, told))?;
-    match app.vault.unlock(unlock).await {
+    let mut unlocked = app.vault.unlock(unlock).await;
+    if from_configuration && matches!(unlocked, Err(Error::WrongUnlockKey)) {
+        // A rotation of `unlock` may have replaced it while this waited for it to end.
+        unlocked = app.vault.unlock(configured(&app, &headers)?).await;
+    }
+    match unlocked {
         Ok(()) => {
             tracing::info!("the vault is unlocked");
             Ok(answer(StatusCode::OK, &LockState { state: "unlocked" }))

@@ -147,7 +147,11 @@ pub(crate) async fn shred(
     };
     let asked = app.vault.shred(asked, None).await?.made;
     let place = app.place();
-    let erasure = app.final_within(asked.id, patience(place.as_ref())).await?;
+    let erasure = match app.final_within(asked.id, patience(place.as_ref())).await {
+        // The refusal is durable, and it goes on after the next unlock.
+        Err(Error::Locked | Error::LockedMeanwhile) => asked,
+        told => told?,
+    };
     let done = erasure.state == ErasureState::Final;
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer(status, &ErasureAnswer::of(&erasure, true)))

@@ -419,6 +419,43 @@ async fn locked_and_unlocked_again() {
 }
 
 #[tokio::test]
+async fn a_configured_key_that_is_replaced_meanwhile_is_read_again() {
+    let site = Site::new().await;
+    site.call(Method::POST, "/v1/lock", "").await;
+    let (key, aside) = (site.dir.path().join("unlock.key"), site.dir.path().join("aside.key"));
+    std::fs::rename(&key, &aside).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &key, mode).unwrap();
+    let other = new_key_file().1;
+    let replacing = std::thread::spawn(move || {
+        // Once it is being read, and gives another key than the one that lies there by then.
+        let mut read = std::fs::OpenOptions::new().write(true).open(&key).unwrap();
+        std::fs::rename(aside, key).unwrap();
+        std::io::Write::write_all(&mut read, other.as_bytes()).unwrap();
+    });
+    let unlocked = site.call(Method::POST, "/v1/unlock", "{}").await;
+    replacing.join().unwrap();
+    assert_eq!((unlocked.status, unlocked.json()), (200, json!({"state": "unlocked"})));
+}
+
+#[tokio::test]
+async fn a_shred_that_the_vault_is_locked_under_is_told_of_as_refused() {
+    let site = Site::new().await;
+    site.call(Method::PATCH, "/v1/subjects/jane/fields", JANE).await;
+    std::fs::rename(site.dir.path().join("root.slot"), site.dir.path().join("away")).unwrap();
+    let shredding = site.call(Method::DELETE, "/v1/subjects/jane", "");
+    let locking = async {
+        while site.get("/v1/subjects/jane").await.status != 410 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        site.call(Method::POST, "/v1/lock", "").await
+    };
+    let (shredded, locked) = tokio::join!(shredding, locking);
+    assert_eq!((shredded.status, locked.status), (202, 200), "{}", shredded.text);
+    assert_eq!(shredded.json()["state"], "refused");
+}
+
+#[tokio::test]
 async fn what_surrounds_every_request() {
     let site = Site::new().await;
     let named = site.with(&site.token, Method::GET, "/healthz", &[("x-request-id", "mine-1")], "").await;
@@ -496,7 +533,7 @@ async fn a_final_change_that_does_not_end_is_answered_when_the_server_stops() {
     site.app.stop();
     let stopped = fields::finally::<()>(&site.app, std::future::pending()).await.unwrap_err();
     assert_eq!((stopped.kind, stopped.retry_after), (Kind::SlotUnavailable, Some(15)));
-    assert_eq!(fields::finally(&site.app, async { Ok(7) }).await, Ok((7, None)));
+    assert_eq!(fields::finally(&site.app, async { Ok(7) }).await, Ok(7));
 }
 
 #[tokio::test]

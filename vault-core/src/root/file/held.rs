@@ -74,6 +74,23 @@ impl Inner {
 }
 
 #[cfg(test)]
+impl super::FileSlot {
+    /// As while its disk does not answer: until what this answers is dropped.
+    pub(crate) fn hang(&self) -> std::sync::mpsc::Sender<()> {
+        use std::sync::mpsc::channel;
+        let ((holds, held), (release, released)) = (channel(), channel());
+        let slot = self.clone();
+        std::thread::spawn(move || {
+            let _state = slot.0.state();
+            let _ = holds.send(());
+            let _ = released.recv();
+        });
+        let _ = held.recv();
+        release
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::mpsc;
@@ -89,13 +106,12 @@ mod tests {
         let (key, first) = (UnlockKey::draw(&mut Random::for_keys(1)), RootEntry::draw(1, &mut Random::for_keys(2)));
         let unlocks = [NewUnlock::KeyFile(key)];
         let slot = FileSlot::create(&dir.path().join("root.slot"), VaultId([7; 16]), &unlocks, &first).unwrap();
-        // As while the disk does not answer.
-        let held = slot.0.state();
+        let hangs = slot.hang();
         let (sender, told) = mpsc::channel();
         let asked = slot.clone();
         std::thread::spawn(move || sender.send((asked.methods(), asked.hardware())));
         let told = told.recv_timeout(Duration::from_secs(60));
-        drop(held);
+        drop(hangs);
         assert_eq!(told, Ok((vec![Method::KeyFile], None)));
     }
 }

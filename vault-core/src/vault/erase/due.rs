@@ -186,7 +186,7 @@ impl Moved {
     /// Answers whether what it was prepared from still held.
     async fn commit(self, session: &Session) -> Result<bool, Error> {
         let committed = match self.removes {
-            true => session.finalize(self.write).await?,
+            true => session.finalize(self.write).await?.held,
             false => session.commit(vec![self.write]).await? == [true],
         };
         if committed {
@@ -194,7 +194,7 @@ impl Moved {
             session.progress.send_modify(|count| *count += 1);
             if !self.refused.is_empty() {
                 let job = Job::Shred { erasure: self.record.id, subjects: self.refused };
-                session.finalizer.send(job).map_err(|_| Error::Locked)?;
+                session.finalizer.send(job).map_err(|_| Error::LockedMeanwhile)?;
             }
         }
         Ok(committed)

@@ -105,7 +105,9 @@ impl Inner {
                 // Too much was left behind with this subject: it waits for a root batch, together with others.
                 Some(write) if prepared.replaces => {
                     let session = session.clone();
-                    finals.spawn(async move { (key, found, prepared.edited, session.finalize(write).await) });
+                    finals.spawn(
+                        async move { (key, found, prepared.edited, session.commit_with_root(write, false).await) },
+                    );
                 }
                 Some(write) => {
                     writes.push(Write { together: !writes.is_empty(), ..write });
@@ -124,8 +126,8 @@ impl Inner {
         rounds.release();
         to_their_end(&mut finals, &mut ended).await;
         for done in ended {
-            let (key, found, edited, held) = done.map_err(|_| Error::Failed)?;
-            if held? { applied.count(&edited) } else { drop(again.insert(key, found)) }
+            let (key, found, edited, done) = done.map_err(|_| Error::Failed)?;
+            if done?.held { applied.count(&edited) } else { drop(again.insert(key, found)) }
         }
         Ok(again)
     }

@@ -9,7 +9,7 @@ use crate::ids::{Compartment, FieldName, SubjectId};
 use crate::schema::{FieldSpec, Schema};
 use crate::time::Timestamp;
 use crate::trie::{EntryKey, Kind, Op};
-use crate::vault::put::{STALE_MAX, finalize_in_turn};
+use crate::vault::put::{STALE_MAX, commit_in_turn};
 use crate::vault::records::{DirectoryEntry, SubjectRecord};
 use crate::vault::row::RowWriter;
 use crate::vault::session::{Session, Snapshot, reading};
@@ -97,7 +97,7 @@ impl Inner {
             let prepared = self.prepare_edit(session, key, fields, edit).await?;
             let committed = match prepared.write {
                 None => true,
-                Some(write) if prepared.replaces => finalize_in_turn(session, write, &mut turn).await?,
+                Some(write) if prepared.replaces => commit_in_turn(session, write, false, &mut turn).await?.held,
                 Some(write) => session.commit(vec![write]).await? == [true],
             };
             if committed {

@@ -56,7 +56,7 @@ impl Inner {
             let mut room = tokens::FORGET_MAX;
             if !tokens::forget_of(self, putting.header, &record, &forgotten, &mut room, &mut write).await? {
                 // More than one root batch takes: they go first.
-                let outcome = PutOutcome { created: false, fields: Vec::new() };
+                let outcome = PutOutcome { created: false, fields: Vec::new(), waits_for: None };
                 return Ok(Prepared { write, outcome, replaces: true, more: true });
             }
         }
@@ -112,7 +112,8 @@ impl Inner {
             }
             write.edits.push((Kind::Directory, found.key, Op::Insert(found.encode(record, Room::Data)?)));
         }
-        Ok(Prepared { write, outcome: PutOutcome { created: false, fields }, replaces, more: false })
+        let outcome = PutOutcome { created: false, fields, waits_for: None };
+        Ok(Prepared { write, outcome, replaces, more: false })
     }
 
     /// The next version of a compartment's row; with new keys, if the change is final.
@@ -233,7 +234,8 @@ pub(super) fn enrol(
         write.delta.tombstones = -1;
     }
     write.edits.push((Kind::Directory, found.key, Op::Insert(found.encode(record, Room::Data)?)));
-    Ok(Prepared { write, outcome: PutOutcome { created: true, fields }, replaces: false, more: false })
+    let outcome = PutOutcome { created: true, fields, waits_for: None };
+    Ok(Prepared { write, outcome, replaces: false, more: false })
 }
 
 /// The first row of a compartment. Whoever else begins it changes the subject's record, which is guarded.
