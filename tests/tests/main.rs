@@ -6,6 +6,7 @@
 
 mod api;
 mod backups;
+mod builds;
 mod checkers;
 mod cli;
 mod clock;

@@ -41,7 +41,9 @@ fn build() -> PathBuf {
         cargo.env_remove(name);
     }
     let status = cargo
-        .args(["build", "--quiet", "-p", "vault-server", "-p", "vault-cli", "--profile", profile, "--target-dir"])
+        // With the features of the whole workspace, as this test is built: what is compiled by then is not compiled again.
+        .args(["build", "--quiet", "--workspace", "--bin", "vault-server", "--bin", "vault-cli"])
+        .args(["--profile", profile, "--target-dir"])
         .arg(target())
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .status()
