@@ -166,7 +166,7 @@ impl Inner {
         let watch = session.watch_pages();
         let snapshot = session.settled().await;
         if ask.retain {
-            self.begin_retaining(session, &session.root.load_full(), ask.id)?;
+            self.begin_retaining(session, &session.root.load_full(), ask.id).await?;
         }
         let info = Info {
             sequence: Some(snapshot.sequence),

@@ -81,13 +81,19 @@ impl Vault {
         // After a failure half way too: what is refused goes on to be final.
         let sent = session.finalizer.send(Job::Shred { erasure: record.id, subjects: refused.keys });
         outcome?;
-        sent.map_err(|_| Error::LockedMeanwhile)?;
+        if sent.is_err() {
+            // The vault is being locked: it goes on after the next unlock.
+            return Ok(Made::now(shown(record, Vec::new(), &session)));
+        }
         if record.is_done() {
             due::finish(&self.inner, &session, record.id).await?;
         }
         // Somebody waits for its time.
         session.open.changed.notify_one();
-        Ok(Made::now(self.erasure(record.id).await.map_err(Error::meanwhile)?))
+        match self.erasure(record.id).await {
+            Err(Error::Locked | Error::LockedMeanwhile) => Ok(Made::now(shown(record, Vec::new(), &session))),
+            told => Ok(Made::now(told?)),
+        }
     }
 
     /// What [`Vault::shred`] would do, changing nothing.

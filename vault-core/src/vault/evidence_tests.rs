@@ -152,7 +152,7 @@ async fn what_waits_for_a_retained_root_is_told_once_when_that_is_gone() {
     // Told by now, so that nothing looks at epochs up to this one any more.
     fixture.shred(&["a"]).await;
     let root = session.root.load_full();
-    fixture.vault.inner.begin_retaining(&session, &root, BackupId([7; 16])).unwrap();
+    fixture.vault.inner.begin_retaining(&session, &root, BackupId([7; 16])).await.unwrap();
     let mut waiting = Vec::new();
     for subject in ["b", "c"] {
         waiting.push(fixture.vault.shred(erasure_of(vec![id(subject)]), None).await.unwrap().made.id);
@@ -177,14 +177,15 @@ async fn what_waited_for_a_root_that_another_backup_released_is_told_with_the_ne
     let fixture = Fixture::new().await;
     fixture.enrol(&["a", "b"]).await;
     let session = fixture.vault.session().unwrap();
-    let retain = |backup| {
-        fixture.vault.inner.begin_retaining(&session, &session.root.load_full(), BackupId([backup; 16])).unwrap();
+    let retain = async |backup| {
+        let root = session.root.load_full();
+        fixture.vault.inner.begin_retaining(&session, &root, BackupId([backup; 16])).await.unwrap();
     };
-    retain(7);
+    retain(7).await;
     let erasure = fixture.vault.shred(erasure_of(vec![id("a")]), None).await.unwrap().made.id;
     fixture.rotate(Layer::Deks).await;
     assert_eq!((evidence::rows(&*fixture.store).await.unwrap().len(), fixture.shreds().len()), (1, 0));
-    retain(8);
+    retain(8).await;
     // Shreds nobody.
     fixture.rotate(Layer::Deks).await;
     assert!(fixture.vault.wait_final(erasure, WAIT).await.unwrap().f1_at.is_some());

@@ -290,7 +290,13 @@ impl Finalizer {
             self.commit(staged.clone()).await
         };
         match committed {
-            Ok(committed) => {
+            Ok(mut committed) => {
+                if let Some(noting) = committed.done.noting.take()
+                    && self.patiently(noting, jobs).await.is_err()
+                {
+                    // It only fails with the process.
+                    return;
+                }
                 if self.finish(&staged, jobs).await {
                     self.settle(committed, staged.epoch).await;
                 }
@@ -310,7 +316,8 @@ impl Finalizer {
         if self.tidy_at > Instant::now() {
             return false;
         }
-        if self.inner.drop_unconfirmed(&self.session) || self.retained != self.inner.roots.oldest_retained() {
+        self.inner.mend_lists(&self.session).await;
+        if self.inner.drop_unconfirmed(&self.session).await || self.retained != self.inner.roots.oldest_retained() {
             self.settle_earlier(jobs).await;
         }
         self.thorough = true;
@@ -475,7 +482,7 @@ impl Finalizer {
     async fn patiently<T>(&mut self, access: impl Future<Output = T>, jobs: &mut mpsc::UnboundedReceiver<Job>) -> T {
         let mut access = std::pin::pin!(access);
         let mut look = SILENT.0;
-        let away = loop {
+        let mut away = loop {
             if let Ok(done) = tokio::time::timeout(look, &mut access).await {
                 return done;
             }
@@ -484,10 +491,17 @@ impl Finalizer {
             }
             look = SILENT.1;
         };
+        let mut again = tokio::time::interval(SILENT.1);
         let done = loop {
             tokio::select! {
                 biased;
                 done = &mut access => break done,
+                // By then it may be another slot.
+                _ = again.tick() => {
+                    if let Finish::Waiting(slots) = self.inner.roots.outcome() {
+                        away = self.slots_away(slots);
+                    }
+                }
                 Some(job) = jobs.recv() => self.take_later(job, away.clone()),
             }
         };
@@ -498,8 +512,9 @@ impl Finalizer {
     /// Tells what is waited for, and those who would wait.
     fn slots_away(&mut self, slots: Vec<(String, String)>) -> SlotError {
         let reasons: Vec<String> = slots.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
-        self.session.set_waiting(reasons);
+        if self.session.set_waiting(reasons.clone()) != reasons {
+            tracing::warn!(waiting_for = ?reasons, "shreds are refused but not final: a root slot does not answer");
+        }
         let (slot, why) = slots.into_iter().next().unwrap_or_default();
         let away = SlotError::Unreachable { slot, why };
         self.refuse_finals(&away);

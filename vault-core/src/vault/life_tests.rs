@@ -234,7 +234,7 @@ async fn a_final_change_tells_the_backup_it_waits_for_however_it_ends() {
             // Whether it is asked for by now or later, it is answered by what the slot holds.
             if retains {
                 let (root, backup) = (session.root.load_full(), BackupId([7; 16]));
-                fixture.vault.inner.begin_retaining(&session, &root, backup).unwrap();
+                fixture.vault.inner.begin_retaining(&session, &root, backup).await.unwrap();
             }
             let vault = fixture.vault.clone();
             let locking = tokio::spawn(async move { if locks { vault.lock().await } else { Ok(()) } });
@@ -268,4 +268,32 @@ async fn who_goes_on_from_before_a_lock_is_told_of_the_lock_and_of_no_damage() {
     let put = fixture.vault.inner.put(&before, &a, &change, &options).await;
     assert!(matches!(put, Err(Error::LockedMeanwhile)), "{put:?}");
     assert_eq!(fixture.read("a", "nickname").await.unwrap(), r#""x""#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_waits_to_be_noted_holds_up_nobody_else() {
+    let fixture = Fixture::new().await;
+    for subject in ["a", "b"] {
+        fixture.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
+    }
+    let session = fixture.vault.session().unwrap();
+    let (root, backup) = (session.root.load_full(), BackupId([7; 16]));
+    fixture.vault.inner.begin_retaining(&session, &root, backup).await.unwrap();
+    let hangs = fixture.vault.inner.keeper.hang(0).await;
+    let vault = fixture.vault.clone();
+    let shredding = tokio::spawn(async move { vault.shred(erasure_of(vec![id("a")]), None).await });
+    // Durable, and nobody is told yet.
+    while !matches!(fixture.read("a", "nickname").await, Err(Error::Shredded)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fixture.put("b", &[("nickname", r#""y""#)]).await.unwrap();
+    assert_eq!(fixture.read("b", "nickname").await.unwrap(), r#""y""#);
+    assert_eq!(fixture.vault.retained(), None, "it is begun only");
+    assert!(fixture.vault.waits_for_backup().is_some());
+    assert!(!shredding.is_finished());
+    drop(hangs);
+    let erasure = tokio::time::timeout(WAIT, shredding).await.unwrap().unwrap().unwrap().made;
+    assert_eq!(erasure.counts.refused + erasure.counts.r#final, 1);
+    fixture.vault.forget_retained().await.unwrap();
+    assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
 }

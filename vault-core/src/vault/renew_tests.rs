@@ -41,7 +41,7 @@ async fn rotated_amid(asked: impl FnOnce(&Fixture) -> NewRotation) {
     }
     let session = fixture.vault.session().unwrap();
     let root = session.root.load_full();
-    fixture.vault.inner.begin_retaining(&session, &root, BackupId([7; 16])).unwrap();
+    fixture.vault.inner.begin_retaining(&session, &root, BackupId([7; 16])).await.unwrap();
     let erasure = fixture.vault.shred(erasure_of(vec![id("b")]), None).await.unwrap().made;
     // The root batch of the shred comes before the one of a rotation that is asked for now.
     fixture.rotate(Layer::Deks).await;

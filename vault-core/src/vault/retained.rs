@@ -5,13 +5,15 @@
 //! with the backup that root still leads to their keys. What is refused meanwhile is noted beside the slots, for the
 //! backup knows nothing of it.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+mod keeper;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+pub(crate) use self::keeper::Keeper;
 
 use super::finalizer::Job;
 use super::records::{decode, encode};
@@ -19,8 +21,8 @@ use super::session::Session;
 use super::writer::Write;
 use super::{Inner, Vault, erase};
 use crate::error::Error;
-use crate::ids::{BackupId, ErasureId, RootId, VaultId};
-use crate::root::{Finish, Refusal, Refusals, RootEntry};
+use crate::ids::{BackupId, ErasureId, RootId};
+use crate::root::{Finish, Refusal, RootEntry};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 use crate::trie::{self, EntryKey, Header, Kind, Op, Pages, TrieError};
@@ -52,22 +54,6 @@ pub(crate) enum RetainedChange {
 
 /// The job that asks for it.
 pub(crate) type RetainedAsk = (RetainedChange, oneshot::Sender<Result<(), Error>>);
-
-/// Keeps what is known of retained roots besides their keys, and notes refusals beside the slots.
-pub(crate) struct Keeper {
-    vault: VaultId,
-    slots: Vec<PathBuf>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    kept: Option<RetainedRoot>,
-    begun: Option<(RetainedRoot, Instant)>,
-    files: Vec<Refusals>,
-    /// Lists that missed something and could not be made whole: beside a slot that was away, for example.
-    lagging: HashSet<(RootId, PathBuf)>,
-}
 
 impl Vault {
     /// A backup of the key plane whose root is to be retained was completely written: from here on its root is, and the one
@@ -115,144 +101,22 @@ impl Vault {
     }
 }
 
-impl Keeper {
-    pub(crate) fn new(vault: VaultId, slots: Vec<PathBuf>) -> Self {
-        Self { vault, slots, state: Mutex::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes refusals for every retained root. One whose refusals cannot be noted anywhere is given back: it must go.
-    pub(crate) fn note(&self, refusals: &[Refusal]) -> Vec<RootId> {
-        let mut state = self.state();
-        let State { files, lagging: behind, .. } = &mut *state;
-        let lost = files.iter().filter(|file| {
-            let lags = |slot: &&PathBuf| {
-                // It would be taken for whole again.
-                if behind.contains(&(file.root, (*slot).clone())) {
-                    return true;
-                }
-                let appended = file.append(slot, refusals);
-                if let Err(error) = &appended {
-                    tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
-                }
-                appended.is_err()
-            };
-            let lagging: Vec<&PathBuf> = self.slots.iter().filter(lags).collect();
-            if lagging.len() == self.slots.len() {
-                return true;
-            }
-            for slot in lagging {
-                let mark = (file.root, slot.clone());
-                if self.catch_up(file, slot) {
-                    behind.remove(&mark)
-                } else {
-                    behind.insert(mark)
-                };
-            }
-            false
-        });
-        lost.map(|file| file.root).collect()
-    }
-
-    /// Makes a list that lags whole from the others; one that stays behind goes, for it would be taken for complete.
-    fn catch_up(&self, file: &Refusals, slot: &Path) -> bool {
-        let others: Vec<PathBuf> = self.slots.iter().filter(|other| *other != slot).cloned().collect();
-        let written = file.gather(&others, false).is_some_and(|all| file.write(slot, &all).is_ok());
-        if !written {
-            self.drop_list(file, slot);
-        }
-        written
-    }
-
-    fn drop_list(&self, file: &Refusals, slot: &Path) {
-        if let Err(error) = file.wipe(slot) {
-            let slot = slot.display();
-            tracing::error!(%slot, %error, "a list of refusals beside a root slot lags and stays: never restore from this slot alone");
-        }
-    }
-
-    /// After an unlock: takes up what is noted for a root that is retained, and makes it the same beside every slot. Answers
-    /// `false` if it is whole beside none: nobody knows then who was refused.
-    fn take_up(&self, root: &RootEntry) -> bool {
-        let file = Refusals::of(root, self.vault);
-        let Some(known) = file.gather(&self.slots, true) else { return false };
-        for slot in &self.slots {
-            if let Err(error) = file.write(slot, &known) {
-                tracing::warn!(slot = %slot.display(), %error, "refusals could not be noted beside a root slot");
-                self.drop_list(&file, slot);
-                self.state().lagging.insert((file.root, slot.clone()));
-            }
-        }
-        self.state().files.push(file);
-        true
-    }
-
-    /// Removes what a crash left of roots that are not retained any more.
-    fn sweep(&self) {
-        let kept: Vec<u64> = self.state().files.iter().map(|file| file.epoch).collect();
-        for slot in &self.slots {
-            if let Err(error) = Refusals::sweep(slot, &kept) {
-                tracing::warn!(slot = %slot.display(), %error, "old lists of refusals beside a root slot could not be removed");
-            }
-        }
-    }
-
-    /// Whether refusals have to be noted at all.
-    pub(crate) fn is_noting(&self) -> bool {
-        !self.state().files.is_empty()
-    }
-
-    fn begin(&self, root: &RootEntry) -> Result<(), Error> {
-        let file = Refusals::of(root, self.vault);
-        let made = self.slots.iter().filter(|slot| file.write(slot, &[]).is_ok()).count();
-        if made == 0 {
-            return Err(Error::Conflict(
-                "no file can be made beside a root slot, and refusals must be noted there while \
-                                        a root is retained: see to the slots' disks",
-            ));
-        }
-        self.state().files.push(file);
-        Ok(())
-    }
-
-    fn end(&self, root: RootId) {
-        let mut state = self.state();
-        state.lagging.retain(|(of, _)| *of != root);
-        let at = state.files.iter().position(|file| file.root == root);
-        if let Some(file) = at.map(|at| state.files.remove(at)) {
-            self.wipe(&file);
-        }
-    }
-
-    fn wipe(&self, file: &Refusals) {
-        for slot in &self.slots {
-            if let Err(error) = file.wipe(slot) {
-                let slot = slot.display();
-                tracing::warn!(%slot, %error, "refusals beside a slot could not be wiped; they are sealed under a root that is gone");
-            }
-        }
-    }
-
-    /// Forgets everything, for locking the vault.
-    pub(crate) fn clear(&self) {
-        *self.state() = State::default();
-    }
-}
-
 impl Inner {
     /// Begins to retain `root` for a backup. No root batch may run meanwhile.
-    pub(super) fn begin_retaining(&self, session: &Session, root: &RootEntry, backup: BackupId) -> Result<(), Error> {
+    pub(super) async fn begin_retaining(
+        &self,
+        session: &Session,
+        root: &RootEntry,
+        backup: BackupId,
+    ) -> Result<(), Error> {
         let before = self.keeper.state().begun.take();
         if let Some((before, _)) = before {
-            self.release(before.root);
+            self.release(before.root).await;
         }
         let since = Timestamp::now();
         let begun = RetainedRoot { epoch: root.epoch, backup, since, root: root.id };
         if self.keeper.state().kept.is_none_or(|kept| kept.root != root.id) {
-            self.keeper.begin(root)?;
+            self.keeper.begin(root).await?;
             self.roots.retain(root);
         }
         self.keeper.state().begun = Some((begun, Instant::now()));
@@ -270,18 +134,19 @@ impl Inner {
         let named = named(&self.pages, &header).await?;
         let mut entries = self.roots.retained_entries();
         self.keeper.clear();
-        entries.retain(|root| {
-            let known = self.keeper.take_up(root);
-            if !known {
+        let mut unknown = Vec::new();
+        for root in &entries {
+            if !self.keeper.take_up(root).await {
                 tracing::error!(
                     "a retained root is let go, for the list of refusals since then is gone or damaged beside every root slot: \
                      back up the key plane anew"
                 );
                 self.roots.release(root.id);
+                unknown.push(root.id);
             }
-            known
-        });
-        self.keeper.sweep();
+        }
+        entries.retain(|root| !unknown.contains(&root.id));
+        self.keeper.sweep().await;
         self.keeper.state().kept = named.into_iter().find(|named| entries.iter().any(|entry| entry.id == named.root));
         if self.keeper.is_noting() {
             // A crash may have come between a refusal and its note.
@@ -292,7 +157,7 @@ impl Inner {
                 refusals.push(Refusal { at: Timestamp::now(), subject, compartment });
             }
             if !refusals.is_empty() {
-                self.note_refusals(&refusals);
+                self.note_refusals(refusals).await;
             }
         }
         self.tell_behind(session);
@@ -300,8 +165,8 @@ impl Inner {
     }
 
     /// Notes refusals that are durable by now. A root for which that fails is let go: its backup would bring them back.
-    pub(super) fn note_refusals(&self, refusals: &[Refusal]) {
-        for lost in self.keeper.note(refusals) {
+    pub(super) async fn note_refusals(&self, refusals: Vec<Refusal>) {
+        for lost in self.keeper.note(refusals).await {
             tracing::error!(
                 "a retained root is let go, for refusals since then could not be noted: back up the key plane anew"
             );
@@ -310,15 +175,22 @@ impl Inner {
                 state.kept = state.kept.filter(|kept| kept.root != lost);
                 state.begun = state.begun.take().filter(|(begun, _)| begun.root != lost);
             }
-            self.release(lost);
+            self.release(lost).await;
         }
     }
 
-    fn release(&self, root: RootId) {
+    /// Looks after the lists now and then.
+    pub(super) async fn mend_lists(&self, session: &Session) {
+        self.keeper.mend_all().await;
+        // A root may have been let go by itself.
+        self.tell_behind(session);
+    }
+
+    async fn release(&self, root: RootId) {
         let kept = self.keeper.state().kept;
         if kept.is_none_or(|kept| kept.root != root) {
             self.roots.release(root);
-            self.keeper.end(root);
+            self.keeper.end(root).await;
         }
     }
 
@@ -339,7 +211,7 @@ impl Inner {
             RetainedChange::Dropped(backup) => {
                 let begun = self.keeper.state().begun.take_if(|(begun, _)| begun.backup == backup);
                 let (begun, _) = begun.ok_or(Error::NotFound("backup that waits to be confirmed"))?;
-                self.release(begun.root);
+                self.release(begun.root).await;
                 Ok(())
             }
             RetainedChange::Forget => self.forget(session).await,
@@ -355,11 +227,11 @@ impl Inner {
     }
 
     /// Drops a backup that nobody confirmed; answers whether there was one.
-    pub(super) fn drop_unconfirmed(&self, session: &Session) -> bool {
+    pub(super) async fn drop_unconfirmed(&self, session: &Session) -> bool {
         let over = self.keeper.state().begun.take_if(|(_, at)| at.elapsed() > CONFIRM_WITHIN);
         if let Some((begun, _)) = &over {
             tracing::warn!(backup = %begun.backup, "a backup was not confirmed within an hour: its root is not retained");
-            self.release(begun.root);
+            self.release(begun.root).await;
             self.tell_behind(session);
         }
         over.is_some()
@@ -379,15 +251,14 @@ impl Inner {
             state.kept.replace(begun)
         };
         if let Some(before) = before.filter(|before| before.root != begun.root) {
-            self.release(before.root);
+            self.release(before.root).await;
         }
         Ok(())
     }
 
     async fn forget(&self, session: &Session) -> Result<(), Error> {
         self.name(session, &[]).await?;
-        let state = std::mem::take(&mut *self.keeper.state());
-        state.files.iter().for_each(|file| self.keeper.wipe(file));
+        self.keeper.end_all().await;
         for (_, root) in self.roots.retained() {
             self.roots.release(root);
         }

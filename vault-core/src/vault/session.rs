@@ -142,8 +142,9 @@ impl Session {
         Ok(done)
     }
 
-    pub(crate) fn set_waiting(&self, reasons: Vec<String>) {
-        *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = reasons;
+    /// Answers what they waited for before.
+    pub(crate) fn set_waiting(&self, reasons: Vec<String>) -> Vec<String> {
+        std::mem::replace(&mut *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner), reasons)
     }
 
     pub(crate) fn waiting(&self) -> Vec<String> {

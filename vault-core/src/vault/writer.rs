@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 pub(crate) use write::{Delta, Guard, Write};
 
@@ -64,7 +65,12 @@ pub(crate) struct RootDone {
     pub(crate) next_cursor: Option<RekeyCursor>,
     /// Whether it drew another META key.
     pub(crate) renewed: bool,
+    /// To be awaited before anybody learns of refusals in it.
+    pub(crate) noting: Option<Noting>,
 }
+
+/// Refusals that are being noted beside the slots.
+pub(crate) type Noting = JoinHandle<()>;
 
 /// What the writer is asked for.
 pub(crate) enum Command {
@@ -146,32 +152,51 @@ impl Writer {
     async fn together(&mut self, group: Vec<DataRequest>) {
         let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let sizes: Vec<usize> = requests.iter().map(Vec::len).collect();
+        let refuse = |writes: &Vec<Write>| writes.iter().any(|write| !write.refusals.is_empty());
+        let refusing: Vec<bool> = requests.iter().map(refuse).collect();
         let writes: Vec<Write> = requests.into_iter().flatten().collect();
         let outcome = self.commit_data(writes).await;
+        let (outcome, noting) = match outcome {
+            Ok((committed, noting)) => (Ok(committed), noting),
+            Err(error) => (Err(error), None),
+        };
         let mut committed = outcome.as_deref().unwrap_or_default();
-        for (reply, size) in replies.into_iter().zip(sizes) {
+        let mut waiting = Vec::new();
+        for ((reply, size), refuses) in replies.into_iter().zip(sizes).zip(refusing) {
             let answer = outcome.as_ref().map_err(|error| *error).map(|_| {
                 let (own, rest) = committed.split_at(size);
                 committed = rest;
                 own.to_vec()
             });
-            // A caller that went away does not undo what is committed.
-            let _ = reply.send(answer);
+            match refuses && noting.is_some() {
+                true => waiting.push((reply, answer)),
+                // A caller that went away does not undo what is committed.
+                false => drop(reply.send(answer)),
+            }
+        }
+        if let Some(noting) = noting {
+            // Nobody else waits for the slots.
+            tokio::spawn(async move {
+                // It only fails with the process.
+                if noting.await.is_ok() {
+                    waiting.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));
+                }
+            });
         }
     }
 
-    async fn commit_data(&mut self, writes: Vec<Write>) -> Result<Vec<bool>, GroupError> {
+    async fn commit_data(&mut self, writes: Vec<Write>) -> Result<(Vec<bool>, Option<Noting>), GroupError> {
         let snapshot = self.session.snapshot();
         let root = self.session.root.load_full();
         let merged = self.merge(&snapshot, writes).await?;
         if merged.is_empty() {
-            return Ok(merged.committed);
+            return Ok((merged.committed, None));
         }
         let mode = Mode::Data { root: &root.key };
         let applied =
             trie::apply(&self.inner.pages, &snapshot.header, merged.edits, mode).await.map_err(group_error)?;
-        self.commit(&snapshot, applied, merged.rest).await?;
-        Ok(merged.committed)
+        let noting = self.commit(&snapshot, applied, merged.rest).await?;
+        Ok((merged.committed, noting))
     }
 
     async fn root(
@@ -199,10 +224,10 @@ impl Writer {
         rest.put.extend(evidence);
         let headers = (&*snapshot.header, &applied.header);
         rest.put.extend(beside.into_iter().flatten().filter_map(|row| renew::seal_anew(headers, row)));
-        self.commit(&snapshot, applied, rest).await?;
+        let noting = self.commit(&snapshot, applied, rest).await?;
         // Before anybody commits under the old one again.
         self.session.root.store(next.clone());
-        Ok(RootDone { committed: merged.committed, rekeyed, next_cursor, renewed })
+        Ok(RootDone { committed: merged.committed, rekeyed, next_cursor, renewed, noting })
     }
 
     /// What is kept of the shreds of a root batch until they are final.
@@ -281,14 +306,13 @@ impl Writer {
         Ok(true)
     }
 
-    /// Before anybody learns that they are refused.
-    async fn note_refusals(&self, refusals: Vec<Refusal>) {
+    /// To be awaited before anybody learns that they are refused.
+    fn note_refusals(&self, refusals: Vec<Refusal>) -> Option<Noting> {
         if refusals.is_empty() || !self.inner.keeper.is_noting() {
-            return;
+            return None;
         }
         let inner = self.inner.clone();
-        // It only fails with the process.
-        let _ = memory::blocking(move || inner.note_refusals(&refusals)).await;
+        Some(tokio::spawn(async move { inner.note_refusals(refusals).await }))
     }
 
     /// At the end: makes the log durable, and removes what it has from the outbox.
@@ -315,11 +339,16 @@ impl Writer {
         let mode = Mode::Data { root: &root.key };
         let applied =
             trie::apply(&self.inner.pages, &snapshot.header, Edits::default(), mode).await.map_err(group_error)?;
-        self.commit(&snapshot, applied, Merged::default().rest).await
+        self.commit(&snapshot, applied, Merged::default().rest).await.map(drop)
     }
 
     /// One atomic, durable batch with META; then the new snapshot.
-    async fn commit(&mut self, before: &Snapshot, mut applied: Applied, rest: Rest) -> Result<(), GroupError> {
+    async fn commit(
+        &mut self,
+        before: &Snapshot,
+        mut applied: Applied,
+        rest: Rest,
+    ) -> Result<Option<Noting>, GroupError> {
         let counts = rest.delta.apply(before.counts, applied.page_delta);
         let header = &applied.header;
         let head = MetaHead { vault: self.inner.vault, epoch: header.epoch() };
@@ -380,8 +409,7 @@ impl Writer {
             schema,
         });
         self.inner.outbox.committed(keys, entries);
-        self.note_refusals(rest.refusals).await;
-        Ok(())
+        Ok(self.note_refusals(rest.refusals))
     }
 }
 

@@ -12,7 +12,7 @@ use vault_core::time::Timestamp;
 use vault_core::vault::{Description, ErasureState, NewErasure};
 
 use super::erasures::{ErasureAnswer, compartment};
-use super::fields::patience;
+use super::fields::{finally, patience};
 use super::notes::RestrictionAnswer;
 use super::shapes::Shown;
 use crate::app::App;
@@ -145,7 +145,9 @@ pub(crate) async fn shred(
         refuse_now: false,
         deadline: None,
     };
-    let asked = app.vault.shred(asked, None).await?.made;
+    // Long only if the refusal can be noted beside no slot, while a root is retained.
+    let vault = app.vault.clone();
+    let asked = finally(&app, async move { vault.shred(asked, None).await }).await?.made;
     let place = app.place();
     let erasure = match app.final_within(asked.id, patience(place.as_ref())).await {
         // The refusal is durable, and it goes on after the next unlock.
