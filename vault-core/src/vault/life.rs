@@ -282,6 +282,7 @@ impl Vault {
         let _ = tasks.finalizer.await;
         let _ = session.writer.send(Command::Stop).await;
         let _ = tasks.writer.await;
+        self.inner.keeper.all_noted().await;
         if let Some(log) = self.inner.outbox.log() {
             // The last head of the log is signed with what is durable by now.
             if let Err(error) = log.checkpoint() {
@@ -374,7 +375,7 @@ impl Inner {
     async fn forget_keys(&self) {
         self.outbox.clear();
         self.roots.forget_retained_keys();
-        self.keeper.clear();
+        self.keeper.clear().await;
         self.pages.clear();
         // All at once: one whose disk does not answer keeps its own key only.
         let locking = |slot: FileSlot| memory::blocking(move || slot.lock());

@@ -12,7 +12,7 @@ use super::tests::{Fixture, changes, erasure_of, id, name, slot};
 use super::writer::Command;
 use super::*;
 use crate::ids::BackupId;
-use crate::root::{RootSlot, SlotState, Unlock};
+use crate::root::{Refusals, RootSlot, SlotState, Unlock};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -296,4 +296,48 @@ async fn a_refusal_that_waits_to_be_noted_holds_up_nobody_else() {
     assert_eq!(erasure.counts.refused + erasure.counts.r#final, 1);
     fixture.vault.forget_retained().await.unwrap();
     assert!(fixture.vault.wait_final(erasure.id, WAIT).await.unwrap().f1_at.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_waits_for_what_is_not_noted_yet() {
+    let fixture = Fixture::new().await;
+    let subjects: Vec<String> = (0..8).map(|n| format!("s{n}")).collect();
+    for subject in &subjects {
+        fixture.put(subject, &[("nickname", r#""x""#)]).await.unwrap();
+    }
+    let session = fixture.vault.session().unwrap();
+    let (root, backup) = (session.root.load_full(), BackupId([7; 16]));
+    fixture.vault.inner.begin_retaining(&session, &root, backup).await.unwrap();
+    let hangs = fixture.vault.inner.keeper.hang(0).await;
+    let shred = |subject: &String| {
+        let (vault, subjects) = (fixture.vault.clone(), vec![id(subject)]);
+        tokio::spawn(async move { vault.shred(erasure_of(subjects), None).await })
+    };
+    let shredding: Vec<_> = subjects.iter().map(shred).collect();
+    for subject in &subjects {
+        while !matches!(fixture.read(subject, "nickname").await, Err(Error::Shredded)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let vault = fixture.vault.clone();
+    let locking = tokio::spawn(async move { vault.lock().await });
+    while fixture.vault.state() == State::Unlocked {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!locking.is_finished() && shredding.iter().all(|shredding| !shredding.is_finished()));
+    drop(hangs);
+    tokio::time::timeout(WAIT, locking).await.unwrap().unwrap().unwrap();
+    for shredding in shredding {
+        let told = tokio::time::timeout(WAIT, shredding).await.unwrap().unwrap();
+        assert!(matches!(told, Ok(_) | Err(Error::LockedMeanwhile)), "{:?}", told.err());
+    }
+    let list = Refusals::of(&root, fixture.vault.inner.vault);
+    let noted = list.gather(&[slot(&fixture.dir)], false).unwrap();
+    assert_eq!(noted.len(), subjects.len());
+    // What would be retained from here on, nobody would forget; and that list would be begun anew.
+    let late = fixture.vault.inner.begin_retaining(&session, &root, backup).await;
+    assert!(matches!(late, Err(Error::LockedMeanwhile)), "{late:?}");
+    assert_eq!(list.gather(&[slot(&fixture.dir)], false).unwrap().len(), subjects.len());
+    assert!(!fixture.vault.inner.keeper.is_noting());
+    assert_eq!(fixture.vault.inner.roots.retained(), []);
 }

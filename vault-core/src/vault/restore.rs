@@ -165,9 +165,7 @@ impl Vault {
         let refused_again =
             mend::refuse_again(inner, &mending.session, refusals.as_deref().unwrap_or_default()).await?;
         mending.finish(self, root_as_it_is).await?;
-        if checked.retained {
-            wipe_refusals(inner.file_slots.iter(), &Refusals::of(&checked.root, inner.vault));
-        }
+        wipe_refusals(inner.file_slots.iter(), &Refusals::of(&checked.root, inner.vault));
 
         inner.pages.clear();
         self.start(&mut *inner.life.lock().await, Finalizing::AtRest).await?;
@@ -192,14 +190,12 @@ impl Vault {
     }
 
     /// What was refused since the key plane was made; none if nobody knows. With a root that is not retained, it is the
-    /// state of the vault's last root batch.
+    /// state of the vault's last root batch; a list is there only if it was to be retained when a slot stopped answering.
     fn refusals_since(&self, checked: &Checked, accept: bool) -> Result<Option<Vec<crate::root::Refusal>>, Error> {
-        if !checked.retained {
-            return Ok(Some(Vec::new()));
-        }
         let noted = Refusals::of(&checked.root, self.inner.vault);
         let slots: Vec<PathBuf> = self.inner.file_slots.iter().map(|slot| slot.path().to_owned()).collect();
         match noted.gather(&slots, false) {
+            None if !checked.retained => Ok(Some(Vec::new())),
             None if !accept => Err(BackupError::UnknownRefusals { since: checked.keys.created_at }.into()),
             found => Ok(found),
         }

@@ -116,11 +116,17 @@ impl Inner {
         let since = Timestamp::now();
         let begun = RetainedRoot { epoch: root.epoch, backup, since, root: root.id };
         if self.keeper.state().kept.is_none_or(|kept| kept.root != root.id) {
-            self.keeper.begin(root).await?;
+            self.keeper.begin(root, || session.stopping()).await?;
             self.roots.retain(root);
         }
         self.keeper.state().begun = Some((begun, Instant::now()));
         self.tell_behind(session);
+        if session.stopping() {
+            // The vault may have forgotten its keys by now, and these came after.
+            self.keeper.state().begun = None;
+            self.release(root.id).await;
+            return Err(Error::LockedMeanwhile);
+        }
         Ok(())
     }
 
@@ -133,7 +139,7 @@ impl Inner {
         let header = session.snapshot().header.clone();
         let named = named(&self.pages, &header).await?;
         let mut entries = self.roots.retained_entries();
-        self.keeper.clear();
+        self.keeper.clear().await;
         let mut unknown = Vec::new();
         for root in &entries {
             if !self.keeper.take_up(root).await {

@@ -311,8 +311,11 @@ impl Writer {
         if refusals.is_empty() || !self.inner.keeper.is_noting() {
             return None;
         }
-        let inner = self.inner.clone();
-        Some(tokio::spawn(async move { inner.note_refusals(refusals).await }))
+        let (inner, unnoted) = (self.inner.clone(), self.inner.keeper.unnoted());
+        Some(tokio::spawn(async move {
+            inner.note_refusals(refusals).await;
+            drop(unnoted);
+        }))
     }
 
     /// At the end: makes the log durable, and removes what it has from the outbox.

@@ -1,5 +1,7 @@
 //! A subject as a whole: what is held of it, and its end.
 
+use std::time::Instant;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -145,11 +147,12 @@ pub(crate) async fn shred(
         refuse_now: false,
         deadline: None,
     };
-    // Long only if the refusal can be noted beside no slot, while a root is retained.
+    // Long only if a slot does not answer, beside which the refusal is to be noted while a root is retained.
+    let begun = Instant::now();
     let vault = app.vault.clone();
     let asked = finally(&app, async move { vault.shred(asked, None).await }).await?.made;
     let place = app.place();
-    let erasure = match app.final_within(asked.id, patience(place.as_ref())).await {
+    let erasure = match app.final_within(asked.id, patience(place.as_ref()).saturating_sub(begun.elapsed())).await {
         // The refusal is durable, and it goes on after the next unlock.
         Err(Error::Locked | Error::LockedMeanwhile) => asked,
         told => told?,

@@ -250,6 +250,29 @@ async fn the_refusals_of_a_retained_root_count_also_while_it_is_the_current_one(
 }
 
 #[tokio::test]
+async fn a_list_counts_also_if_its_root_never_came_to_be_retained_in_the_slots() {
+    let bed = Bed::with(&["a", "b"]).await;
+    // A slot that stopped answering before the backup began.
+    let slots = bed.slots();
+    let (data, (keys, _)) = (bed.data().await, bed.back_up_as(|ask| ask.retain = true, Plane::Keys).await);
+    bed.begin_shred("b").await;
+    for noted in [true, false] {
+        let refusals = slots.path().join("root.slot.1.refusals");
+        match noted {
+            true => drop(std::fs::copy(bed.fixture.dir.path().join("root.slot.1.refusals"), &refusals).unwrap()),
+            false => remove_refusals(&slots),
+        }
+        let ask = bed.ask(&MemoryStore::new(), &slots, &[&data], &keys);
+        let slot_before = std::fs::read(slot(&slots)).unwrap();
+        let (restored, report) = bed.restore_from(&ask).await.unwrap();
+        assert_eq!((report.retained, report.refused_again), (false, u64::from(noted)), "{report:?}");
+        assert_eq!(matches!(read(&restored, "b", "phone").await, Err(Error::Shredded)), noted);
+        restored.lock().await.unwrap();
+        std::fs::write(slot(&slots), slot_before).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_old_data_plane_opens_after_a_rotation_of_data_keys_unless_they_were_forgotten() {
     let big = format!(r#""{}""#, "x".repeat(6000));
     let bed = Bed::with(&["a", "b"]).await;

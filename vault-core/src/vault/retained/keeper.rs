@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,6 +29,17 @@ pub(crate) struct Keeper {
     state: Mutex<State>,
     /// Held by whoever writes lists.
     turn: tokio::sync::Mutex<()>,
+    /// Refusals that are durable and not noted yet.
+    unnoted: watch::Sender<usize>,
+}
+
+/// Counts among the refusals that are not noted yet, until it is dropped.
+pub(crate) struct Unnoted(watch::Sender<usize>);
+
+impl Drop for Unnoted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Where lists lie: beside a slot.
@@ -59,7 +71,8 @@ enum Patience {
 impl Keeper {
     pub(crate) fn new(vault: VaultId, slots: Vec<PathBuf>) -> Self {
         let places = slots.into_iter().map(|slot| Place { slot, lane: Arc::default() }).collect();
-        Self { vault, places, state: Mutex::default(), turn: tokio::sync::Mutex::new(()) }
+        let (turn, unnoted) = (tokio::sync::Mutex::new(()), watch::Sender::new(0));
+        Self { vault, places, state: Mutex::default(), turn, unnoted }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -71,8 +84,21 @@ impl Keeper {
         !self.state().files.is_empty()
     }
 
+    /// Whoever commits refusals has this until they are noted.
+    pub(crate) fn unnoted(&self) -> Unnoted {
+        self.unnoted.send_modify(|count| *count += 1);
+        Unnoted(self.unnoted.clone())
+    }
+
+    /// Waits until everything that was committed is noted. For locking the vault: the lists are not known after that.
+    pub(crate) async fn all_noted(&self) {
+        // The sender lives as long as this.
+        let _ = self.unnoted.subscribe().wait_for(|count| *count == 0).await;
+    }
+
     /// Forgets everything, for locking the vault.
-    pub(crate) fn clear(&self) {
+    pub(crate) async fn clear(&self) {
+        let _turn = self.turn.lock().await;
         *self.state() = State::default();
     }
 
@@ -159,11 +185,14 @@ impl Keeper {
         self.state().files.push(file.clone());
         let list = file.clone();
         for (at, written) in
-            self.beside(self.everywhere(), Patience::Bounded, move |slot| list.write(slot, &known)).await
+            self.beside(self.everywhere(), Patience::UntilOne, move |slot| list.write(slot, &known)).await
         {
             if let Err(error) = written {
                 self.lags(file.root, at, &error);
-                self.drop_list(&file, at).await;
+                // What does not answer lacks nothing yet, and may be written still.
+                if error.kind() != ErrorKind::TimedOut {
+                    self.drop_list(&file, at).await;
+                }
             }
         }
         true
@@ -183,17 +212,22 @@ impl Keeper {
         }
     }
 
-    /// Begins a list of refusals for a root, beside one slot at least.
-    pub(super) async fn begin(&self, root: &RootEntry) -> Result<(), Error> {
-        let _turn = self.turn.lock().await;
+    /// Begins a list of refusals for a root, beside one slot at least; not once the vault is being locked, for what is kept is
+    /// forgotten then, and a list that goes on might be begun anew.
+    pub(super) async fn begin(&self, root: &RootEntry, is_locking: impl Fn() -> bool) -> Result<(), Error> {
+        let no_list = Error::Conflict(
+            "no file can be made beside a root slot, and refusals must be noted there while a root is retained: see to the \
+             slots' disks",
+        );
+        let Ok(_turn) = tokio::time::timeout(SILENT, self.turn.lock()).await else { return Err(no_list) };
+        if is_locking() {
+            return Err(Error::LockedMeanwhile);
+        }
         let file = Arc::new(Refusals::of(root, self.vault));
         let list = file.clone();
         let made = self.beside(self.everywhere(), Patience::Bounded, move |slot| list.write(slot, &[])).await;
         if made.iter().all(|(_, made)| made.is_err()) {
-            return Err(Error::Conflict(
-                "no file can be made beside a root slot, and refusals must be noted there while \
-                                        a root is retained: see to the slots' disks",
-            ));
+            return Err(no_list);
         }
         for (at, made) in made {
             if let Err(error) = made {
@@ -355,7 +389,7 @@ mod tests {
             let slots: Vec<PathBuf> = (0..slots).map(|at| dir.path().join(format!("{at}.slot"))).collect();
             let keeper = Keeper::new(VAULT, slots.clone());
             let root = RootEntry::draw(3, &mut Random::new(48));
-            keeper.begin(&root).await.unwrap();
+            keeper.begin(&root, || false).await.unwrap();
             Self { slots, root, keeper, _dir: dir }
         }
 
@@ -396,6 +430,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lists_that_are_taken_up_beside_a_slow_slot_stay() {
+        let bed = Bed::new(2).await;
+        assert_eq!(bed.keeper.note(vec![refusal(1)]).await, []);
+        let one = Some(vec![refusal(1)]);
+        // As after a restart.
+        bed.keeper.clear().await;
+        let (first, second) = (bed.keeper.hang(0).await, bed.keeper.hang(1).await);
+        let mut taking_up = Box::pin(bed.keeper.take_up(&bed.root));
+        assert!(tokio::time::timeout(SILENT + Duration::from_secs(1), &mut taking_up).await.is_err());
+        drop(second);
+        assert!(taking_up.await);
+        assert_eq!((bed.noted(0), bed.noted(1)), (one.clone(), one));
+        drop(first);
+        bed.keeper.mend_all().await;
+        assert_eq!(bed.keeper.note(vec![refusal(2)]).await, []);
+        let both = Some(vec![refusal(1), refusal(2)]);
+        assert_eq!((bed.noted(0), bed.noted(1)), (both.clone(), both));
+    }
+
+    #[tokio::test]
     async fn refusals_that_no_slot_takes_yet_wait_and_those_that_none_takes_at_all_cost_the_root() {
         let bed = Bed::new(2).await;
         let (first, second) = (bed.keeper.hang(0).await, bed.keeper.hang(1).await);
@@ -409,7 +463,7 @@ mod tests {
         // No list can be begun where nothing answers.
         let second = bed.keeper.hang(1).await;
         let other = RootEntry::draw(4, &mut Random::new(48));
-        assert!(matches!(bed.keeper.begin(&other).await, Err(Error::Conflict(_))));
+        assert!(matches!(bed.keeper.begin(&other, || false).await, Err(Error::Conflict(_))));
         drop((first, second));
 
         for slot in &bed.slots {
