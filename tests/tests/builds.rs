@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::run;
 
-/// Version and features of each crate, by its name and version, when these packages are built.
+/// The features of each crate, by its name and version, when these packages are built.
 fn crates(selection: &[&str], edges: &str) -> BTreeMap<String, String> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());

@@ -235,7 +235,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Drops every key from memory, once what was queued is committed. Reads and writes answer [`Error::Locked`] then.
+    /// Drops every key from memory, once what was queued is committed and what is being written to root slots, or beside them,
+    /// is written: as long as their disks take. Reads and writes answer [`Error::Locked`] from the beginning.
     ///
     /// # Errors
     /// None at present; the engine's failure is told by [`Vault::failed`].

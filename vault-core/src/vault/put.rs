@@ -99,8 +99,8 @@ impl Vault {
     }
 }
 
-/// Commits in a root batch, as [`Session::commit_with_root`]. A turn is kept meanwhile, so that nobody changes the subject before it, but not for as long as a
-/// slot that does not answer may take.
+/// Commits in a root batch, as [`Session::commit_with_root`]. A turn is kept meanwhile, so that nobody changes the subject
+/// before it, but not for as long as a slot that does not answer may take.
 pub(super) async fn commit_in_turn(
     session: &Session,
     write: Write,

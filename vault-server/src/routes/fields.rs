@@ -275,16 +275,24 @@ pub(super) async fn finally<T: Send + 'static>(
     app: &App,
     change: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Problem> {
-    // In a task of its own, so that a slow slot does not stop it half way.
-    let changing = tokio::spawn(trail::carried(change));
     let place = app.place();
-    let changing = tokio::time::timeout(patience(place.as_ref()), changing);
+    within(app, patience(place.as_ref()), change).await
+}
+
+/// Makes a change that a slot may hold up, and waits for it so long at most, whoever else waits.
+pub(super) async fn within<T: Send + 'static>(
+    app: &App,
+    limit: Duration,
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Problem> {
+    // In a task of its own, so that a slow slot does not stop it half way.
+    let changing = tokio::time::timeout(limit, tokio::spawn(trail::carried(change)));
     match app.served(STOP_WAIT, changing).await {
         Some(Ok(Ok(changed))) => Ok(changed?),
         Some(Ok(Err(_))) => Err(panicked()),
         // Not one that clients repeat by themselves: it may be done, and something else after it.
         None => Err(Problem::retry(Kind::SlotUnavailable, 15, STOPPING)),
-        // Unlike a shred it has no durable first step, so nothing may be promised yet.
+        // Nothing of it is known to be durable, so nothing may be promised yet.
         Some(Err(_)) => Err(Problem::retry(Kind::SlotUnavailable, 15, NOT_FINAL_YET)),
     }
 }

@@ -14,7 +14,7 @@ use vault_core::time::Timestamp;
 use vault_core::vault::{Description, ErasureState, NewErasure};
 
 use super::erasures::{ErasureAnswer, compartment};
-use super::fields::{finally, patience};
+use super::fields::{FINAL_WAIT, patience, within};
 use super::notes::RestrictionAnswer;
 use super::shapes::Shown;
 use crate::app::App;
@@ -119,7 +119,10 @@ pub(crate) async fn describe(State(app): State<App>, OfSubject(id): OfSubject) -
 /// and not final within 10 seconds (of one if very many requests wait already), 409 if a legal hold keeps it.
 #[utoipa::path(
     delete, path = "/v1/subjects/{id}", tag = "subjects", params(("id" = String, Path), ShredQuery),
-    responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
+    responses(
+        (status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer),
+        (status = 503, description = "No root slot answers, and the refusal must be noted beside one while a root is retained")
+    )
 )]
 pub(crate) async fn shred(
     State(app): State<App>,
@@ -150,7 +153,7 @@ pub(crate) async fn shred(
     // Long only if a slot does not answer, beside which the refusal is to be noted while a root is retained.
     let begun = Instant::now();
     let vault = app.vault.clone();
-    let asked = finally(&app, async move { vault.shred(asked, None).await }).await?.made;
+    let asked = within(&app, FINAL_WAIT, async move { vault.shred(asked, None).await }).await?.made;
     let place = app.place();
     let erasure = match app.final_within(asked.id, patience(place.as_ref()).saturating_sub(begun.elapsed())).await {
         // The refusal is durable, and it goes on after the next unlock.
